@@ -1,0 +1,85 @@
+# Two commands do all the set-up on a machine with Python 3.11 or newer and make:
+#   make reproduce            environment, install, python -m analysis.convergence   (ARGS="--quick" for a fast look)
+#   make test                 environment with development tools and PyTorch, install, the fast tests
+# ARGS is handed on: make test ARGS="-k divergence -x"
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS :=
+
+# The first interpreter on the path that is new enough and can make virtual environments.
+# The constraints are tested with 3.11, so that one comes first. Override with: make PYTHON=/path/to/python test
+CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3 python
+PYTHON ?= $(shell for p in $(CANDIDATES); do \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+
+.PHONY: help environment environment-dev reproduce test test-slow test-all check format lock clean
+
+help:
+	@echo "make reproduce    install what running needs, then python -m analysis.convergence (ARGS=--quick: the fast version)"
+	@echo "make test         install everything, run the fast tests (ARGS are pytest's)"
+	@echo "make test-slow    the slow tests;   make test-all: both"
+	@echo "make check        ruff and pyright;   make format: ruff's formatter"
+	@echo "make environment  only the environment, .venv;   make environment-dev: with tools and PyTorch"
+	@echo "make lock         write constraints.txt anew from the newest versions;   make clean: remove .venv"
+
+# The stamps make both environments idempotent: they are redone when the declared or locked versions change.
+RUN_STAMP := $(VENV)/.installed-run
+DEV_STAMP := $(VENV)/.installed-dev
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No usable Python found. Needed: Python 3.11 or newer with the venv and ensurepip modules." >&2; \
+		echo "On Debian and Ubuntu: apt install python3-venv. Or name one: make PYTHON=/path/to/python3.11 ..." >&2; \
+		for p in $(CANDIDATES); do command -v $$p >/dev/null && echo "  seen: $$p, $$($$p --version 2>&1)" >&2; done; exit 1; fi
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip || echo "pip could not be upgraded; going on with $$($(BIN)/python -m pip --version)"
+
+$(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,interop]"
+	@touch $@ $(RUN_STAMP)
+
+environment: $(RUN_STAMP)
+environment-dev: $(DEV_STAMP)
+
+reproduce: environment
+	$(BIN)/python -m analysis.convergence $(ARGS)
+
+test: environment-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: environment-dev
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-all: environment-dev
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+check: environment-dev
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: environment-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Resolves every extra to the newest versions without installing them. torch keeps its line: which build
+# an index serves for it depends on the exact version. Run the tests before committing the result.
+lock: environment-dev
+	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolution.json \
+		".[dev,interop,tpu]" "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -c 'import json; \
+		rows = [i["metadata"] for i in json.load(open("$(VENV)/resolution.json"))["install"]]; \
+		lines = sorted((r["name"] + "==" + r["version"].split("+")[0] for r in rows if r["name"] != "fdiv-jax"), key=str.lower); \
+		head = open("constraints.txt").readline(); \
+		open("constraints.txt", "w").write(head + "\n".join(lines) + "\n")'
+	@git --no-pager diff --stat -- constraints.txt
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,61 @@
+"""Diffusion model unlearning with any f-divergence, derived from its generator alone.
+
+A divergence is a generator f; its curvature, its loss, its gradient weight and its convergence rate follow from f.
+
+    import fdiv_jax as fj
+    d = fj.divergence("squared_hellinger")
+    pipe = fj.load_pipeline("fashion")
+    result = fj.unlearn(pipe, fj.UnlearningConfig(target="sneaker", anchor="superclass", divergence="squared_hellinger"))
+
+Names are imported when first used, so that the mathematics can be used without loading Flax.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fdiv_jax import theory
+    from fdiv_jax.divergences import Divergence, catalogue, divergence
+    from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
+    from fdiv_jax.unlearning import UnlearningConfig, UnlearningResult, unlearn
+
+__version__ = "0.1.0"
+
+# public name -> the module that holds it; a module itself is held by no other.
+_HOME = {
+    "Divergence": "fdiv_jax.divergences",
+    "TextToImagePipeline": "fdiv_jax.pipeline",
+    "UnlearningConfig": "fdiv_jax.unlearning",
+    "UnlearningResult": "fdiv_jax.unlearning",
+    "catalogue": "fdiv_jax.divergences",
+    "divergence": "fdiv_jax.divergences",
+    "load_pipeline": "fdiv_jax.pipeline",
+    "theory": None,
+    "unlearn": "fdiv_jax.unlearning",
+}
+
+__all__ = [
+    "Divergence",
+    "TextToImagePipeline",
+    "UnlearningConfig",
+    "UnlearningResult",
+    "__version__",
+    "catalogue",
+    "divergence",
+    "load_pipeline",
+    "theory",
+    "unlearn",
+]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'fdiv_jax' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    home = _HOME[name]
+    value = importlib.import_module(f"fdiv_jax.{name}") if home is None else getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
