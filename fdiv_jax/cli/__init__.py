@@ -1,0 +1,78 @@
+"""The command line, `fdiv-jax COMMAND ...`: one file a command, loaded only when it is the one asked for.
+
+A command is a module `fdiv_jax.cli.NAME` with a frozen dataclass `Command`: its fields are the arguments (read by tyro, their
+docstrings are the help), and `run(self)` does the work. What the user got wrong (a ValueError, TypeError, NotImplementedError or OSError) ends as one
+line on stderr and exit code 2; FDIV_JAX_TRACEBACK=1 shows the traceback instead.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "divergences": "list the catalogue: generators, curvatures, conjugates",
+    "explore": "everything that follows from one generator, e.g. explore 't*log(t)'",
+    "sample": "draw images from a model at prompts",
+    "unlearn": "remove a concept from a model",
+}
+
+_USER_ERRORS = (ValueError, TypeError, NotImplementedError, OSError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 2 for a mistake of the user, 130 when interrupted.
+
+    `argv` defaults to the process's arguments, without the program's name.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        _print_help()
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from fdiv_jax import __version__
+
+        print(f"fdiv-jax {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"the commands are: {', '.join(COMMANDS)}"
+        return _fail(f"no command {name!r}; {hint}")
+    try:
+        return _run(name, rest)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", code=130)
+    except _USER_ERRORS as error:
+        if os.environ.get("FDIV_JAX_TRACEBACK"):
+            raise
+        return _fail(str(error) or type(error).__name__)
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    import tyro
+
+    module = importlib.import_module(f"fdiv_jax.cli.{name}")
+    command = tyro.cli(module.Command, args=arguments, prog=f"fdiv-jax {name}")
+    code = command.run()
+    sys.stdout.flush()
+    return code or 0
+
+
+def _print_help() -> None:
+    width = max(map(len, COMMANDS))
+    print("usage: fdiv-jax COMMAND [ARGUMENTS]\n\nDiffusion model unlearning with any f-divergence.\n\ncommands:")
+    for name, line in COMMANDS.items():
+        print(f"  {name:<{width}}  {line}")
+    print("\nfdiv-jax COMMAND --help tells a command's arguments; fdiv-jax --version the version.")
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"fdiv-jax: {' '.join(message.split())}", file=sys.stderr)
+    return code
