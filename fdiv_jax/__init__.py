@@ -1,11 +1,13 @@
 """Diffusion model unlearning with any f-divergence, derived from its generator alone.
 
-A divergence is a generator f; its curvature, its loss, its gradient weight and its convergence rate follow from f.
+A divergence is a generator f; its curvature, its loss, its gradient weight and its convergence rate follow
+from f.
 
     import fdiv_jax as fj
     d = fj.divergence("squared_hellinger")
     pipe = fj.load_pipeline("fashion")
-    result = fj.unlearn(pipe, fj.UnlearningConfig(target="sneaker", anchor="superclass", divergence="squared_hellinger"))
+    result = fj.unlearn(pipe, fj.UnlearningConfig(target="sneaker", anchor="superclass",
+    divergence="squared_hellinger"))
 
 Names are imported when first used, so that the mathematics can be used without loading Flax.
 """
@@ -50,9 +52,15 @@ __all__ = [
 
 def __getattr__(name: str):
     if name not in _HOME:
-        raise AttributeError(f"module 'fdiv_jax' has no attribute {name!r}; public names: {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'fdiv_jax' has no attribute {name!r}; public names: {', '.join(__all__)}"
+        )
     home = _HOME[name]
-    value = importlib.import_module(f"fdiv_jax.{name}") if home is None else getattr(importlib.import_module(home), name)
+    value = (
+        importlib.import_module(f"fdiv_jax.{name}")
+        if home is None
+        else getattr(importlib.import_module(home), name)
+    )
     globals()[name] = value
     return value
 

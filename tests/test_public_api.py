@@ -14,7 +14,8 @@ import fdiv_jax
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# From the bottom to the top: a module may import from its own layer and from those named for it, nothing else of the project.
+# From the bottom to the top: a module may import from its own layer and from those named for it, nothing else
+# of the project.
 _MATHS = {"divergences", "theory"}
 _MODELS = {"nn", "diffusion", "checkpoints", "pipeline"}
 LAYERS: dict[str, set[str]] = {
@@ -155,20 +156,26 @@ def test_the_documentation_check_sees_a_gap():
 
 @pytest.mark.parametrize("package", ["fdiv_jax", "analysis"])
 def test_files_stay_readable(package):
-    long = {str(p.relative_to(ROOT)): n for p in modules_of(package) if (n := len(p.read_text().splitlines())) > 500}
+    long = {
+        str(p.relative_to(ROOT)): n
+        for p in modules_of(package)
+        if (n := len(p.read_text().splitlines())) > 500
+    }
     assert not long, f"over 500 lines: {long}"
 
 
 @pytest.mark.parametrize("package", ["fdiv_jax", *(f"fdiv_jax.{name}" for name in LIGHT)])
 def test_the_mathematics_loads_without_the_models(package):
-    """`import fdiv_jax.divergences` is for a notebook's first line: nothing of the model stack comes with it."""
+    """`import fdiv_jax.divergences` is quick: nothing of the model stack comes with it."""
     heavy = sorted(MODEL_PACKAGES | ORACLES | {"matplotlib", "PIL", "tyro"})
     script = f"import sys, {package}\nprint(*(m for m in {heavy!r} if m in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [], f"{package} pulls in {done.stdout.split()}"
 
 
 def test_an_unknown_top_level_name_lists_the_known_ones():
     with pytest.raises(AttributeError, match="load_pipeline"):
-        fdiv_jax.no_such_name  # noqa: B018
+        fdiv_jax.no_such_name

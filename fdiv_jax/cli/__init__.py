@@ -1,13 +1,15 @@
 """The command line, `fdiv-jax COMMAND ...`: one file a command, loaded only when it is the one asked for.
 
-A command is a module `fdiv_jax.cli.NAME` with a frozen dataclass `Command`: its fields are the arguments (read by tyro, their
-docstrings are the help), and `run(self)` does the work. What the user got wrong (a ValueError, TypeError, NotImplementedError or OSError) ends as one
-line on stderr and exit code 2; FDIV_JAX_TRACEBACK=1 shows the traceback instead.
+A command is a module `fdiv_jax.cli.NAME` with a frozen dataclass `Command`: its fields are the arguments
+(read by tyro, their docstrings are the help), and `run(self)` does the work. What the user got wrong (a
+ValueError, TypeError, NotImplementedError or OSError) ends as one line on stderr and exit code 2;
+FDIV_JAX_TRACEBACK=1 shows the traceback instead.
 """
 
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -59,15 +61,27 @@ def _run(name: str, arguments: list[str]) -> int:
     import tyro
 
     module = importlib.import_module(f"fdiv_jax.cli.{name}")
-    command = tyro.cli(module.Command, args=arguments, prog=f"fdiv-jax {name}")
+    command = tyro.cli(module.Command, args=_dashed_last(arguments), prog=f"fdiv-jax {name}")
     code = command.run()
     sys.stdout.flush()
     return code or 0
 
 
+def _dashed_last(arguments: list[str]) -> list[str]:
+    """Positional arguments such as -log(t) look like options; behind a `--` they are read as they are."""
+    if "--" in arguments:
+        return arguments
+    dashed = [
+        word
+        for word in arguments
+        if re.match(r"-[^-]", word) and word != "-h" and not re.match(r"-[\d.]+$", word)
+    ]
+    return [word for word in arguments if word not in dashed] + (["--", *dashed] if dashed else [])
+
+
 def _print_help() -> None:
     width = max(map(len, COMMANDS))
-    print("usage: fdiv-jax COMMAND [ARGUMENTS]\n\nDiffusion model unlearning with any f-divergence.\n\ncommands:")
+    print("usage: fdiv-jax COMMAND [ARGUMENTS]\n\nDiffusion unlearning with any f-divergence.\n\ncommands:")
     for name, line in COMMANDS.items():
         print(f"  {name:<{width}}  {line}")
     print("\nfdiv-jax COMMAND --help tells a command's arguments; fdiv-jax --version the version.")

@@ -17,7 +17,7 @@ __all__ = ["Command", "contact_sheet"]
 
 @dataclass(frozen=True)
 class Command:
-    """Draw images from a model at one or more prompts and write them as a contact sheet, a row for each prompt."""
+    """Draw images from a model at one or more prompts: a contact sheet with a row for each prompt."""
 
     model: tyro.conf.Positional[str]
     """`fashion` (the embedded world), a diffusers directory, or a hub id."""
@@ -47,7 +47,9 @@ class Command:
             raise ValueError(f"--images must be at least 1, got {self.images}")
         suffix = self.output.suffix.lower()
         if suffix not in Image.registered_extensions():
-            raise ValueError(f"--output must end in a picture format such as .png or .jpg, got {self.output.name!r}")
+            raise ValueError(
+                f"--output must end in a picture format such as .png or .jpg, got {self.output.name!r}"
+            )
 
         console = Console(stderr=True)
         with console.status(f"loading {self.model}") as status:
@@ -56,7 +58,9 @@ class Command:
             pipe = fdiv_jax.load_pipeline(self.model)
             every = [prompt for prompt in self.prompts for _ in range(self.images)]
             status.update(f"drawing {len(every)} images in {self.steps} steps")
-            pictures = pipe(every, seed=self.seed, steps=self.steps, guidance=self.guidance, sampler=self.sampler)
+            pictures = pipe(
+                every, seed=self.seed, steps=self.steps, guidance=self.guidance, sampler=self.sampler
+            )
         sheet = contact_sheet(np.asarray(pictures), self.prompts)
         self.output.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(self.output)
@@ -66,17 +70,22 @@ class Command:
 def contact_sheet(pictures: np.ndarray, labels: Sequence[str], *, tile: int = 128) -> "Image.Image":
     """One picture of many, a labelled row for each label.
 
-    `pictures` is uint8, n h w 3, with n a multiple of the number of labels: the first n / len(labels) belong to the first label, and so on.
-    Small pictures are enlarged by a whole factor until their sides reach `tile` pixels, so that single pixels stay sharp.
+    `pictures` is uint8, n h w 3, with n a multiple of the number of labels: the first n / len(labels) belong
+    to the first label, and so on. Small pictures are enlarged by a whole factor until their sides reach
+    `tile` pixels, so that single pixels stay sharp.
 
     Raises ValueError for another shape or dtype, or a number of pictures that does not fit.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
-        raise ValueError(f"pictures must be uint8 of shape (n, h, w, 3), got {pictures.dtype} {pictures.shape}")
+        raise ValueError(
+            f"pictures must be uint8 of shape (n, h, w, 3), got {pictures.dtype} {pictures.shape}"
+        )
     if not labels or len(pictures) == 0 or len(pictures) % len(labels):
-        raise ValueError(f"the number of pictures must be a multiple of the {len(labels)} labels, got {len(pictures)}")
+        raise ValueError(
+            f"the number of pictures must be a multiple of the {len(labels)} labels, got {len(pictures)}"
+        )
     columns = len(pictures) // len(labels)
     factor = max(1, math.ceil(tile / max(pictures.shape[1:3])))
     height, width = pictures.shape[1] * factor, pictures.shape[2] * factor

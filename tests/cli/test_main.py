@@ -1,0 +1,155 @@
+"""The frame of the command line: help, suggestions, errors in one line, arguments that begin with a dash."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import pytest
+import tyro
+
+from fdiv_jax import cli
+from fdiv_jax.cli.sample import contact_sheet
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Stands in for a command named `divergences`; `command.action` is what its run does with it."""
+    module = ModuleType("fdiv_jax.cli.divergences")
+
+    @dataclass(frozen=True)
+    class Command:
+        """Do something."""
+
+        word: tyro.conf.Positional[str] = ""
+        """A word."""
+        flag: bool = False
+        """A flag."""
+
+        def run(self):
+            return module.action(self)
+
+    module.Command = Command
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+def test_help_has_a_line_for_each_command(capsys):
+    assert cli.main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in cli.COMMANDS:
+        assert sum(line.split()[:1] == [name] and len(line.split()) > 1 for line in lines) == 1
+
+
+def test_no_arguments_is_a_usage_error(capsys):
+    assert cli.main([]) == 2
+    assert "usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("exlore", "explore"), ("unlern", "unlearn"), ("samples", "sample")]
+)
+def test_an_unknown_command_suggests_the_nearest(typed, meant, capsys):
+    assert cli.main([typed]) == 2
+    assert f"did you mean '{meant}'" in capsys.readouterr().err
+
+
+def test_a_command_like_no_other_lists_them_all(capsys):
+    assert cli.main(["zzz"]) == 2
+    message = capsys.readouterr().err
+    assert all(name in message for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, NotImplementedError, FileNotFoundError])
+def test_a_mistake_is_one_line_and_exit_code_2(error, command, capsys):
+    def action(_):
+        raise error("f(1) = 2,\n  expected 0")
+
+    command.action = action
+    assert cli.main(["divergences"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "fdiv-jax: f(1) = 2, expected 0\n")
+
+
+def test_the_traceback_is_there_for_who_asks(command, monkeypatch):
+    def action(_):
+        raise ValueError("wrong")
+
+    command.action = action
+    monkeypatch.setenv("FDIV_JAX_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="wrong"):
+        cli.main(["divergences"])
+
+
+def test_a_bug_is_not_hidden(command):
+    def action(_):
+        raise KeyError("a bug of ours")
+
+    command.action = action
+    with pytest.raises(KeyError):
+        cli.main(["divergences"])
+
+
+def test_interruption(command, capsys):
+    def action(_):
+        raise KeyboardInterrupt
+
+    command.action = action
+    assert cli.main(["divergences"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-log(t)", "--flag"], ["--flag", "-log(t)"], ["--flag", "--", "-log(t)"]]
+)
+def test_an_expression_may_begin_with_a_minus_sign(arguments, command):
+    seen = []
+    command.action = seen.append
+    assert cli.main(["divergences", *arguments]) == 0
+    assert seen[0].word == "-log(t)"
+    assert seen[0].flag
+
+
+def test_only_the_command_asked_for_is_loaded():
+    script = (
+        "import sys\nfrom fdiv_jax.cli import main\nmain(['--help'])\nmain(['--version'])\n"
+        "print('loaded:', *(m for m in ('jax', 'flax', 'tyro', 'numpy') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+def test_sample_refuses_before_it_loads_a_model(capsys):
+    assert cli.main(["sample", "no-such-model"]) == 2
+    assert "no prompt" in capsys.readouterr().err
+    assert cli.main(["sample", "no-such-model", "a shoe", "--output", "shoe.txt"]) == 2
+    assert "shoe.txt" in capsys.readouterr().err
+    assert cli.main(["sample", "no-such-model", "a shoe", "--images", "0"]) == 2
+    assert "--images" in capsys.readouterr().err
+
+
+def test_a_contact_sheet_keeps_every_pixel():
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    sheet = np.asarray(contact_sheet(pictures, ["a shoe", "a top"]))
+    for row in range(2):
+        for column in range(3):
+            top, left = 4 + row * (20 + 128 + 4) + 20, 4 + column * 132
+            tile = sheet[top : top + 128, left : left + 128]
+            np.testing.assert_array_equal(tile[::4, ::4], pictures[row * 3 + column])
+            np.testing.assert_array_equal(tile[3::4, 3::4], pictures[row * 3 + column])
+
+
+@pytest.mark.parametrize(
+    ("pictures", "labels"),
+    [
+        (np.zeros((3, 8, 8, 3), np.uint8), ["a", "b"]),
+        (np.zeros((2, 8, 8, 3), np.float32), ["a", "b"]),
+        (np.zeros((2, 8, 8), np.uint8), ["a"]),
+        (np.zeros((0, 8, 8, 3), np.uint8), ["a"]),
+        (np.zeros((2, 8, 8, 3), np.uint8), []),
+    ],
+)
+def test_a_contact_sheet_refuses_what_does_not_fit(pictures, labels):
+    with pytest.raises(ValueError, match="got"):
+        contact_sheet(pictures, labels)
