@@ -1,0 +1,23 @@
+"""Flax modules: the UNet, VAE and text tower of Stable Diffusion, and the critic of the variational losses.
+
+Attribute names follow the state dicts of diffusers and transformers one to one, so that conversion
+(`fdiv_jax.checkpoints`) is a rule and not a table. Images and latents are n h w c.
+"""
+
+from fdiv_jax.nn.attention import dot_product_attention
+from fdiv_jax.nn.clip_text import CLIPTextConfig, CLIPTextModel
+from fdiv_jax.nn.critic import Critic, SpectralVector
+from fdiv_jax.nn.unet import UNet2DConditionModel, UNetConfig
+from fdiv_jax.nn.vae import AutoencoderKL, VAEConfig
+
+__all__ = [
+    "AutoencoderKL",
+    "CLIPTextConfig",
+    "CLIPTextModel",
+    "Critic",
+    "SpectralVector",
+    "UNet2DConditionModel",
+    "UNetConfig",
+    "VAEConfig",
+    "dot_product_attention",
+]

@@ -1,0 +1,87 @@
+"""What every model configuration shares: reading a `config.json` strictly, writing it back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+ConfigT = TypeVar("ConfigT", bound="ModelConfig")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A frozen model configuration that knows its `config.json` form.
+
+    Subclasses list their fields with the names that diffusers or transformers use. A key of the file that is
+    not a field is looked up in `neutral`: the values with which this library's model and the original agree.
+    Any other value of such a key names a capability that is missing here.
+    """
+
+    class_name: ClassVar[str] = ""
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    @classmethod
+    def from_dict(cls: type[ConfigT], mapping: Mapping[str, Any]) -> ConfigT:
+        """Read a `config.json` mapping.
+
+        Keys that start with an underscore, and keys that no version of this library has heard of and that
+        carry a falsy value (None, False, 0, empty), are metadata or switched-off features and pass.
+
+        Raises:
+            NotImplementedError: a key asks for something the model here cannot do; names key and value.
+            ValueError: a value that makes no sense (raised by the subclass's own checks).
+        """
+        fields = {field.name for field in dataclasses.fields(cls)}
+        known: dict[str, Any] = {}
+        for key, value in mapping.items():
+            if isinstance(value, list):
+                value = _as_tuple(value)
+            if key in fields:
+                known[key] = value
+            elif key.startswith("_") or key in cls.neutral and (value in cls.neutral[key] or not cls.neutral[key]):
+                continue
+            elif key in cls.neutral:
+                raise NotImplementedError(
+                    f"{cls.class_name or cls.__name__}: {key}={value!r} is not supported; "
+                    f"supported: {', '.join(map(repr, cls.neutral[key]))}"
+                )
+            elif value:
+                raise NotImplementedError(
+                    f"{cls.class_name or cls.__name__}: unknown configuration key {key}={value!r}"
+                )
+        return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The mapping to write as `config.json`; `from_dict` reads it back to an equal configuration."""
+        result: dict[str, Any] = {"_class_name": self.class_name} if self.class_name else {}
+        for field in dataclasses.fields(self):
+            result[field.name] = _as_list(getattr(self, field.name))
+        return result
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _as_list(value: Any) -> Any:
+    return [_as_list(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def per_block(name: str, value: Any, blocks: int) -> tuple[Any, ...]:
+    """Spread a setting over blocks: a scalar counts for each of them, a sequence must have one entry a block.
+
+    Raises:
+        ValueError: the sequence has another length.
+    """
+    if not isinstance(value, (list, tuple)):
+        return (value,) * blocks
+    if len(value) != blocks:
+        raise ValueError(f"{name} has {len(value)} entries {value!r}, expected one for each of {blocks} blocks")
+    return tuple(value)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with `message` unless `condition` holds."""
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,119 @@
+"""The critic of the variational losses: a small convolutional network with spectral normalisation.
+
+Novello et al., A unified framework for diffusion model unlearning with f-divergence, arXiv 2509.21167, 2025;
+Miyato et al., Spectral Normalization for Generative Adversarial Networks, 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class SpectralVector(nnx.Variable):
+    """The running estimate of a kernel's leading left singular vector. Not trained by gradients."""
+
+
+class SpectralConv(nnx.Module):
+    """A convolution whose kernel is divided by its largest singular value.
+
+    The singular value sigma = u^T W v is estimated by power iteration on the kernel as a matrix
+    W (height width inputs, outputs). `refresh` makes one iteration; applying the layer makes none, so that a
+    forward pass is a pure function of its parameters (and the Jacobians of the theory are exact).
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, size: int, stride: int, padding: int, rngs: nnx.Rngs, param_dtype: Any
+    ):
+        """A square kernel of `size`, the same padding on all sides."""
+        self.stride, self.padding = stride, padding
+        scale = (inputs * size * size) ** -0.5
+        shape = (size, size, inputs, outputs)
+        self.kernel = nnx.Param(jax.random.uniform(rngs.params(), shape, param_dtype, -scale, scale))
+        self.bias = nnx.Param(jnp.zeros((outputs,), param_dtype))
+        start = jax.random.normal(rngs.params(), (outputs,), param_dtype)
+        self.spectral = SpectralVector(start / jnp.linalg.norm(start))
+        for _ in range(15):
+            self.refresh()
+
+    def _matrix(self) -> jax.Array:
+        return self.kernel[...].reshape(-1, self.kernel.shape[-1])
+
+    def refresh(self) -> None:
+        """One step of power iteration."""
+        matrix = jax.lax.stop_gradient(self._matrix())
+        left = matrix @ self.spectral[...]
+        right = matrix.T @ (left / (jnp.linalg.norm(left) + 1e-12))
+        self.spectral[...] = right / (jnp.linalg.norm(right) + 1e-12)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """n h w inputs -> n h' w' outputs."""
+        right = jax.lax.stop_gradient(self.spectral[...])
+        left = jax.lax.stop_gradient(self._matrix() @ right)
+        left = left / (jnp.linalg.norm(left) + 1e-12)
+        sigma = left @ self._matrix() @ right
+        kernel = self.kernel[...] / sigma
+        pad = ((self.padding, self.padding),) * 2
+        out = jax.lax.conv_general_dilated(
+            x, kernel, (self.stride, self.stride), pad, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return out + self.bias[...]
+
+
+class Critic(nnx.Module):
+    """T's pre-activation v_omega on a noise prediction and its loss mask.
+
+    Three stride-2 convolutions of size 4 with spectral normalisation and leaky ReLU of slope 0.2, then two of
+    size 3 at that resolution: `head_channels` features, and one value a patch.
+    """
+
+    def __init__(
+        self,
+        channels: int = 5,
+        *,
+        rngs: nnx.Rngs,
+        hidden_channels: Sequence[int] = (64, 128, 256),
+        head_channels: int = 512,
+        param_dtype: Any = jnp.float32,
+    ):
+        """`channels` of the input: those of the noise prediction and one for the mask."""
+        self.channels = channels
+        widths = [channels, *hidden_channels]
+        self.layers = nnx.List(
+            [SpectralConv(a, b, 4, 2, 1, rngs, param_dtype) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        )
+        self.head = SpectralConv(widths[-1], head_channels, 3, 1, 1, rngs, param_dtype)
+        self.out = SpectralConv(head_channels, 1, 3, 1, 1, rngs, param_dtype)
+
+    def refresh(self) -> None:
+        """One step of power iteration in every layer."""
+        for layer in (*self.layers, self.head, self.out):
+            layer.refresh()
+
+    def __call__(self, prediction: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """One value a patch.
+
+        Args:
+            prediction: n h w channels - 1.
+            mask: n h w, n h w 1 or None (all ones): where the loss counts.
+
+        Returns:
+            n h' w', with h' about h / 8.
+
+        Raises:
+            ValueError: another number of channels than the critic was made for.
+        """
+        n, h, w, c = prediction.shape
+        if c + 1 != self.channels:
+            raise ValueError(f"critic for {self.channels - 1} channels and a mask, got {c} channels")
+        if mask is None:
+            mask = jnp.ones((n, h, w, 1), prediction.dtype)
+        mask = jnp.broadcast_to(mask.reshape(mask.shape[0], h, w, 1), (n, h, w, 1)).astype(prediction.dtype)
+        x = jnp.concatenate([prediction, mask], axis=-1)
+        for layer in (*self.layers, self.head):
+            x = jax.nn.leaky_relu(layer(x), 0.2)
+        return self.out(x)[..., 0]

@@ -1,0 +1,118 @@
+"""Residual blocks, resampling and the time embedding, shared by the UNet and the VAE."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from fdiv_jax.nn.layers import Precision, activation, conv, group_norm, linear
+
+
+class ResnetBlock2D(nnx.Module):
+    """Two 3 x 3 convolutions behind group norms, the time embedding added between them, and a shortcut."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        time: int | None,
+        groups: int,
+        epsilon: float,
+        act: str,
+        precision: Precision,
+        rngs: nnx.Rngs,
+    ):
+        """`time` is the width of the time embedding; None for a block without one (VAE)."""
+        self.act = activation(act)
+        self.norm1 = group_norm(inputs, groups, epsilon, precision, rngs)
+        self.conv1 = conv(inputs, outputs, 3, precision, rngs, padding=1)
+        if time is not None:
+            self.time_emb_proj = linear(time, outputs, precision, rngs)
+        self.norm2 = group_norm(outputs, groups, epsilon, precision, rngs)
+        self.conv2 = conv(outputs, outputs, 3, precision, rngs, padding=1)
+        if inputs != outputs:
+            self.conv_shortcut = conv(inputs, outputs, 1, precision, rngs)
+
+    def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
+        """n h w inputs (and n time) -> n h w outputs."""
+        hidden = self.conv1(self.act(self.norm1(x)))
+        if time is not None:
+            hidden = hidden + self.time_emb_proj(self.act(time))[:, None, None, :]
+        hidden = self.conv2(self.act(self.norm2(hidden)))
+        shortcut = self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
+        return shortcut + hidden
+
+
+class Downsample2D(nnx.Module):
+    """Half the resolution by a convolution of stride 2.
+
+    `padding` 1 pads all sides (UNet); 0 pads one row below and one column to the right (VAE).
+    """
+
+    def __init__(self, channels: int, padding: int, precision: Precision, rngs: nnx.Rngs):
+        """`channels` in and out."""
+        self.padding = padding
+        self.conv = conv(channels, channels, 3, precision, rngs, stride=2, padding=padding)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """n h w c -> n h/2 w/2 c."""
+        if self.padding == 0:
+            x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+        return self.conv(x)
+
+
+class Upsample2D(nnx.Module):
+    """Nearest-neighbour enlargement, then a 3 x 3 convolution."""
+
+    def __init__(self, channels: int, precision: Precision, rngs: nnx.Rngs):
+        """`channels` in and out."""
+        self.conv = conv(channels, channels, 3, precision, rngs, padding=1)
+
+    def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
+        """n h w c -> n H W c, with (H, W) = `size`, or (2 h, 2 w)."""
+        return self.conv(nearest_resize(x, size or (2 * x.shape[1], 2 * x.shape[2])))
+
+
+def nearest_resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Output pixel i shows input pixel floor(i in / out): PyTorch's nearest mode. n h w c -> n H W c."""
+    n, h, w, c = x.shape
+    if size == (2 * h, 2 * w):
+        return jnp.broadcast_to(x[:, :, None, :, None, :], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
+    rows = (jnp.arange(size[0]) * h) // size[0]
+    columns = (jnp.arange(size[1]) * w) // size[1]
+    return x[:, rows][:, :, columns]
+
+
+def sinusoidal_embedding(timesteps: jax.Array, width: int, *, flip_sin_to_cos: bool, freq_shift: float) -> jax.Array:
+    """[sin(t w_k), cos(t w_k)] with w_k = 10000^(-k / (width/2 - freq_shift)); cos first when flipped.
+
+    Args:
+        timesteps: (n,), any real dtype.
+        width: of the result; an odd width is padded with one zero.
+
+    Returns:
+        n width, float32.
+    """
+    half = width // 2
+    frequencies = jnp.exp(-math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift))
+    angles = timesteps.astype(jnp.float32)[:, None] * frequencies[None, :]
+    parts = [jnp.sin(angles), jnp.cos(angles)]
+    embedding = jnp.concatenate(parts[::-1] if flip_sin_to_cos else parts, axis=-1)
+    return jnp.pad(embedding, ((0, 0), (0, width % 2)))
+
+
+class TimestepEmbedding(nnx.Module):
+    """A two-layer network on the sinusoidal embedding."""
+
+    def __init__(self, inputs: int, width: int, act: str, precision: Precision, rngs: nnx.Rngs):
+        """`inputs` sinusoids to `width` features."""
+        self.act = activation(act)
+        self.linear_1 = linear(inputs, width, precision, rngs)
+        self.linear_2 = linear(width, width, precision, rngs)
+
+    def __call__(self, embedding: jax.Array) -> jax.Array:
+        """n inputs -> n width."""
+        return self.linear_2(self.act(self.linear_1(embedding)))
