@@ -1,0 +1,37 @@
+"""What the curvature of f says about convergence: descent on the divergence, and the min-max game.
+
+    from fdiv_jax import divergence, theory
+    theory.game_rate(divergence("kl"), damping=1.0, coupling=1.0)       # 0.5
+    theory.phase_diagram(["kl", "squared_hellinger", "pearson_chi2"], [0.1, 1, 10], [1.0]).winner
+
+theta descends with speed a (`model_step`), omega ascends with speed b (`critic_step`). Every function takes a
+Divergence, a catalogue name or an expression in t. Numbers are float64 on the host whatever JAX's default;
+`mode_rate` and `mode_eigenvalues` also run inside jit.
+"""
+
+from fdiv_jax.theory.descent import descent_rate, descent_step_limit
+from fdiv_jax.theory.discrete import Scheme, discrete_rate, game_step_limit, update_matrix
+from fdiv_jax.theory.jacobian import GameSpectrum, game_jacobian, game_spectrum
+from fdiv_jax.theory.modes import mode_eigenvalues, mode_rate
+from fdiv_jax.theory.phases import PhaseBoundary, PhaseDiagram, phase_diagram
+from fdiv_jax.theory.rates import critical_curvature, damping_ratio, game_rate
+
+__all__ = [
+    "GameSpectrum",
+    "PhaseBoundary",
+    "PhaseDiagram",
+    "Scheme",
+    "critical_curvature",
+    "damping_ratio",
+    "descent_rate",
+    "descent_step_limit",
+    "discrete_rate",
+    "game_jacobian",
+    "game_rate",
+    "game_spectrum",
+    "game_step_limit",
+    "mode_eigenvalues",
+    "mode_rate",
+    "phase_diagram",
+    "update_matrix",
+]

@@ -1,0 +1,248 @@
+"""The game in discrete steps: update matrices, the steps that are stable, and the rate per step."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fdiv_jax.theory._inputs import Floats, positive, real_array
+from fdiv_jax.theory.jacobian import GameSpectrum, game_spectrum
+
+if TYPE_CHECKING:
+    from fdiv_jax.divergences import Divergence
+
+__all__ = ["Scheme", "discrete_rate", "game_step_limit", "update_matrix"]
+
+Scheme = Literal["simultaneous", "alternating", "extragradient", "optimistic"]
+"""How the two players take their steps; see `update_matrix`."""
+
+
+def _checked(scheme: str, critic_steps: int) -> None:
+    if scheme not in get_args(Scheme):
+        raise ValueError(f"expected scheme to be one of {', '.join(get_args(Scheme))}; got {scheme!r}")
+    if isinstance(critic_steps, bool) or not isinstance(critic_steps, (int, np.integer)):
+        raise TypeError(f"expected critic_steps to be an integer, got {critic_steps!r}")
+    if critic_steps < 1:
+        raise ValueError(f"expected critic_steps >= 1, got {critic_steps}")
+    if critic_steps > 1 and scheme != "alternating":
+        raise ValueError(f"critic_steps = {critic_steps} belongs to scheme 'alternating', got {scheme!r}")
+
+
+def update_matrix(
+    jacobian: ArrayLike,
+    step: float,
+    scheme: Scheme = "simultaneous",
+    *,
+    model_size: int | None = None,
+    critic_steps: int = 1,
+) -> Floats:
+    """The matrix by which one iteration multiplies the distance (theta, omega) to the equilibrium.
+
+    With J = `game_jacobian`, step h, and J_theta, J_omega its model and critic rows (the others zero):
+
+        simultaneous    I + h J
+        alternating     (I + h J_theta)(I + h J_omega)^n        n critic steps, then one model step
+        extragradient   I + h J + h^2 J^2                       step with the gradient found at z + h J z
+        optimistic      [[I + 2 h J, -h J], [I, 0]]    on (z, z_before): z' = z + 2 h J z - h J z_before
+
+    Args:
+      jacobian: (n, n), model rows first.
+      step: h > 0; the speeds a and b are already in the Jacobian.
+      scheme: one of the four above.
+      model_size: number of model rows; needed for "alternating" only.
+      critic_steps: n, for "alternating" only.
+
+    Returns:
+      (n, n), or (2 n, 2 n) for "optimistic".
+
+    Raises:
+      ValueError: wrong shapes, an unknown scheme, step not > 0. TypeError: not numbers.
+
+    Source: Mescheder et al. 2017; Korpelevich 1976 (extra-gradient); Daskalakis et al. 2018 (optimistic).
+    """
+    _checked(scheme, critic_steps)
+    j = real_array("jacobian", jacobian)
+    if j.ndim != 2 or j.shape[0] != j.shape[1]:
+        raise ValueError(f"expected a square jacobian, got shape {j.shape}")
+    h = positive("step", step)
+    n = j.shape[0]
+    eye = np.eye(n)
+    if scheme == "simultaneous":
+        return eye + h * j
+    if scheme == "extragradient":
+        return eye + h * j + (h * j) @ (h * j)
+    if scheme == "optimistic":
+        return np.block([[eye + 2 * h * j, -h * j], [eye, np.zeros((n, n))]])
+    if model_size is None or not 0 < model_size < n:
+        raise ValueError(f"expected 0 < model_size < {n} for the alternating scheme, got {model_size}")
+    model = eye.copy()
+    model[:model_size] += h * j[:model_size]
+    critic = eye.copy()
+    critic[model_size:] += h * j[model_size:]
+    return model @ np.linalg.matrix_power(critic, int(critic_steps))
+
+
+def _factors(eigenvalues: np.ndarray, h: float, scheme: Scheme) -> np.ndarray:
+    """Growth factors per iteration from the eigenvalues of J, for the schemes that are polynomials in J."""
+    z = h * eigenvalues
+    if scheme == "simultaneous":
+        return 1 + z
+    if scheme == "extragradient":
+        return 1 + z + z**2
+    root = np.sqrt((1 + 2 * z) ** 2 - 4 * z)  # mu^2 - (1 + 2 z) mu + z = 0
+    return np.concatenate([(1 + 2 * z + root) / 2, (1 + 2 * z - root) / 2])
+
+
+def _radius(spectrum: GameSpectrum, h: float, scheme: Scheme, critic_steps: int) -> float:
+    """Spectral radius of one iteration on the coupled modes."""
+    if scheme == "alternating":
+        matrix = update_matrix(
+            spectrum.coupled, h, scheme, model_size=spectrum.model_size, critic_steps=critic_steps
+        )
+        factors = np.linalg.eigvals(matrix)
+    else:
+        factors = _factors(spectrum.eigenvalues, h, scheme)
+    return float(np.abs(factors).max())
+
+
+def discrete_rate(
+    d: Divergence | str,
+    gram: ArrayLike,
+    coupling: ArrayLike,
+    step: float,
+    *,
+    scheme: Scheme = "simultaneous",
+    critic_steps: int = 1,
+    model_step: float = 1.0,
+    critic_step: float = 1.0,
+    activation: bool = False,
+) -> float:
+    """Linear rate per iteration: -log of the spectral radius of `update_matrix`, gauge modes left out.
+
+    Per unit of time it is this divided by h, and tends to `game_rate` for small h. Negative: the iteration
+    moves away.
+
+    Args:
+      step: h > 0. scheme, critic_steps: as for `update_matrix`. The rest: as for `game_jacobian`.
+
+    Returns:
+      A float; infinite when one iteration lands on the equilibrium.
+    """
+    _checked(scheme, critic_steps)
+    spectrum = game_spectrum(d, gram, coupling, model_step, critic_step, activation)
+    radius = _radius(spectrum, positive("step", step), scheme, critic_steps)
+    return -math.log(radius) if radius > 0 else math.inf
+
+
+def _first_positive_root(coefficients: list[float]) -> float:
+    """Smallest h > 0 from which the polynomial (constant term first) is positive; 0 when it is so at once."""
+    c = np.array(coefficients, float)
+    lead = c[np.flatnonzero(c)[0]]
+    if lead > 0:
+        return 0.0
+    roots = np.roots(c[::-1])
+    size = max(float(np.abs(roots).max()), 1e-300)
+    real = roots.real[(np.abs(roots.imag) < 1e-7 * size) & (roots.real > 1e-14 * size)]
+    return float(real.min())
+
+
+def _polynomial_limit(eigenvalue: complex, scheme: Scheme) -> float:
+    """First h at which a growth factor of this eigenvalue leaves the unit circle."""
+    r = abs(eigenvalue)
+    x, y2 = eigenvalue.real / r, (eigenvalue.imag / r) ** 2
+    if scheme == "simultaneous":  # |1 + z|^2 - 1 = h r (2 x + h r)
+        return max(0.0, -2 * x) / r
+    if (
+        scheme == "extragradient"
+    ):  # (|1 + z + z^2|^2 - 1) / (h r), with |z|^2 + 2 Re z^2 = h^2 r^2 (3 - 4 y^2)
+        return _first_positive_root([2 * x, 3 - 4 * y2, 2 * x, 1.0]) / r
+    # Schur-Cohn for mu^2 - (1 + 2 z) mu + z: |1 + z - 2 |z|^2| < 1 - |z|^2
+    return _first_positive_root([2 * x, -1.0, -4 * x, 3.0]) / r
+
+
+def _alternating_limit(damping: Floats, stiffness: Floats) -> float:
+    """The h at which the growth factor -1 appears: det(4 - 2 h B - h^2 A) = 0, B = b d Gram, A = a b c K K^T.
+
+    Multiplying out one iteration gives (mu - 1)^2 + (mu - 1) h x*Bx + mu h^2 x*Ax = 0 on an eigenvector x:
+    real coefficients with the product of the roots in (-1, 1), so -1 is the only way out of the circle; both
+    terms grow with h, so the way out is taken once. 1/h is the largest root nu of det(4 nu^2 - 2 nu B - A).
+    """
+    n = damping.shape[0]
+    companion = np.block([[damping / 2, stiffness / 4], [np.eye(n), np.zeros((n, n))]])
+    return 1.0 / float(np.linalg.eigvals(companion).real.max())
+
+
+def _scanned_limit(spectrum: GameSpectrum, critic_steps: int, upper: float) -> float:
+    """First crossing of the unit circle for several critic steps: 2048 steps on a grid, then bisection."""
+    previous = 0.0
+    for h in np.linspace(0.0, upper, 2049)[1:]:
+        if _radius(spectrum, h, "alternating", critic_steps) >= 1.0:
+            low, high = previous, h
+            for _ in range(80):
+                middle = (low + high) / 2
+                if middle in (low, high):
+                    break
+                stable = _radius(spectrum, middle, "alternating", critic_steps) < 1.0
+                low, high = (middle, high) if stable else (low, middle)
+            return low
+        previous = h
+    return upper
+
+
+def game_step_limit(
+    d: Divergence | str,
+    gram: ArrayLike,
+    coupling: ArrayLike,
+    *,
+    scheme: Scheme = "simultaneous",
+    critic_steps: int = 1,
+    model_step: float = 1.0,
+    critic_step: float = 1.0,
+    activation: bool = False,
+) -> float:
+    """Largest h such that every smaller step is stable: spectral radius of `update_matrix` below 1 on (0, h).
+
+    All modes that move count, the gauge modes too: a constant of T that swings apart leaves the range of f*.
+
+        simultaneous    min over lambda of -2 Re(lambda) / |lambda|^2
+        alternating     h^2 A + 2 h B reaches the eigenvalue 4, A = a b c K K^T, B = b d Gram; for one mode
+                        4 / (beta + sqrt(beta^2 + 4 omega^2)), beta = b d q, omega^2 = a b c k^2
+        alternating, n > 1   first crossing of the spectral radius, searched on (0, 2 / (b d q_max)]
+        extragradient   first root of 2 x + (3 - 4 y^2) u + 2 x u^2 + u^3
+        optimistic      first root of 2 x - u - 4 x u^2 + 3 u^3
+
+    with u = h |lambda| and lambda = |lambda| (x + i y) in the last two.
+
+    Without damping (a kink, d = 0) simultaneous and alternating steps have no stable step: 0.0 (alternating
+    steps circle without growing), while extra-gradient is stable up to 1/|lambda| and optimistic up to
+    1/(sqrt(3) |lambda|).
+
+    Arguments and errors as for `game_jacobian` and `update_matrix`.
+
+    Returns:
+      The limit h >= 0, time.
+    """
+    _checked(scheme, critic_steps)
+    spectrum = game_spectrum(d, gram, coupling, model_step, critic_step, activation)
+    size = float(np.abs(spectrum.eigenvalues).max())
+    damped = spectrum.rate > 1e-13 * size
+    if not damped and scheme in ("simultaneous", "alternating"):
+        return 0.0
+    if scheme != "alternating":
+        moving = np.concatenate([spectrum.eigenvalues, spectrum.gauge])
+        if not damped:  # rounding must not decide on which side of the axis an undamped mode lies
+            moving = np.where(np.abs(np.real(moving)) <= 1e-13 * size, 1j * np.imag(moving), moving)
+        return min(_polynomial_limit(complex(value), scheme) for value in moving)
+    n = spectrum.model_size
+    damping = -spectrum.coupled[n:, n:]
+    gauge_limit = 2.0 / float(np.abs(spectrum.gauge).max()) if spectrum.gauge.size else math.inf
+    if critic_steps == 1:
+        return min(
+            gauge_limit, _alternating_limit(damping, -spectrum.coupled[n:, :n] @ spectrum.coupled[:n, n:])
+        )
+    return min(
+        gauge_limit, _scanned_limit(spectrum, critic_steps, 2.0 / float(np.linalg.eigvalsh(damping)[-1]))
+    )

@@ -1,0 +1,55 @@
+"""One mode of the game: the roots of lambda^2 + beta lambda + omega^2 = 0.
+
+beta = b d q is the damping of the critic, omega = k sqrt(a b c) the frequency at which model and critic would
+circle without it. The functions take numpy or JAX arrays (and run under jit, grad and vmap on the latter).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["mode_eigenvalues", "mode_rate"]
+
+
+def _namespace(*values: Any) -> Any:
+    return jnp if any(isinstance(v, jax.Array) for v in values) else np
+
+
+def mode_eigenvalues(beta: Any, omega: Any) -> Any:
+    """Both roots of lambda^2 + beta lambda + omega^2 = 0, the slow one first.
+
+    lambda = (-beta +- sqrt(beta^2 - 4 omega^2)) / 2, the slow real root as omega^2 / fast (no cancellation).
+
+    Args:
+      beta: damping, >= 0, any shape, 1/time.
+      omega: undamped frequency, >= 0, same shape up to broadcasting, 1/time.
+
+    Returns:
+      complex array of shape (..., 2). A complex pair has the positive imaginary part first.
+    """
+    xp = _namespace(beta, omega)
+    beta, omega = xp.broadcast_arrays(xp.asarray(beta, float), xp.asarray(omega, float))
+    product = (beta - 2 * omega) * (beta + 2 * omega)
+    half = xp.sqrt(xp.abs(product)) / 2
+    over = product > 0
+    fast = beta / 2 + xp.where(over, half, 0.0)
+    slow = xp.where(over, omega**2 / xp.where(fast > 0, fast, 1.0), fast)
+    imaginary = xp.where(over, 0.0, half)
+    return xp.stack([-slow + 1j * imaginary, -fast - 1j * imaginary], axis=-1)
+
+
+def mode_rate(beta: Any, omega: Any) -> Any:
+    """-max Re(lambda) of one mode: beta/2 below critical damping (beta < 2 omega), the slow root above it.
+
+    Args and shapes as for `mode_eigenvalues`; real, shape of the broadcast arguments, 1/time.
+    """
+    xp = _namespace(beta, omega)
+    beta, omega = xp.asarray(beta, float), xp.asarray(omega, float)
+    product = (beta - 2 * omega) * (beta + 2 * omega)
+    over = product > 0
+    root = xp.sqrt(xp.where(over, product, 1.0))
+    return xp.where(over, 2 * omega**2 / xp.where(over, beta + root, 1.0), beta / 2)
