@@ -30,7 +30,7 @@ def command(monkeypatch):
         def run(self):
             return module.action(self)
 
-    module.Command = Command
+    module.__dict__["Command"] = Command
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
 

@@ -1,0 +1,21 @@
+"""The forward noise process, its reverse kernels, and samplers.
+
+Latents are channels-last (n h w c) or of any other shape with the batch first; timesteps are integers from 0
+(nearly clean) to `schedule.num_train_timesteps - 1` (nearly noise), one for each sample.
+"""
+
+from fdiv_jax.diffusion.plans import SAMPLERS, Sampler, SamplingPlan, ddim, dpm_solver_pp
+from fdiv_jax.diffusion.sampling import sample, sampling_plan
+from fdiv_jax.diffusion.schedule import NoiseSchedule, SolverOptions
+
+__all__ = [
+    "SAMPLERS",
+    "NoiseSchedule",
+    "Sampler",
+    "SamplingPlan",
+    "SolverOptions",
+    "ddim",
+    "dpm_solver_pp",
+    "sample",
+    "sampling_plan",
+]

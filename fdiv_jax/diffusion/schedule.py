@@ -1,0 +1,308 @@
+"""The noise process, what a network predicts of it, and its reverse kernels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdiv_jax.diffusion._betas import betas_from_config
+
+__all__ = ["NoiseSchedule", "PredictionType", "SolverOptions"]
+
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+Spacing = Literal["leading", "trailing", "linspace"]
+Variance = Literal["posterior", "beta"]
+
+# Schedulers whose process is the one below: discrete and variance preserving. Of these, the first three clip
+# the predicted x_0 unless told otherwise; the rest never do.
+_CLIPPING = ("DDIMScheduler", "DDPMScheduler", "DDIMInverseScheduler")
+_NEVER_CLIPPING = (
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+)
+
+
+@dataclass(frozen=True)
+class SolverOptions:
+    """What a configuration says about DPM-Solver++; the other samplers do not read it."""
+
+    order: int = 2
+    algorithm: str = "dpmsolver++"
+    kind: str = "midpoint"
+    lower_order_final: bool = True
+    euler_at_final: bool = False
+    final_sigma: str = "zero"
+    lambda_min_clipped: float = -np.inf
+    unsupported: tuple[str, ...] = ()
+    """Options that are on in the configuration and that the solver here does not have."""
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """A discrete variance-preserving diffusion, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, 0 <= t < T.
+
+    abar_t is the running product of alpha_t = 1 - beta_t; the betas are float32, as a checkpoint's own, and
+    everything derived from them is computed in float64 and cast at the end. Immutable and hashable; as a
+    pytree it has no leaves, so that it passes through jit, vmap, pmap and scan as a constant.
+
+    Every method takes arrays of shape (n, ...) with timesteps of shape (n,) or (), int; it broadcasts over
+    the trailing axes and keeps the floating dtype of its first argument.
+
+    Raises ValueError for betas outside (0, 1], or a zero signal-to-noise ratio with a network that predicts
+    epsilon (nothing of x_0 could be recovered there).
+
+    Source: Ho, Jain, Abbeel, Denoising diffusion probabilistic models, 2020 (DDPM).
+    """
+
+    betas: tuple[float, ...]
+    prediction_type: PredictionType = "epsilon"
+    timestep_spacing: Spacing | None = None
+    """How a sampler spreads its timesteps; None leaves it to the sampler."""
+    steps_offset: int = 0
+    set_alpha_to_one: bool = True
+    """Whether DDIM's last step ends at abar = 1 or at abar_0."""
+    clip_sample_range: float | None = None
+    """DDIM clips the predicted x_0 to this range; None: no clipping (right for latents)."""
+    solver: SolverOptions = field(default_factory=SolverOptions)
+
+    def __post_init__(self) -> None:
+        betas = tuple(float(np.float32(beta)) for beta in self.betas)
+        object.__setattr__(self, "betas", betas)
+        _one_of("prediction_type", self.prediction_type, get_args(PredictionType))
+        if self.timestep_spacing is not None:
+            _one_of("timestep_spacing", self.timestep_spacing, get_args(Spacing))
+        if (
+            isinstance(self.steps_offset, bool)
+            or not isinstance(self.steps_offset, int)
+            or self.steps_offset < 0
+        ):
+            raise ValueError(f"steps_offset must be an integer >= 0, got {self.steps_offset!r}")
+        if len(betas) < 2:
+            raise ValueError(f"a schedule has at least 2 timesteps, got {len(betas)} betas")
+        if not all(0 < beta <= 1 for beta in betas):
+            bad = next(i for i, beta in enumerate(betas) if not 0 < beta <= 1)
+            raise ValueError(f"betas must lie in (0, 1], got {betas[bad]} at timestep {bad}")
+        if self.clip_sample_range is not None and not self.clip_sample_range > 0:
+            raise ValueError(f"clip_sample_range must be positive, got {self.clip_sample_range}")
+        if self.prediction_type == "epsilon" and self.alphas_bar[-1] == 0:
+            raise ValueError(
+                "the schedule ends at zero signal-to-noise ratio, where epsilon says nothing of x_0; "
+                "expected prediction_type 'v_prediction' or 'sample'"
+            )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
+        """The schedule of a `scheduler_config.json`, of any of diffusers' DDIM, PNDM, Euler ... families.
+
+        What the file leaves out takes the default of diffusers' scheduler for the sampler in use, but the
+        predicted x_0 is never clipped by default for a file of a scheduler that does not clip, such as
+        PNDM's.
+
+        Raises NotImplementedError naming what is not supported, ValueError for a value out of range,
+        TypeError when `config` is not a mapping.
+        """
+        if not isinstance(config, Mapping):
+            raise TypeError(f"a scheduler configuration is a mapping, got {type(config).__name__}")
+        name = config.get("_class_name")
+        if name is not None and name not in _CLIPPING + _NEVER_CLIPPING:
+            raise NotImplementedError(
+                f"scheduler {name!r}: only discrete variance-preserving processes are supported: "
+                f"{', '.join(_CLIPPING + _NEVER_CLIPPING)}"
+            )
+        for key in ("thresholding", "use_flow_sigmas", "use_dynamic_shifting"):
+            if config.get(key):
+                raise NotImplementedError(f"{key} = {config[key]!r} in the scheduler configuration")
+        if str(config.get("variance_type") or "").startswith("learned"):
+            raise NotImplementedError(
+                f"variance_type {config['variance_type']!r}: the network's output is its mean only"
+            )
+        prediction = config.get("prediction_type", "epsilon")
+        if prediction not in get_args(PredictionType):
+            raise NotImplementedError(
+                f"prediction_type {prediction!r}; supported: {', '.join(get_args(PredictionType))}"
+            )
+        clips = config.get("clip_sample", name not in _NEVER_CLIPPING)
+        return cls(
+            betas=tuple(betas_from_config(config).tolist()),
+            prediction_type=prediction,
+            timestep_spacing=config.get("timestep_spacing"),
+            steps_offset=config.get("steps_offset", 0),
+            set_alpha_to_one=bool(config.get("set_alpha_to_one", name != "PNDMScheduler")),
+            clip_sample_range=float(config.get("clip_sample_range", 1.0)) if clips else None,
+            solver=_solver_options(config),
+        )
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """T, the number of timesteps."""
+        return len(self.betas)
+
+    @cached_property
+    def alphas_bar(self) -> np.ndarray:
+        """abar_t for t = 0 .. T - 1: float64 holding float32 values, decreasing, shape (T,)."""
+        alphas = (np.float32(1) - np.asarray(self.betas, np.float32)).astype(np.float64)
+        return _read_only(np.cumprod(alphas).astype(np.float32).astype(np.float64))
+
+    @cached_property
+    def _alphas_bar_before(self) -> np.ndarray:
+        return _read_only(np.concatenate([[1.0], self.alphas_bar[:-1]]))
+
+    def coefficients(self, timesteps: jax.Array, like: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(sqrt(abar_t), sqrt(1 - abar_t)), shaped to multiply `like` (n, ...)."""
+        signal, noise = np.sqrt(self.alphas_bar), np.sqrt(1 - self.alphas_bar)
+        return _at(signal, timesteps, like), _at(noise, timesteps, like)
+
+    def add_noise(self, x0: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
+        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps (DDPM eq. 4)."""
+        _same_shape(x0=x0, noise=noise)
+        signal, sigma = self.coefficients(timesteps, x0)
+        return signal * x0 + sigma * noise
+
+    def velocity(self, x0: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
+        """v_t = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans and Ho, Progressive distillation, 2022)."""
+        _same_shape(x0=x0, noise=noise)
+        signal, sigma = self.coefficients(timesteps, x0)
+        return signal * noise - sigma * x0
+
+    def target(self, x0: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
+        """What the network is trained to give at (x_t, t): eps, v_t or x_0, as `prediction_type` says."""
+        _same_shape(x0=x0, noise=noise)
+        if self.prediction_type == "epsilon":
+            return noise
+        if self.prediction_type == "sample":
+            return x0
+        return self.velocity(x0, noise, timesteps)
+
+    def predict_x0(self, x_t: jax.Array, output: jax.Array, timesteps: jax.Array) -> jax.Array:
+        """The x_0 that the network's raw `output` at (x_t, t) stands for."""
+        _same_shape(x_t=x_t, output=output)
+        signal, sigma = self.coefficients(timesteps, x_t)
+        if self.prediction_type == "epsilon":
+            return (x_t - sigma * output) / signal
+        if self.prediction_type == "sample":
+            return output
+        return signal * x_t - sigma * output
+
+    def predict_epsilon(self, x_t: jax.Array, output: jax.Array, timesteps: jax.Array) -> jax.Array:
+        """The noise that the network's raw `output` at (x_t, t) stands for."""
+        _same_shape(x_t=x_t, output=output)
+        if self.prediction_type == "epsilon":
+            return output
+        signal, sigma = self.coefficients(timesteps, x_t)
+        if self.prediction_type == "sample":
+            return (x_t - signal * output) / sigma
+        return signal * output + sigma * x_t
+
+    def reverse_variance(self, timesteps: jax.Array, variance: Variance = "posterior") -> jax.Array:
+        """The variance s_t^2 of the reverse kernel p(x_{t-1} | x_t), for each timestep, float.
+
+        "posterior" is that of q(x_{t-1} | x_t, x_0), beta_t (1 - abar_{t-1}) / (1 - abar_t) (DDPM eq. 7); it
+        is zero at t = 0, where the value of t = 1 stands in (Nichol and Dhariwal, 2021). "beta" is beta_t,
+        DDPM's other choice.
+        """
+        return _at(self._reverse_variances(variance), timesteps)
+
+    def kernel_weight(
+        self,
+        timesteps: jax.Array,
+        of: Literal["epsilon", "v_prediction", "sample", "output"] = "epsilon",
+        variance: Variance = "posterior",
+    ) -> jax.Array:
+        """w_t in m = w_t ||prediction - other||^2, m the squared distance of two reverse kernels over s_t^2.
+
+        Two networks at the same (x_t, t) have the kernels N(mu, s_t^2 I) and N(mu', s_t^2 I) with
+        mu = sqrt(abar_{t-1}) beta_t / (1 - abar_t) x_0 + ... (DDPM eq. 7), so m = ||mu - mu'||^2 / s_t^2 is a
+        multiple of the squared distance of their predictions. For epsilon, w_t = beta_t^2 / (alpha_t (1 -
+        abar_t) s_t^2).
+
+        `of` says which prediction is compared ("output": the network's own type), `variance` which s_t^2
+        (see `reverse_variance`). Returns float, one for each timestep.
+
+        Raises ValueError for epsilon with a schedule that ends at zero signal-to-noise ratio: w_T would be
+        infinite.
+        """
+        kind = self.prediction_type if of == "output" else of
+        _one_of("of", kind, get_args(PredictionType))
+        if kind == "epsilon" and self.alphas_bar[-1] == 0:
+            raise ValueError(
+                "w_t of epsilon is infinite at zero signal-to-noise ratio; expected v_prediction or sample"
+            )
+        abar, before = self.alphas_bar, self._alphas_bar_before
+        slope = np.sqrt(before) * (1 - abar / before) / (1 - abar)  # d mu / d x_0
+        per_x0 = slope**2 / self._reverse_variances(variance)
+        scale = {"sample": 1.0, "v_prediction": 1 - abar}.get(kind)
+        if scale is None:
+            scale = (1 - abar) / abar
+        return _at(per_x0 * scale, timesteps)
+
+    def _reverse_variances(self, variance: str) -> np.ndarray:
+        _one_of("variance", variance, get_args(Variance))
+        abar, before = self.alphas_bar, self._alphas_bar_before
+        beta = 1 - abar / before
+        if variance == "beta":
+            return beta
+        values = beta * (1 - before) / (1 - abar)
+        values[0] = values[1]
+        return values
+
+
+def _solver_options(config: Mapping[str, Any]) -> SolverOptions:
+    switches = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+    clipped = config.get("lambda_min_clipped")
+    return SolverOptions(
+        order=config.get("solver_order", 2),
+        algorithm=config.get("algorithm_type", "dpmsolver++"),
+        kind=config.get("solver_type", "midpoint"),
+        lower_order_final=bool(config.get("lower_order_final", True)),
+        euler_at_final=bool(config.get("euler_at_final", False)),
+        final_sigma=config.get("final_sigmas_type", "zero"),
+        lambda_min_clipped=-np.inf if clipped is None else float(clipped),
+        unsupported=tuple(key for key in switches if config.get(key)),
+    )
+
+
+def _at(table: np.ndarray, timesteps: jax.Array, like: jax.Array | None = None) -> jax.Array:
+    """table[timesteps], in the dtype of `like` and with its trailing axes when there is one."""
+    steps = jnp.asarray(timesteps)
+    if not jnp.issubdtype(steps.dtype, jnp.integer):
+        raise TypeError(f"timesteps must be integers, got {steps.dtype}")
+    if like is None:
+        return jnp.asarray(table, jnp.result_type(float))[steps]
+    if not jnp.issubdtype(like.dtype, jnp.floating):
+        raise TypeError(f"expected floating-point arrays, got {like.dtype}")
+    if steps.ndim > 1 or (steps.ndim == 1 and (like.ndim < 1 or steps.shape[0] not in (1, like.shape[0]))):
+        raise ValueError(f"timesteps must have shape () or ({like.shape[:1] or 'n'},), got {steps.shape}")
+    values = jnp.asarray(table, like.dtype)[steps]
+    return values.reshape(steps.shape + (1,) * (like.ndim - steps.ndim))
+
+
+def _same_shape(**arrays: jax.Array) -> None:
+    (first, a), (second, b) = arrays.items()
+    if jnp.shape(a) != jnp.shape(b):
+        raise ValueError(
+            f"{first} and {second} must have the same shape, got {jnp.shape(a)} and {jnp.shape(b)}"
+        )
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)
+    return array

@@ -1,0 +1,186 @@
+"""Trajectories of the samplers against diffusers' schedulers, step for step, with the same stand-in network."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fdiv_jax.diffusion import NoiseSchedule, sample, sampling_plan
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.interop
+
+SHAPE = (3, 4, 4, 2)
+TOLERANCE = 1e-4
+
+SD1 = dict(
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    set_alpha_to_one=False,
+    clip_sample=False,
+)
+CONFIGS = {
+    "stable-diffusion-1": SD1 | dict(steps_offset=1),
+    "stable-diffusion-2": SD1 | dict(steps_offset=1, prediction_type="v_prediction"),
+    "zero-snr": SD1
+    | dict(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"),
+    "ddpm": dict(clip_sample=True, clip_sample_range=1.5),
+    "cosine": dict(beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False),
+    "cosine-v": dict(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False),
+    "linspace": SD1 | dict(timestep_spacing="linspace"),
+    "trailing": SD1 | dict(timestep_spacing="trailing", set_alpha_to_one=True),
+    "short": SD1 | dict(num_train_timesteps=200, beta_end=0.05),
+    "trained": dict(
+        trained_betas=(np.linspace(0.01, 0.3, 60) ** 1.5).tolist(), num_train_timesteps=60, clip_sample=False
+    ),
+}
+SOLVERS = {
+    "plain": {},
+    "sigma-min": dict(final_sigmas_type="sigma_min"),
+    "first-order": dict(solver_order=1),
+    "heun": dict(solver_type="heun", final_sigmas_type="sigma_min", lower_order_final=False),
+    "euler-last": dict(final_sigmas_type="sigma_min", euler_at_final=True),
+    "clipped": dict(lambda_min_clipped=-2.0),
+}
+
+
+def network(x, t, sin):
+    """A smooth function of x and t that keeps trajectories bounded, in whichever library `sin` is from."""
+    return 0.9 * sin(1.1 * x + 0.003 * t) + 0.1 * x
+
+
+def denoise(x, t):
+    return network(x, t.astype(x.dtype).reshape(-1, 1, 1, 1), jnp.sin)
+
+
+def ours(schedule, noise, **options):
+    return np.asarray(sample(denoise, schedule, jnp.asarray(noise), trajectory=True, **options))
+
+
+def theirs(scheduler, noise, steps, **options):
+    scheduler.set_timesteps(steps)
+    x = torch.tensor(noise)
+    visited = [x.numpy()]
+    for i, t in enumerate(scheduler.timesteps):
+        extra = {name: value(i) if callable(value) else value for name, value in options.items()}
+        x = scheduler.step(network(x, float(t), torch.sin), t, x, **extra).prev_sample
+        visited.append(x.numpy())
+    return np.stack(visited)
+
+
+def initial_noise(seed=0):
+    return np.random.default_rng(seed).standard_normal(SHAPE).astype(np.float32)
+
+
+def assert_close(ours, theirs):
+    assert np.isfinite(theirs).all(), "the oracle itself fails here"
+    scale = np.maximum(1.0, np.abs(theirs).max(axis=tuple(range(1, theirs.ndim)), keepdims=True))
+    assert np.max(np.abs(ours - theirs) / scale) <= TOLERANCE
+
+
+@pytest.mark.parametrize("steps", [1, 7, 10, 25, 50])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_ddim(name, steps):
+    scheduler = diffusers.DDIMScheduler(**CONFIGS[name])
+    schedule = NoiseSchedule.from_config(scheduler.config)
+    noise = initial_noise()
+    assert_close(ours(schedule, noise, sampler="ddim", steps=steps), theirs(scheduler, noise, steps))
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+@pytest.mark.parametrize("name", ["stable-diffusion-1", "stable-diffusion-2", "ddpm", "linspace"])
+def test_ddim_with_noise(name, eta):
+    scheduler = diffusers.DDIMScheduler(**CONFIGS[name])
+    schedule = NoiseSchedule.from_config(scheduler.config)
+    key, noise = jax.random.key(3), initial_noise()
+
+    def fresh(i):
+        return torch.tensor(np.asarray(jax.random.normal(jax.random.fold_in(key, i), SHAPE)))
+
+    got = ours(schedule, noise, sampler="ddim", steps=20, eta=eta, key=key)
+    assert_close(got, theirs(scheduler, noise, 20, eta=eta, variance_noise=fresh))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 14, 15, 25, 50])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_dpm_solver_pp(name, steps):
+    config = {k: v for k, v in CONFIGS[name].items() if not k.startswith(("clip_sample", "set_alpha"))}
+    scheduler = diffusers.DPMSolverMultistepScheduler(**config)
+    schedule = NoiseSchedule.from_config(scheduler.config)
+    noise = initial_noise()
+    assert_close(ours(schedule, noise, sampler="dpmsolver++", steps=steps), theirs(scheduler, noise, steps))
+
+
+@pytest.mark.parametrize("steps", [10, 20])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_dpm_solver_pp_options(name, steps):
+    config = {k: v for k, v in SD1.items() if k not in ("clip_sample", "set_alpha_to_one")}
+    scheduler = diffusers.DPMSolverMultistepScheduler(**config, **SOLVERS[name])
+    schedule = NoiseSchedule.from_config(scheduler.config)
+    noise = initial_noise()
+    assert_close(ours(schedule, noise, sampler="dpm++", steps=steps), theirs(scheduler, noise, steps))
+
+
+def test_a_file_of_one_scheduler_serves_another_sampler():
+    """A Stable Diffusion checkpoint ships PNDM's file; diffusers turns it into either sampler, and so do we."""
+    pndm = diffusers.PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+    )
+    file = json.loads(pndm.to_json_string())
+    schedule = NoiseSchedule.from_config(file)
+    noise = initial_noise()
+    explicit = file | {"clip_sample": False}
+    ddim = diffusers.DDIMScheduler.from_config(explicit)
+    assert_close(ours(schedule, noise, sampler="ddim", steps=10), theirs(ddim, noise, 10))
+    dpm = diffusers.DPMSolverMultistepScheduler.from_config(explicit)
+    assert_close(ours(schedule, noise, sampler="dpm++", steps=10), theirs(dpm, noise, 10))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_table_is_theirs_to_float32(name):
+    scheduler = diffusers.DDIMScheduler(**CONFIGS[name])
+    schedule = NoiseSchedule.from_config(scheduler.config)
+    # Betas differ by one unit in the last place where the two linspace functions round differently.
+    np.testing.assert_allclose(schedule.alphas_bar, scheduler.alphas_cumprod.numpy(), rtol=2e-5, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("steps", [1, 3, 30, 50])
+def test_the_timesteps_are_theirs(name, steps):
+    ddim = diffusers.DDIMScheduler(**CONFIGS[name])
+    ddim.set_timesteps(steps)
+    schedule = NoiseSchedule.from_config(ddim.config)
+    np.testing.assert_array_equal(sampling_plan(schedule, steps).timesteps, ddim.timesteps.numpy())
+
+
+@pytest.mark.parametrize("name", ["stable-diffusion-1", "stable-diffusion-2", "cosine"])
+def test_noising_and_velocity_are_theirs(name):
+    theirs = diffusers.DDPMScheduler(
+        **{k: v for k, v in CONFIGS[name].items() if k not in ("set_alpha_to_one", "steps_offset")}
+    )
+    schedule = NoiseSchedule.from_config(theirs.config)
+    x0, noise = initial_noise(1), initial_noise(2)
+    t = np.array([0, 500, 999])
+    arguments = torch.tensor(x0), torch.tensor(noise), torch.tensor(t)
+    ours = schedule.add_noise(jnp.asarray(x0), jnp.asarray(noise), jnp.asarray(t))
+    np.testing.assert_allclose(ours, theirs.add_noise(*arguments), atol=1e-6)
+    ours = schedule.velocity(jnp.asarray(x0), jnp.asarray(noise), jnp.asarray(t))
+    np.testing.assert_allclose(ours, theirs.get_velocity(*arguments), atol=1e-6)
+
+
+@pytest.mark.parametrize("variance", ["posterior", "beta"])
+def test_the_reverse_variance_is_theirs(variance):
+    theirs = diffusers.DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        variance_type={"posterior": "fixed_small", "beta": "fixed_large"}[variance],
+    )
+    schedule = NoiseSchedule.from_config(theirs.config)
+    t = np.arange(1, 1000)
+    expected = [float(theirs._get_variance(int(i))) for i in t]
+    np.testing.assert_allclose(schedule.reverse_variance(jnp.asarray(t), variance), expected, rtol=2e-4)
