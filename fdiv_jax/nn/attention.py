@@ -96,7 +96,7 @@ class FeedForward(nnx.Module):
 
 
 class BasicTransformerBlock(nnx.Module):
-    """Self-attention, cross-attention to the text, feed-forward; each behind a layer norm, with a residual."""
+    """Self-attention, cross-attention to the text, feed-forward; each with a layer norm and a residual."""
 
     def __init__(self, channels: int, heads: int, context: int, precision: Precision, rngs: nnx.Rngs):
         """`context` is the width of the text features."""
@@ -129,7 +129,7 @@ class Transformer2DModel(nnx.Module):
         *,
         linear_projection: bool = False,
     ):
-        """`linear_projection`: proj_in and proj_out are linear maps (SD 2) and not 1 x 1 convolutions (SD 1)."""
+        """`linear_projection`: proj_in and proj_out are linear maps (SD 2), not 1 x 1 convolutions (SD 1)."""
         self.norm = group_norm(channels, groups, 1e-6, precision, rngs)
         if linear_projection:
             self.proj_in = linear(channels, channels, precision, rngs)

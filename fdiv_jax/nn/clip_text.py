@@ -18,6 +18,28 @@ from fdiv_jax.nn.config import ModelConfig, require
 from fdiv_jax.nn.layers import Precision, activation, layer_norm, linear
 
 
+_NOT_READ = (
+    "architectures",
+    "attention_dropout",
+    "chunk_size_feed_forward",
+    "dropout",
+    "dtype",
+    "id2label",
+    "initializer_factor",
+    "initializer_range",
+    "is_decoder",
+    "label2id",
+    "output_attentions",
+    "output_hidden_states",
+    "problem_type",
+    "return_dict",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+)
+"""What training or bookkeeping reads from a configuration, and inference does not."""
+
+
 @dataclasses.dataclass(frozen=True)
 class CLIPTextConfig(ModelConfig):
     """`text_encoder/config.json`."""
@@ -38,15 +60,7 @@ class CLIPTextConfig(ModelConfig):
     class_name: ClassVar[str] = ""
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "model_type": ("clip_text_model",),
-        # what training or bookkeeping reads, and inference does not:
-        **dict.fromkeys(
-            (
-                "attention_dropout dropout initializer_factor initializer_range architectures dtype torch_dtype "
-                "transformers_version return_dict use_cache is_decoder output_attentions output_hidden_states "
-                "id2label label2id problem_type chunk_size_feed_forward"
-            ).split(),
-            (),
-        ),
+        **dict.fromkeys(_NOT_READ, ()),
     }
 
     def __post_init__(self) -> None:
@@ -130,7 +144,9 @@ class CLIPEncoder(nnx.Module):
 
     def __init__(self, config: CLIPTextConfig, precision: Precision, rngs: nnx.Rngs):
         """As `config` says."""
-        self.layers = nnx.List([CLIPEncoderLayer(config, precision, rngs) for _ in range(config.num_hidden_layers)])
+        self.layers = nnx.List(
+            [CLIPEncoderLayer(config, precision, rngs) for _ in range(config.num_hidden_layers)]
+        )
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """n l d -> n l d."""
@@ -159,7 +175,12 @@ class CLIPTextModel(nnx.Module):
     """Token ids to the features that the UNet attends to (the last hidden state after the final norm)."""
 
     def __init__(
-        self, config: CLIPTextConfig, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32
+        self,
+        config: CLIPTextConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
     ):
         """A network with random parameters."""
         self.config = config

@@ -39,7 +39,9 @@ class ModelConfig:
                 value = _as_tuple(value)
             if key in fields:
                 known[key] = value
-            elif key.startswith("_") or key in cls.neutral and (value in cls.neutral[key] or not cls.neutral[key]):
+            elif key.startswith("_") or (
+                key in cls.neutral and (value in cls.neutral[key] or not cls.neutral[key])
+            ):
                 continue
             elif key in cls.neutral:
                 raise NotImplementedError(
@@ -77,7 +79,9 @@ def per_block(name: str, value: Any, blocks: int) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         return (value,) * blocks
     if len(value) != blocks:
-        raise ValueError(f"{name} has {len(value)} entries {value!r}, expected one for each of {blocks} blocks")
+        raise ValueError(
+            f"{name} has {len(value)} entries {value!r}, expected one for each of {blocks} blocks"
+        )
     return tuple(value)
 
 

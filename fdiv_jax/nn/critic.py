@@ -6,6 +6,7 @@ Miyato et al., Spectral Normalization for Generative Adversarial Networks, 2018.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,14 @@ class SpectralConv(nnx.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, size: int, stride: int, padding: int, rngs: nnx.Rngs, param_dtype: Any
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        stride: int,
+        padding: int,
+        rngs: nnx.Rngs,
+        param_dtype: Any,
     ):
         """A square kernel of `size`, the same padding on all sides."""
         self.stride, self.padding = stride, padding
@@ -84,7 +92,7 @@ class Critic(nnx.Module):
         self.channels = channels
         widths = [channels, *hidden_channels]
         self.layers = nnx.List(
-            [SpectralConv(a, b, 4, 2, 1, rngs, param_dtype) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+            [SpectralConv(a, b, 4, 2, 1, rngs, param_dtype) for a, b in itertools.pairwise(widths)]
         )
         self.head = SpectralConv(widths[-1], head_channels, 3, 1, 1, rngs, param_dtype)
         self.out = SpectralConv(head_channels, 1, 3, 1, 1, rngs, param_dtype)

@@ -1,7 +1,7 @@
 """The few layers that all models are made of, with one policy for precision.
 
-Parameters are kept in `param_dtype` (float32 unless told otherwise), convolutions and products run in `dtype`,
-and the statistics of every normalisation are taken in float32 (two-pass variance, as PyTorch takes it).
+Parameters are kept in `param_dtype` (float32 unless told otherwise), convolutions and products run in
+`dtype`, and the statistics of every normalisation are taken in float32 (two-pass variance, as PyTorch does).
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Precision:
     param_dtype: jnp.dtype | type = jnp.float32
 
 
-def linear(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs, *, bias: bool = True) -> nnx.Linear:
+def linear(
+    inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs, *, bias: bool = True
+) -> nnx.Linear:
     """x W + b over the last axis."""
     return nnx.Linear(
         inputs, outputs, use_bias=bias, dtype=precision.dtype, param_dtype=precision.param_dtype, rngs=rngs
@@ -52,7 +54,14 @@ def linear(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs, *, b
 
 
 def conv(
-    inputs: int, outputs: int, size: int, precision: Precision, rngs: nnx.Rngs, *, stride: int = 1, padding: int = 0
+    inputs: int,
+    outputs: int,
+    size: int,
+    precision: Precision,
+    rngs: nnx.Rngs,
+    *,
+    stride: int = 1,
+    padding: int = 0,
 ) -> nnx.Conv:
     """A square convolution, n h w c, with the same explicit padding on all four sides."""
     return nnx.Conv(
@@ -67,7 +76,9 @@ def conv(
     )
 
 
-def group_norm(channels: int, groups: int, epsilon: float, precision: Precision, rngs: nnx.Rngs) -> nnx.GroupNorm:
+def group_norm(
+    channels: int, groups: int, epsilon: float, precision: Precision, rngs: nnx.Rngs
+) -> nnx.GroupNorm:
     """Group normalisation over (h, w, channels of a group).
 
     Raises:
@@ -86,7 +97,9 @@ def group_norm(channels: int, groups: int, epsilon: float, precision: Precision,
     )
 
 
-def layer_norm(channels: int, precision: Precision, rngs: nnx.Rngs, *, epsilon: float = 1e-5) -> nnx.LayerNorm:
+def layer_norm(
+    channels: int, precision: Precision, rngs: nnx.Rngs, *, epsilon: float = 1e-5
+) -> nnx.LayerNorm:
     """Layer normalisation over the last axis."""
     return nnx.LayerNorm(
         channels,

@@ -86,7 +86,9 @@ def nearest_resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return x[:, rows][:, :, columns]
 
 
-def sinusoidal_embedding(timesteps: jax.Array, width: int, *, flip_sin_to_cos: bool, freq_shift: float) -> jax.Array:
+def sinusoidal_embedding(
+    timesteps: jax.Array, width: int, *, flip_sin_to_cos: bool, freq_shift: float
+) -> jax.Array:
     """[sin(t w_k), cos(t w_k)] with w_k = 10000^(-k / (width/2 - freq_shift)); cos first when flipped.
 
     Args:

@@ -17,7 +17,13 @@ from flax import nnx
 from fdiv_jax.nn.attention import Transformer2DModel
 from fdiv_jax.nn.config import ModelConfig, per_block, require
 from fdiv_jax.nn.layers import Precision, activation, conv, group_norm
-from fdiv_jax.nn.resnet import Downsample2D, ResnetBlock2D, TimestepEmbedding, Upsample2D, sinusoidal_embedding
+from fdiv_jax.nn.resnet import (
+    Downsample2D,
+    ResnetBlock2D,
+    TimestepEmbedding,
+    Upsample2D,
+    sinusoidal_embedding,
+)
 
 _DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
 _UP = ("CrossAttnUpBlock2D", "UpBlock2D")
@@ -78,7 +84,12 @@ class UNetConfig(ModelConfig):
             for name in kind:
                 if name not in supported:
                     raise NotImplementedError(f"UNet block type {name!r}; supported: {', '.join(supported)}")
-        for name in ("layers_per_block", "cross_attention_dim", "transformer_layers_per_block", "attention_head_dim"):
+        for name in (
+            "layers_per_block",
+            "cross_attention_dim",
+            "transformer_layers_per_block",
+            "attention_head_dim",
+        ):
             per_block(name, getattr(self, name), blocks)
         activation(self.act_fn)
 
@@ -117,10 +128,20 @@ class DownBlock2D(nnx.Module):
     """Residual blocks, each followed by a transformer where `attend`, then a halving."""
 
     def __init__(
-        self, inputs: int, outputs: int, layers: int, stage: _Stage, rngs: nnx.Rngs, *, attend: bool, downsample: bool
+        self,
+        inputs: int,
+        outputs: int,
+        layers: int,
+        stage: _Stage,
+        rngs: nnx.Rngs,
+        *,
+        attend: bool,
+        downsample: bool,
     ):
         """`inputs` channels from above, `outputs` inside."""
-        self.resnets = nnx.List([stage.resnet(inputs if i == 0 else outputs, outputs, rngs) for i in range(layers)])
+        self.resnets = nnx.List(
+            [stage.resnet(inputs if i == 0 else outputs, outputs, rngs) for i in range(layers)]
+        )
         if attend:
             self.attentions = nnx.List([stage.transformer(outputs, rngs) for _ in range(layers)])
         if downsample:
@@ -260,7 +281,9 @@ class UNet2DConditionModel(nnx.Module):
         self.conv_out = conv(channels[0], config.out_channels, 3, precision, rngs, padding=1)
 
     @classmethod
-    def from_config(cls, mapping: Mapping[str, Any], *, rngs: nnx.Rngs, **precision: Any) -> UNet2DConditionModel:
+    def from_config(
+        cls, mapping: Mapping[str, Any], *, rngs: nnx.Rngs, **precision: Any
+    ) -> UNet2DConditionModel:
         """A network from a `config.json` mapping; see `UNetConfig.from_dict` for what it raises."""
         return cls(UNetConfig.from_dict(mapping), rngs=rngs, **precision)
 

@@ -1,0 +1,71 @@
+"""What a model directory says can be unlearned: `concepts.json`, beside `model_index.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Concept:
+    """A concept that prompts name by a phrase.
+
+    Attributes:
+        name: what the user calls it.
+        kind: for instance "item" or "style".
+        phrase: the part of a prompt that names it, "a sneaker".
+        superclass: what takes the phrase's place in the super-class anchor prompt, "a shoe".
+        near: what takes its place in the near anchor prompt, "a sandal".
+        prompts: prompts that contain the phrase.
+    """
+
+    name: str
+    kind: str
+    phrase: str
+    superclass: str
+    near: str
+    prompts: tuple[str, ...]
+
+    @classmethod
+    def from_dict(cls, name: str, entry: Mapping[str, Any]) -> Concept:
+        """One entry of `concepts.json`.
+
+        Raises:
+            ValueError: keys missing or unknown, or a prompt without the phrase.
+        """
+        expected = {"kind", "phrase", "superclass", "near", "prompts"}
+        if set(entry) != expected:
+            raise ValueError(f"concept {name!r}: keys {sorted(entry)}, expected {sorted(expected)}")
+        prompts = tuple(entry["prompts"])
+        for prompt in prompts:
+            if entry["phrase"] not in prompt:
+                raise ValueError(f"concept {name!r}: prompt {prompt!r} does not contain {entry['phrase']!r}")
+        return cls(name, entry["kind"], entry["phrase"], entry["superclass"], entry["near"], prompts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of `concepts.json`."""
+        return {
+            "kind": self.kind,
+            "phrase": self.phrase,
+            "superclass": self.superclass,
+            "near": self.near,
+            "prompts": list(self.prompts),
+        }
+
+
+def read_concepts(path: Path) -> dict[str, Concept]:
+    """The concepts of one file; none when there is no file.
+
+    Raises:
+        ValueError: not JSON, or an entry that is not a concept; names the file.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        entries = json.loads(path.read_text())
+        return {name: Concept.from_dict(name, entry) for name, entry in entries.items()}
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path}: {error}") from error

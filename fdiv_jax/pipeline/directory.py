@@ -1,0 +1,177 @@
+"""A diffusers directory <-> a pipeline.
+
+model_index.json          which class each component is
+unet/ vae/ text_encoder/  config.json and safetensors
+tokenizer/ scheduler/     as transformers and diffusers write them
+concepts.json             what can be unlearned (ours; other programs ignore it)
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fdiv_jax.checkpoints import atomic_directory, load_component, save_component
+from fdiv_jax.diffusion import NoiseSchedule
+from fdiv_jax.nn import AutoencoderKL, CLIPTextModel, UNet2DConditionModel
+from fdiv_jax.pipeline.concepts import read_concepts
+
+if TYPE_CHECKING:
+    from fdiv_jax.pipeline.text_to_image import TextToImagePipeline
+
+_MODELS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+_LIBRARIES = {
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+}
+_PIPELINES = ("StableDiffusionPipeline",)
+_ABSENT = ("safety_checker", "feature_extractor", "image_encoder")
+_DIFFUSERS_VERSION = "0.42.1"
+"""The version whose layout is written."""
+
+WORLDS = ("fashion",)
+"""Names of the models that ship with the package."""
+
+
+def load_pipeline(model: str | os.PathLike[str]) -> TextToImagePipeline:
+    """Load a text-to-image model.
+
+    Args:
+        model: "fashion" (the world in the package), or a diffusers directory.
+
+    Raises:
+        FileNotFoundError: no such directory, or no `model_index.json` or component in it.
+        ValueError: a file that is damaged, or tensors missing, left over or of another shape.
+        NotImplementedError: a kind of pipeline or component that is not supported.
+    """
+    from fdiv_jax.pipeline.text_to_image import TextToImagePipeline
+
+    directory = _find(model)
+    index = _read_json(directory / "model_index.json")
+    kind = index.get("_class_name")
+    if kind not in _PIPELINES:
+        raise NotImplementedError(f"{directory}: pipeline {kind!r}; supported: {', '.join(_PIPELINES)}")
+    for name, (library, class_name) in _LIBRARIES.items():
+        entry = index.get(name)
+        if name != "tokenizer" and (not isinstance(entry, list) or entry[-1] != class_name):
+            raise NotImplementedError(
+                f"{directory}: {name} is {entry!r}, expected [{library!r}, {class_name!r}]"
+            )
+    components, dtypes = {}, {}
+    for name, model_class in _MODELS.items():
+        loaded = load_component(directory / name, model_class)
+        components[name], dtypes[name] = loaded.model, loaded.stored_dtypes
+    scheduler = _read_json(directory / "scheduler" / "scheduler_config.json")
+    return TextToImagePipeline(
+        **components,
+        tokenizer=_load_tokenizer(directory / "tokenizer"),
+        schedule=NoiseSchedule.from_config(scheduler),
+        scheduler_config=scheduler,
+        concepts=read_concepts(directory / "concepts.json"),
+        name=str(model),
+        extras={key: value for key, value in index.items() if key not in _LIBRARIES},
+        stored_dtypes=dtypes,
+    )
+
+
+def save_pipeline(
+    pipeline: TextToImagePipeline, directory: str | os.PathLike[str], *, overwrite: bool = False
+) -> Path:
+    """Write a directory that diffusers, A1111 and ComfyUI load, whole or not at all.
+
+    A tensor that still has the value it was loaded with is written in the precision it was loaded from, bit
+    for bit.
+
+    Args:
+        pipeline: what to write.
+        directory: where to; must not exist, or be empty, unless `overwrite`.
+        overwrite: replace what is there, after the new directory is complete.
+
+    Returns:
+        The directory.
+
+    Raises:
+        FileExistsError: the directory holds something and `overwrite` is False.
+    """
+    scheduler_class = pipeline.scheduler_config.get("_class_name", "DDIMScheduler")
+    index = {
+        "_class_name": _PIPELINES[0],
+        "_diffusers_version": _DIFFUSERS_VERSION,
+        "requires_safety_checker": False,
+        **{name: [None, None] for name in _ABSENT},
+        **{name: list(entry) for name, entry in _LIBRARIES.items()},
+        "scheduler": ["diffusers", scheduler_class],
+    }
+    path = Path(directory)
+    with atomic_directory(path, overwrite=overwrite) as temporary:
+        _write_json(temporary / "model_index.json", dict(sorted(index.items())))
+        for name in _MODELS:
+            save_component(
+                temporary / name, getattr(pipeline, name), stored_dtypes=pipeline.stored_dtypes.get(name, {})
+            )
+        _save_tokenizer(pipeline.tokenizer, temporary / "tokenizer")
+        (temporary / "scheduler").mkdir()
+        _write_json(temporary / "scheduler" / "scheduler_config.json", pipeline.scheduler_config)
+        if pipeline.concepts:
+            entries = {name: concept.to_dict() for name, concept in pipeline.concepts.items()}
+            _write_json(temporary / "concepts.json", entries)
+    return path
+
+
+def _find(model: str | os.PathLike[str]) -> Path:
+    if str(model) in WORLDS:
+        directory = Path(str(importlib.resources.files("fdiv_jax.worlds") / str(model)))
+        if not directory.is_dir():
+            raise FileNotFoundError(
+                f"the world {str(model)!r} is not in this installation; build it by "
+                f"python -m fdiv_jax.worlds.build_{model}"
+            )
+        return directory
+    directory = Path(model)
+    if not directory.is_dir():
+        raise FileNotFoundError(
+            f"model {str(model)!r}: expected {', '.join(WORLDS)} or a diffusers directory"
+        )
+    if not (directory / "model_index.json").is_file():
+        raise FileNotFoundError(f"{directory}: no model_index.json, so not a diffusers directory")
+    return directory
+
+
+def _load_tokenizer(directory: Path) -> Any:
+    from transformers import CLIPTokenizer
+
+    if not directory.is_dir():
+        raise FileNotFoundError(f"no tokenizer directory {directory}")
+    return CLIPTokenizer.from_pretrained(str(directory), local_files_only=True)
+
+
+def _save_tokenizer(tokenizer: Any, directory: Path) -> None:
+    """As transformers writes it, and the two files that older programs read."""
+    tokenizer.save_pretrained(str(directory))
+    if not (directory / "vocab.json").is_file():
+        model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+        (directory / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+        pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+        (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name} in {path.parent}")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, default=list) + "\n")

@@ -1,0 +1,199 @@
+"""The judge of the world `fashion`: which item and which style an image shows, and how well a prompt fits it.
+
+A small convolutional network trained on real photographs only (drawn in the world's styles), with a classifier
+for items, one for styles, and a small CLIP trained by the sigmoid loss (Zhai et al., Sigmoid Loss for Language
+Image Pre-Training, 2023). It has never seen a generated image. Its own error on real test images is kept with
+its weights: `Judge.report`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from fdiv_jax.checkpoints import from_state_dict, read_safetensors
+from fdiv_jax.nn import CLIPTextConfig, CLIPTextModel
+from fdiv_jax.worlds.captions import ITEM_NAMES, STYLE_NAMES
+from fdiv_jax.worlds.vocabulary import TEXT_LENGTH
+
+JUDGE_TEXT = CLIPTextConfig(
+    vocab_size=596,
+    hidden_size=64,
+    intermediate_size=128,
+    projection_dim=64,
+    num_hidden_layers=1,
+    num_attention_heads=4,
+    max_position_embeddings=TEXT_LENGTH,
+    pad_token_id=595,
+    bos_token_id=594,
+    eos_token_id=595,
+)
+
+
+class _Block(nnx.Module):
+    """A residual block of two 3 x 3 convolutions, the first of which may halve the resolution."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs):
+        self.norm1 = nnx.GroupNorm(inputs, num_groups=8, rngs=rngs)
+        self.conv1 = nnx.Conv(inputs, outputs, (3, 3), strides=stride, rngs=rngs)
+        self.norm2 = nnx.GroupNorm(outputs, num_groups=8, rngs=rngs)
+        self.conv2 = nnx.Conv(outputs, outputs, (3, 3), rngs=rngs)
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nnx.Conv(inputs, outputs, (1, 1), strides=stride, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = self.conv1(jax.nn.relu(self.norm1(x)))
+        hidden = self.conv2(jax.nn.relu(self.norm2(hidden)))
+        return hidden + (self.shortcut(x) if hasattr(self, "shortcut") else x)
+
+
+class JudgeNetwork(nnx.Module):
+    """The network: a trunk, three heads and a text tower."""
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        """Random parameters."""
+        self.stem = nnx.Conv(3, 32, (4, 4), strides=2, rngs=rngs)
+        widths = ((32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2))
+        self.blocks = nnx.List([_Block(a, b, stride, rngs) for a, b, stride in widths])
+        self.norm = nnx.GroupNorm(128, num_groups=8, rngs=rngs)
+        self.item = nnx.Linear(128, len(ITEM_NAMES), rngs=rngs)
+        self.style = nnx.Linear(128, len(STYLE_NAMES), rngs=rngs)
+        self.embed_image = nnx.Linear(128, 64, use_bias=False, rngs=rngs)
+        self.text = CLIPTextModel(JUDGE_TEXT, rngs=rngs)
+        self.embed_text = nnx.Linear(64, 64, use_bias=False, rngs=rngs)
+        self.logit_scale = nnx.Param(jnp.log(10.0))
+        self.logit_bias = nnx.Param(jnp.asarray(-5.0))
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """n 32 32 3 (-1 to 1) -> n 128."""
+        x = self.stem(images)
+        for block in self.blocks:
+            x = block(x)
+        return jnp.mean(jax.nn.relu(self.norm(x)), axis=(1, 2))
+
+    def heads(self, features: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Item logits n 10, style logits n 5, unit embeddings n 64."""
+        embedding = self.embed_image(features)
+        return self.item(features), self.style(features), _unit(embedding)
+
+    def encode_text(self, tokens: jax.Array) -> jax.Array:
+        """Unit embeddings n 64 of token ids n l, read at the first end-of-text token."""
+        hidden = self.text(tokens)
+        end = jnp.argmax(tokens == JUDGE_TEXT.eos_token_id, axis=1)
+        return _unit(self.embed_text(hidden[jnp.arange(len(tokens)), end]))
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x / jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What the judge says of n images.
+
+    Attributes:
+        items: n 10, probabilities in the order of `ITEM_NAMES`.
+        styles: n 5, probabilities in the order of `STYLE_NAMES`.
+        embeddings: n 64, unit vectors of the small CLIP.
+    """
+
+    items: np.ndarray
+    styles: np.ndarray
+    embeddings: np.ndarray
+
+    def item_rate(self, name: str) -> float:
+        """The share of images judged to show that item."""
+        return float(np.mean(self.items.argmax(-1) == _index(ITEM_NAMES, name)))
+
+    def style_rate(self, name: str) -> float:
+        """The share of images judged to be in that style."""
+        return float(np.mean(self.styles.argmax(-1) == _index(STYLE_NAMES, name)))
+
+
+def _index(names: tuple[str, ...], name: str) -> int:
+    if name not in names:
+        raise ValueError(f"{name!r}, expected one of {', '.join(names)}")
+    return names.index(name)
+
+
+class Judge:
+    """The trained judge. `report` holds its accuracy on real test images, as measured when it was built."""
+
+    def __init__(self, network: JudgeNetwork, tokenizer: Any = None, report: dict[str, Any] | None = None):
+        """A judge of that network; the tokenizer is the world's."""
+        self._graph, self._parameters = nnx.split(network)
+        self._tokenizer = tokenizer
+        self.report = report or {}
+
+    def __call__(self, images: np.ndarray | jax.Array) -> Judgement:
+        """Judge images: n 32 32 3, uint8, or floating-point with -1 black and 1 white.
+
+        Raises:
+            ValueError: another shape.
+        """
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[1:] != (32, 32, 3):
+            raise ValueError(f"images of shape {images.shape}, expected (n, 32, 32, 3)")
+        if images.dtype == np.uint8:
+            images = images.astype(np.float32) / 127.5 - 1.0
+        parts = [
+            _judge(self._graph, self._parameters, jnp.asarray(images[i : i + 256]))
+            for i in range(0, len(images), 256)
+        ]
+        return Judgement(*(np.concatenate([np.asarray(part[k]) for part in parts]) for k in range(3)))
+
+    def clip_similarity(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        """Cosines of the small CLIP, n images times k prompts."""
+        if self._tokenizer is None:
+            from fdiv_jax.worlds.vocabulary import build_tokenizer
+
+            self._tokenizer = build_tokenizer()
+        tokens = self._tokenizer(
+            list(prompts), padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="np"
+        )["input_ids"]
+        texts = _embed_text(self._graph, self._parameters, jnp.asarray(tokens))
+        return self(images).embeddings @ np.asarray(texts).T
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _judge(graph: Any, parameters: Any, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    network = nnx.merge(graph, parameters)
+    items, styles, embeddings = network.heads(network.features(images))
+    return jax.nn.softmax(items), jax.nn.softmax(styles), embeddings
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed_text(graph: Any, parameters: Any, tokens: jax.Array) -> jax.Array:
+    return nnx.merge(graph, parameters).encode_text(tokens)
+
+
+def judge_directory() -> Path:
+    """Where the package keeps the judge's weights."""
+    return Path(str(importlib.resources.files("fdiv_jax.worlds") / "fashion_judge"))
+
+
+def load_judge(directory: Path | None = None) -> Judge:
+    """The judge that ships with the package.
+
+    Raises:
+        FileNotFoundError: no weights there; says how to build them.
+    """
+    place = directory or judge_directory()
+    if not (place / "judge.safetensors").is_file():
+        raise FileNotFoundError(
+            f"no judge.safetensors in {place}; build it by python -m fdiv_jax.worlds.build_fashion"
+        )
+    network = from_state_dict(
+        nnx.eval_shape(lambda: JudgeNetwork(rngs=nnx.Rngs(0))), read_safetensors(place / "judge.safetensors")
+    )
+    return Judge(network, report=json.loads((place / "report.json").read_text()))
