@@ -1,0 +1,217 @@
+"""One component of a pipeline on disk: `config.json` and its weights in safetensors."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fdiv_jax.checkpoints.state_dicts import canonical_name, load_state_dict, state_dict, tensor_names
+
+__all__ = ["LoadedComponent", "load_component", "save_component"]
+
+ModuleT = TypeVar("ModuleT", bound=nnx.Module)
+
+# The names diffusers and transformers give their weights.
+_STEMS = ("diffusion_pytorch_model", "model")
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack")
+_DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(jnp.bfloat16),
+}
+
+
+class LoadedComponent(NamedTuple, Generic[ModuleT]):
+    """A component as it came from disk."""
+
+    model: ModuleT
+    """The module, its parameters filled in."""
+    config: dict[str, Any]
+    """`config.json` as it was read."""
+    stored_dtypes: dict[str, str]
+    """Each tensor's dtype in the file ("float32", "float16", ...), by the model's name for it."""
+
+
+def load_component(
+    directory: str | os.PathLike[str],
+    module_cls: type[ModuleT],
+    *,
+    variant: str | None = None,
+    dtype: Any = jnp.float32,
+    param_dtype: Any = jnp.float32,
+) -> LoadedComponent[ModuleT]:
+    """Read a component's directory, as diffusers or transformers writes it.
+
+    The weights are memory-mapped and copied tensor by tensor into a module that was built abstractly, so that
+    no second copy of the model exists at any time. `variant` chooses files such as `*.fp16.safetensors`;
+    `dtype` and `param_dtype` are those of compute and of the parameters. Files in several shards are read
+    through their index.
+
+    Raises FileNotFoundError for a missing directory, `config.json` or shard; ValueError for a file that is
+    truncated or no safetensors file, a directory that has pickled weights only, a configuration of another
+    class, or tensors that are missing, unexpected or misshapen (all named); NotImplementedError for a
+    configuration the module does not support.
+    """
+    directory = Path(directory)
+    config = _read_json(directory / "config.json", f"a {module_cls.__name__} directory")
+    written_for = config.get("_class_name")
+    if written_for is not None and written_for != module_cls.__name__:
+        raise ValueError(
+            f"{directory / 'config.json'} is of class {written_for}, expected {module_cls.__name__}"
+        )
+    make = module_cls.from_config  # type: ignore[attr-defined]
+    model = nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype))
+    files = _weight_files(directory, variant)
+    with _Tensors(files) as tensors:
+        filled = load_state_dict(model, tensors, source=", ".join(map(str, files)))
+        expected = tensor_names(filled)
+        names = {canonical_name(name, expected): name for name in tensors}
+        stored = {known: tensors.dtype(name).name for known, name in names.items() if known is not None}
+    return LoadedComponent(filled, config, stored)
+
+
+def save_component(
+    directory: str | os.PathLike[str],
+    model: nnx.Module,
+    *,
+    class_name: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    stored_dtypes: Mapping[str, str] | None = None,
+) -> None:
+    """Write `config.json` and the weights as diffusers or transformers reads them.
+
+    A tensor is written in its dtype of `stored_dtypes` (see `LoadedComponent`) when its values survive that
+    unchanged, and in float32 otherwise: what training did not touch comes back bit for bit. Names are those
+    of the state dict; text towers keep the leading `text_model.`, which every version of transformers reads.
+
+    `class_name` defaults to the module's own; `config` to `model.config.to_dict()`. Not atomic by itself:
+    write into an `atomic_directory`.
+
+    Raises ValueError for a dtype name that is not known.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    class_name = class_name or type(model).__name__
+    values = dict(model.config.to_dict() if config is None else config)  # type: ignore[attr-defined]
+    known = {dtype.name: dtype for dtype in _DTYPES.values()}
+    tensors = {}
+    for name, value in state_dict(model).items():
+        stored = (stored_dtypes or {}).get(name)
+        if stored is not None and stored not in known:
+            raise ValueError(f"dtype of {name} must be one of {', '.join(known)}, got {stored!r}")
+        tensors[name] = _as_stored(value, None if stored is None else known[stored])
+    stem = "model" if class_name.startswith("CLIP") else "diffusion_pytorch_model"
+    save_file(tensors, directory / f"{stem}.safetensors", metadata={"format": "pt"})
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    (directory / "config.json").write_text(text, encoding="utf-8")
+
+
+class _Tensors(Mapping[str, np.ndarray]):
+    """The tensors of one or several safetensors files, by name, each read when it is asked for."""
+
+    def __init__(self, files: list[Path]):
+        self._files = files
+        self._stack = ExitStack()
+        self._home: dict[str, tuple[Any, Path]] = {}
+
+    def __enter__(self) -> "_Tensors":
+        for file in self._files:
+            try:
+                handle = self._stack.enter_context(safe_open(file, framework="np"))
+                names = list(handle.keys())
+            except SafetensorError as error:
+                self._stack.close()
+                raise ValueError(f"{file} is truncated or not a safetensors file: {error}") from error
+            self._home.update((name, (handle, file)) for name in names)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        handle, _ = self._home[name]
+        self.dtype(name)
+        return handle.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._home)
+
+    def __len__(self) -> int:
+        return len(self._home)
+
+    def dtype(self, name: str) -> np.dtype:
+        handle, file = self._home[name]
+        kind = handle.get_slice(name).get_dtype()
+        if kind not in _DTYPES:
+            raise ValueError(f"{file}: tensor {name} is of type {kind}, expected one of {', '.join(_DTYPES)}")
+        return _DTYPES[kind]
+
+
+def _weight_files(directory: Path, variant: str | None) -> list[Path]:
+    middle = f".{variant}" if variant else ""
+    for stem in _STEMS:
+        if (whole := directory / f"{stem}{middle}.safetensors").is_file():
+            return [whole]
+        for index in (f"{stem}.safetensors.index{middle}.json", f"{stem}{middle}.safetensors.index.json"):
+            if (directory / index).is_file():
+                return _shards(directory / index)
+    present = sorted(file.name for file in directory.iterdir() if file.is_file())
+    others = [name for name in present if name.endswith(".safetensors")]
+    pickles = [name for name in present if name.endswith(_PICKLES)]
+    expected = " or ".join(f"{stem}{middle}.safetensors" for stem in _STEMS)
+    if others:
+        raise FileNotFoundError(
+            f"{directory} has no {expected}, but {', '.join(others)}; name a variant, such as variant='fp16'"
+        )
+    if pickles:
+        raise ValueError(
+            f"{directory} has its weights only as {', '.join(pickles)}. Reading a pickle runs any code it "
+            f"holds, so it is not read here; convert it to {expected} where it is trusted"
+        )
+    raise FileNotFoundError(
+        f"{directory} has no weights; expected {expected}, found {', '.join(present) or 'nothing'}"
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    placed = _read_json(index, "sharded weights").get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise ValueError(f"{index} has no weight_map")
+    files = [index.parent / name for name in sorted(set(map(str, placed.values())))]
+    for file in files:
+        if file.parent != index.parent:
+            raise ValueError(f"{index} names a file of another directory: {file.name}")
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}, which {index.name} names, does not exist")
+    return files
+
+
+def _read_json(path: Path, what: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected {what} to have it")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _as_stored(value: np.ndarray, stored: np.dtype | None) -> np.ndarray:
+    """`value` in its stored dtype if it survives the round trip bit for bit, otherwise in float32."""
+    if stored is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            narrow = value.astype(stored)
+            if narrow.astype(value.dtype).tobytes() == value.tobytes():
+                return narrow
+    return value.astype(np.float32)
