@@ -1,0 +1,18 @@
+"""f-divergences from their generators: conjugate, activation, curvature, Gaussian value and gradient weight."""
+
+from fdiv_jax.divergences._checks import GeneratorError, InfiniteDivergenceError
+from fdiv_jax.divergences._divergence import Divergence
+from fdiv_jax.divergences._make import catalogue, divergence
+from fdiv_jax.divergences._parse import ExpressionError, parse_expression
+from fdiv_jax.divergences.variational import variational_value
+
+__all__ = [
+    "Divergence",
+    "ExpressionError",
+    "GeneratorError",
+    "InfiniteDivergenceError",
+    "catalogue",
+    "divergence",
+    "parse_expression",
+    "variational_value",
+]

@@ -1,0 +1,118 @@
+"""The named divergences: generator and, where known, closed forms of conjugate and activation.
+
+Each line was derived from f (`theory` of the conjugate: solve f'(t) = s), and the tests compare it with a numerical
+supremum; what is not given here is derived by the same code as for a user's expression.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sympy
+
+from fdiv_jax.divergences._activation import IDENTITY, Activation, V
+from fdiv_jax.divergences._legendre import S
+from fdiv_jax.divergences._parse import T
+
+_half = sympy.Rational(1, 2)
+_exp, _log, _sqrt = sympy.exp, sympy.log, sympy.sqrt
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Known facts of one generator.
+
+    conjugate, inverse: f* and t* = f*' in s on the slopes that f takes on t > 0. composed: f*(g(v)) in v on the same
+    slopes, written so that it neither overflows early nor cancels at the edge of the domain.
+    """
+
+    generator: sympy.Expr
+    conjugate: sympy.Expr | None = None
+    inverse: sympy.Expr | None = None
+    activation: Activation | None = None
+    composed: sympy.Expr | None = None
+    description: str = ""
+
+
+def _exponential(upper: sympy.Expr | int, scale: sympy.Expr | int = 1) -> Activation:
+    return Activation("exponential", upper=sympy.sympify(upper), scale=sympy.sympify(scale))
+
+
+_W = sympy.LambertW(_exp(1 - S))
+
+CATALOGUE: dict[str, Entry] = {
+    "kl": Entry(
+        T * _log(T),
+        _exp(S - 1),
+        _exp(S - 1),
+        IDENTITY,
+        _exp(V - 1),
+        "Kullback-Leibler KL(P||Q), the MSE member",
+    ),
+    "reverse_kl": Entry(
+        -_log(T), -1 - _log(-S), -1 / S, _exponential(0), V - 1, "Kullback-Leibler with the arguments swapped"
+    ),
+    "jeffreys": Entry(
+        (T - 1) * _log(T),
+        S - 2 + _W + 1 / _W,
+        1 / _W,
+        IDENTITY,
+        None,
+        "symmetric KL, the sum of both directions",
+    ),
+    "squared_hellinger": Entry(
+        (_sqrt(T) - 1) ** 2, S / (1 - S), (1 - S) ** -2, _exponential(1), _exp(V) - 1, "bounded by 2"
+    ),
+    "pearson_chi2": Entry(
+        (T - 1) ** 2, S**2 / 4 + S, S / 2 + 1, IDENTITY, V**2 / 4 + V, "Pearson's chi squared"
+    ),
+    "neyman_chi2": Entry(
+        (1 - T) ** 2 / T,
+        2 - 2 * _sqrt(1 - S),
+        1 / _sqrt(1 - S),
+        _exponential(1),
+        2 - 2 * _exp(-V / 2),
+        "Neyman's chi squared, Pearson's with the arguments swapped",
+    ),
+    "jensen_shannon": Entry(
+        T * _log(T) - (T + 1) * _log((T + 1) / 2),
+        -_log(2 - _exp(S)),
+        _exp(S) / (2 - _exp(S)),
+        Activation("softplus", upper=_log(2)),
+        _log(1 + _exp(V)) - _log(2),
+        "twice the Jensen-Shannon divergence, bounded by 2 log 2",
+    ),
+    "gan": Entry(
+        T * _log(T) - (T + 1) * _log(T + 1) + 2 * _log(2),
+        -_log(1 - _exp(S)) - 2 * _log(2),
+        _exp(S) / (1 - _exp(S)),
+        Activation("softplus", upper=sympy.S.Zero),
+        _log(1 + _exp(V)) - 2 * _log(2),
+        "jensen_shannon up to (t - 1) log 2: the GAN's own objective",
+    ),
+    "le_cam": Entry(
+        (T - 1) ** 2 / (T + 1),
+        4 - S - 4 * _sqrt(1 - S),
+        2 / _sqrt(1 - S) - 1,
+        _exponential(1),
+        3 + _exp(-V) - 4 * _exp(-V / 2),
+        "triangular discrimination, bounded by 2",
+    ),
+    "total_variation": Entry(
+        sympy.Abs(T - 1) / 2,
+        activation=Activation("tanh", lower=-_half, upper=_half),
+        description="half the L1 distance; a kink at t = 1, no curvature",
+    ),
+}
+
+
+def alpha_entry(a: sympy.Expr) -> Entry:
+    """The alpha divergence, f'' = t^(a - 2), for real a other than 0 and 1."""
+    conjugate = ((1 + (a - 1) * S) ** (a / (a - 1)) - 1) / a
+    inverse = (1 + (a - 1) * S) ** (1 / (a - 1))
+    generator = (T**a - a * T + a - 1) / (a * (a - 1))
+    text = "the power family, f''(t) = t^(a-2)"
+    if float(a) > 1:
+        return Entry(generator, conjugate, inverse, IDENTITY, conjugate.subs(S, V), text)
+    upper = 1 / (1 - a)
+    return Entry(generator, conjugate, inverse, _exponential(upper, upper), (_exp(a * V) - 1) / a, text)

@@ -1,0 +1,137 @@
+"""F_f(m), its weight and their derivatives as JAX functions: closed form where it is stable, quadrature otherwise."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sympy
+from jax.typing import ArrayLike
+
+from fdiv_jax.divergences._closed_form import stable_sum
+from fdiv_jax.divergences._numbers import as_float
+from fdiv_jax.divergences._pieces import Piece
+from fdiv_jax.divergences._profile import Profile, build_profile
+from fdiv_jax.divergences._quadrature import in_chunks, log_moment, moment, scaled_moment
+
+Function = Callable[[jax.Array], jax.Array]
+
+
+class GaussianMoments:
+    """E_Q[A_k(r)] = 2^k d^k F/dm^k for k = 0, 1, 2, ...: each order's derivative is half the next order."""
+
+    def __init__(self, pieces: Sequence[Piece], equilibrium_slope: sympy.Expr, sharp: bool):
+        self.pieces = tuple(pieces)
+        self.equilibrium_slope = equilibrium_slope
+        self.sharp = sharp
+        self._profiles: dict[int, Profile] = {}
+        self._functions: dict[int, Function] = {}
+        self._lock = threading.RLock()
+
+    @cached_property
+    def terms(self) -> tuple[tuple[float, float], ...] | None:
+        """F = sum of a (e^(c m) - 1)/c with positive a, as floats (a, c)."""
+        pairs = stable_sum(self.pieces)
+        return None if pairs is None else tuple((float(a), float(c)) for a, c in pairs)
+
+    def value(self, m: ArrayLike) -> jax.Array:
+        return self._call(self.order(0), m)
+
+    def weight(self, m: ArrayLike) -> jax.Array:
+        return self._call(self._weight, m)
+
+    def log_weight(self, m: ArrayLike) -> jax.Array:
+        return self._call(self._log_weight, m)
+
+    def _call(self, function: Function, m: ArrayLike) -> jax.Array:
+        if isinstance(m, (int, float, np.ndarray, np.generic)) and np.any(np.asarray(m) < 0):
+            raise ValueError(f"a squared distance m must be >= 0, got {np.min(m)}")
+        array, answer = as_float(m)
+        # Rounding may leave a traced squared distance slightly negative.
+        result = function(jnp.maximum(array, 0))
+        if answer != array.dtype:
+            limit = jnp.finfo(answer).max.astype(array.dtype)
+            result = jnp.clip(result, -limit, limit)
+        return result.astype(answer)
+
+    def profile(self, order: int) -> Profile:
+        with self._lock:
+            if order not in self._profiles:
+                self._profiles[order] = build_profile(self.pieces, order, self.equilibrium_slope, self.sharp)
+            return self._profiles[order]
+
+    def _jumps(self, order: int):
+        return [self.profile(k).jumps for k in range(order)] if len(self.pieces) > 1 else []
+
+    def order(self, k: int) -> Function:
+        """m -> E_Q[A_k(r)], differentiable any number of times."""
+        if k in self._functions:
+            return self._functions[k]
+
+        def evaluate(m: jax.Array) -> jax.Array:
+            if self.terms is not None:
+                return _sum_of_exponentials(self.terms, k, m)
+            return in_chunks(lambda x: moment(self.profile(k), self._jumps(k), x), m)
+
+        function = jax.custom_jvp(evaluate)
+
+        def rule(primals, tangents):
+            (m,), (dm,) = primals, tangents
+            rate = self.order(k + 1)(m)
+            if self.sharp:
+                rate = jnp.where(m > 0, rate, 0.0)
+            return function(m), 0.5 * rate * dm
+
+        function.defjvp(rule)
+        self._functions[k] = function
+        return function
+
+    def _weight(self, m: jax.Array) -> jax.Array:
+        weight = self.order(1)(m)
+        return jnp.where(m > 0, weight, jnp.inf) if self.sharp else weight
+
+    @cached_property
+    def _log_weight(self) -> Function:
+        if self.terms is not None:
+            rates = np.array([c for _, c in self.terms])
+            logs = np.log([2 * a for a, _ in self.terms])
+
+            def closed(m: jax.Array) -> jax.Array:
+                parts = m[..., None] * jnp.asarray(rates, m.dtype) + jnp.asarray(logs, m.dtype)
+                return jax.scipy.special.logsumexp(parts, axis=-1)
+
+            return closed
+
+        def evaluate(m: jax.Array) -> jax.Array:
+            value = in_chunks(lambda x: log_moment(self.profile(1), self._jumps(1), x), m)
+            return jnp.where(m > 0, value, jnp.inf) if self.sharp else value
+
+        function = jax.custom_jvp(evaluate)
+
+        def rule(primals, tangents):
+            (m,), (dm,) = primals, tangents
+            log_weight = function(m)
+            finite = jnp.where(jnp.isfinite(log_weight), log_weight, 0.0)
+            rate = scaled_moment(self.profile(2), self._jumps(2), m, finite)
+            return log_weight, 0.5 * jnp.where(jnp.isfinite(log_weight), rate, 0.0) * dm
+
+        function.defjvp(rule)
+        return function
+
+
+def _sum_of_exponentials(terms: Sequence[tuple[float, float]], order: int, m: jax.Array) -> jax.Array:
+    """2^k d^k/dm^k of the sum of a (e^(c m) - 1)/c, clipped to the largest finite number."""
+    total = jnp.zeros_like(m)
+    for a, c in terms:
+        if order == 0:
+            total = total + (a * m if c == 0 else jnp.expm1(c * m) * (a / c))
+        elif c == 0:
+            total = total + (2 * a if order == 1 else 0.0)
+        else:
+            total = total + 2 * a * (2 * c) ** (order - 1) * jnp.exp(c * m)
+    limit = jnp.finfo(m.dtype).max
+    return jnp.clip(total, -limit, limit)

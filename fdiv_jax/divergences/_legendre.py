@@ -1,0 +1,251 @@
+"""The convex conjugate f*(s) = sup over t > 0 of s t - f(t), segment by segment of the s axis.
+
+The slopes of f cut the s axis. Below f'(0+) the supremum sits at t -> 0 and f* = -f(0+). Where s is a slope of a
+smooth piece, t*(s) solves f'(t) = s. Where s lies inside the jump of f' at a kink, t* stays at the kink and f* is
+linear. Above f'(oo) the supremum is infinite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sympy
+
+from fdiv_jax.divergences._limited import time_limited
+from fdiv_jax.divergences._limits import limit_at_end
+from fdiv_jax.divergences._lower import jax_function, mp_context, mp_function, numpy_function
+from fdiv_jax.divergences._parse import T
+from fdiv_jax.divergences._pieces import Piece
+
+S = sympy.Symbol("s", real=True)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part [lower, upper] of the s axis on which f* has one formula.
+
+    kind: "flat" (t* = 0), "smooth" (t* solves f' = s on `piece`) or "kink" (t* = point).
+    """
+
+    kind: str
+    lower: sympy.Expr
+    upper: sympy.Expr
+    point: sympy.Expr = sympy.S.Zero
+    value_at_point: sympy.Expr = sympy.S.Zero
+    piece: Piece | None = None
+
+
+def slope_at(piece: Piece, point: sympy.Expr, side: str) -> sympy.Expr:
+    """One-sided derivative of the piece at one of its ends."""
+    if point in (0, sympy.oo):
+        return limit_at_end(piece.first, point)
+    slope = piece.first.subs(T, point)
+    if not slope.is_finite:
+        slope = sympy.limit(piece.first, T, point, side)
+    return sympy.simplify(slope) if sympy.count_ops(slope) < 50 else slope
+
+
+def segments_of(pieces: Sequence[Piece]) -> tuple[Segment, ...]:
+    """The segments from left to right; they cover (-oo, f'(oo))."""
+    first = pieces[0]
+    lowest = slope_at(first, sympy.S.Zero, "+")
+    segments: list[Segment] = []
+    if lowest != -sympy.oo:
+        at_zero = limit_at_end(first.expression, sympy.S.Zero)
+        segments.append(Segment("flat", -sympy.oo, lowest, sympy.S.Zero, at_zero))
+    slope = lowest
+    for i, piece in enumerate(pieces):
+        end = slope_at(piece, piece.upper, "-") if piece.second != 0 else slope
+        if piece.second != 0:
+            segments.append(Segment("smooth", slope, end, piece=piece))
+        slope = end
+        if i + 1 < len(pieces):
+            jumped = slope_at(pieces[i + 1], piece.upper, "+")
+            if float(jumped) > float(slope):
+                value = sympy.simplify(piece.expression.subs(T, piece.upper))
+                segments.append(Segment("kink", slope, jumped, piece.upper, value))
+            slope = jumped
+    return tuple(segments)
+
+
+def value_at_upper_end(pieces: Sequence[Piece], upper: sympy.Expr) -> sympy.Expr:
+    """f* at s = f'(oo): the limit of s t - f(t), finite or oo."""
+    if upper == sympy.oo:
+        return sympy.oo
+    return limit_at_end(upper * T - pieces[-1].expression, sympy.oo)
+
+
+# --- symbolic inverse of f' -----------------------------------------------------------------------------------
+
+
+def symbolic_inverse(piece: Piece, seconds: float = 1.5) -> sympy.Expr | None:
+    """t*(s) with f'(t*) = s in closed form, or None; a solution is believed only after it agrees numerically."""
+    samples = _slope_samples(piece)
+    slope = piece.first
+    plain_t, plain_s = sympy.Symbol("x"), sympy.Symbol("y")
+    equation = sympy.together(slope.subs(T, plain_t) - plain_s)
+
+    def directly() -> list[sympy.Expr]:
+        return sympy.solve(equation, plain_t)
+
+    def in_the_logarithm() -> list[sympy.Expr]:
+        inner = sympy.expand_log(slope.subs(T, sympy.exp(plain_t)), force=True).replace(
+            lambda n: isinstance(n, sympy.log) and isinstance(n.args[0], sympy.exp),
+            lambda n: n.args[0].args[0],
+        )
+        return [sympy.exp(x) for x in sympy.solve(inner - plain_s, plain_t)]
+
+    def through_a_root() -> list[sympy.Expr]:
+        powers = [n.exp for n in sympy.preorder_traversal(slope) if isinstance(n, sympy.Pow) and n.base == T]
+        root = sympy.ilcm(*[p.q for p in powers if p.is_Rational], 1)
+        if root == 1:
+            return []
+        inner = sympy.powdenest(slope.subs(T, plain_t**root), force=True)
+        return [x**root for x in sympy.solve(sympy.together(inner - plain_s), plain_t)]
+
+    for method in (through_a_root, directly, in_the_logarithm):
+        for solution in time_limited(method, seconds) or []:
+            if solution.has(sympy.I) or solution.has(sympy.Piecewise, sympy.RootOf):
+                continue
+            candidate = solution.subs(plain_s, S)
+            if _agrees(candidate, samples):
+                return time_limited(lambda c=candidate: sympy.simplify(c), 0.5) or candidate
+    return None
+
+
+def _slope_samples(piece: Piece) -> list[tuple[float, float]]:
+    """Pairs (s, t) with s = f'(t) along the piece."""
+    low = -12.0 if piece.lower == 0 else float(sympy.log(piece.lower))
+    high = 12.0 if piece.upper == sympy.oo else float(sympy.log(piece.upper))
+    context = mp_context(40)
+    function = mp_function(piece.first, T, context)
+    pairs = []
+    for share in (0.03, 0.2, 0.35, 0.45, 0.52, 0.6, 0.75, 0.97):
+        t = context.exp(low + share * (high - low))
+        pairs.append((context.re(function(t)), t))
+    return pairs
+
+
+def _agrees(candidate: sympy.Expr, samples: Sequence[tuple]) -> bool:
+    context = mp_context(60)
+    try:
+        function = mp_function(candidate, S, context)
+        return all(abs(function(context.mpf(s)) / t - 1) < 1e-9 for s, t in samples)
+    except (ValueError, ZeroDivisionError, NotImplementedError, TypeError, OverflowError):
+        return False
+
+
+# --- numerical inverse ----------------------------------------------------------------------------------------
+
+
+def numeric_inverse(piece: Piece) -> Callable[[jax.Array], jax.Array]:
+    """t*(s) by safeguarded Newton in log t: a step outside the bracket, or one that shrinks it too slowly, bisects.
+
+    The bracket is the part of the piece on which f' is finite in the dtype at hand; slopes beyond it give its ends.
+    """
+    slope, curvature = stable_form(piece.first), stable_form(piece.second)
+    f1, f2 = jax_function(slope, T), jax_function(curvature, T)
+
+    def inverse(s: jax.Array) -> jax.Array:
+        low, high = _bracket(piece, slope, np.dtype(s.dtype).name)
+        digits = jnp.finfo(s.dtype).eps
+
+        def residual(x):
+            return f1(jnp.exp(x)) - s
+
+        def step(state):
+            i, x, a, b, width = state
+            t = jnp.exp(x)
+            r = f1(t) - s
+            a, b = jnp.where(r <= 0, x, a), jnp.where(r >= 0, x, b)
+            newton = x - r / (t * f2(t))
+            middle = (a + b) / 2
+            good = (newton > a) & (newton < b) & (2 * jnp.abs(newton - x) < width)
+            proposal = jnp.where(good, newton, middle)
+            return i + 1, proposal, a, b, jnp.where(good, jnp.abs(newton - x), b - a)
+
+        def unfinished(state):
+            i, x, a, b, width = state
+            return (i < 200) & jnp.any(
+                (width > digits * (1 + jnp.abs(x))) & (b - a > digits * (1 + jnp.abs(x)))
+            )
+
+        a, b = jnp.full_like(s, low), jnp.full_like(s, high)
+        start = jnp.clip(jnp.zeros_like(s), low, high)
+        start = jnp.where((start == a) | (start == b), (a + b) / 2, start)
+        state = (jnp.zeros((), jnp.int32), start, a, b, 2 * (b - a))
+        _, x, a, b, _ = jax.lax.while_loop(unfinished, step, state)
+        x = jnp.where(residual(jnp.full_like(s, low)) >= 0, low, x)
+        x = jnp.where(residual(jnp.full_like(s, high)) <= 0, high, x)
+        return jnp.exp(x)
+
+    return inverse
+
+
+def _bracket(piece: Piece, slope: sympy.Expr, dtype: str) -> tuple[float, float]:
+    """Ends in log t between which f' is finite and increasing in this dtype."""
+    reach = 85.0 if dtype == "float32" else 700.0
+    low = -reach if piece.lower == 0 else float(sympy.log(piece.lower))
+    high = reach if piece.upper == sympy.oo else float(sympy.log(piece.upper))
+    grid = np.linspace(low, high, 2001)
+    if piece.upper == sympy.oo or piece.lower == 0:
+        grid = np.unique(np.concatenate([grid, np.linspace(max(low, -5), min(high, 5), 201)]))
+    values = numpy_function(slope, T)(np.exp(grid.astype(dtype)))
+    finite = np.isfinite(values)
+    centre = int(np.argmin(np.abs(grid - min(max(0.0, low), high))))
+    left = right = centre
+    while left > 0 and finite[left - 1]:
+        left -= 1
+    while right < len(grid) - 1 and finite[right + 1]:
+        right += 1
+    return float(grid[left]), float(grid[right])
+
+
+_FORMS: dict[sympy.Expr, sympy.Expr] = {}
+
+
+def stable_form(expr: sympy.Expr) -> sympy.Expr:
+    """Of several equal ways to write an expression, the one that loses the fewest digits in float64.
+
+    sqrt(t**2 + 1) - t and 1/(sqrt(t**2 + 1) + t) are equal and only one of them survives t = 1e9.
+    """
+    if expr in _FORMS:
+        return _FORMS[expr]
+    forms = [expr]
+    if sympy.count_ops(expr) < 200:
+        for rewrite in (sympy.factor, sympy.simplify, lambda e: sympy.radsimp(sympy.together(e))):
+            form = time_limited(lambda rewrite=rewrite: rewrite(expr), 0.7)
+            if form is not None and form not in forms:
+                forms.append(form)
+    best = expr
+    if len(forms) > 1:
+        context = mp_context(200)
+        points = [-25.0, -16.0, -9.0, -4.0, -1.5, -0.5, -0.05, 0.05, 0.5, 1.5, 4.0, 9.0, 16.0, 25.0]
+        truth_of = mp_function(expr, T, context)
+        t = np.exp(np.array(points))
+        try:
+            truth = [context.re(truth_of(context.mpf(float(x)))) for x in t]
+            best = min(forms, key=lambda form: (_loss(form, t, truth), sympy.count_ops(form)))
+        except (ValueError, ZeroDivisionError, OverflowError, TypeError):
+            best = expr
+    _FORMS[expr] = best
+    return best
+
+
+def _loss(form: sympy.Expr, t: np.ndarray, truth: Sequence) -> float:
+    """Largest relative error in units of 1e-12, rounded so that equals compare equal."""
+    try:
+        values = numpy_function(form, T)(t)
+    except NotImplementedError:
+        return float("inf")
+    worst = 0.0
+    for value, exact in zip(values, truth, strict=True):
+        if not np.isfinite(value):
+            return float("inf")
+        if exact != 0:
+            worst = max(worst, abs(float(value / exact - 1)))
+    return round(worst / 1e-12, 0)

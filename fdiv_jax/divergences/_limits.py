@@ -1,0 +1,62 @@
+"""Limits of f, f' and s t - f(t) at the ends of (0, oo): exact where sympy is quick, always checked numerically."""
+
+from __future__ import annotations
+
+import sympy
+
+from fdiv_jax.divergences._limited import time_limited
+from fdiv_jax.divergences._lower import mp_context, mp_function
+from fdiv_jax.divergences._parse import T
+
+_TOO_LARGE = 1e6
+
+
+def limit_at_end(expr: sympy.Expr, end: sympy.Expr, symbolic_seconds: float = 1.0) -> sympy.Expr:
+    """Limit of a monotone expression as t -> 0+ or t -> oo: an exact number where one is found, +-oo, or a Float.
+
+    Values at t = e^(+-2^k) in enough digits decide whether the limit is finite; sympy's limit is taken when it
+    agrees with them.
+    """
+    if not expr.has(T):
+        return expr
+    numeric = _numeric_limit(expr, end)
+    if numeric in (sympy.oo, -sympy.oo):
+        return numeric
+    direct = _by_substitution(expr, end)
+    for candidate in (direct, None):
+        exact = candidate
+        if exact is None:
+            exact = time_limited(lambda: sympy.limit(expr, T, end, "+"), symbolic_seconds)
+        if exact is not None and exact.is_number and exact.is_finite:
+            value = sympy.N(exact, 30)
+            if value.is_real and abs(float(value) - float(numeric)) <= 1e-7 * (1 + abs(float(numeric))):
+                return exact
+    return numeric
+
+
+def _by_substitution(expr: sympy.Expr, end: sympy.Expr) -> sympy.Expr | None:
+    if end != 0:
+        return None
+    try:
+        value = expr.subs(T, 0)
+    except (ZeroDivisionError, ValueError, TypeError):
+        return None
+    return None if value.has(sympy.nan, sympy.zoo, sympy.oo) else value
+
+
+def _numeric_limit(expr: sympy.Expr, end: sympy.Expr) -> sympy.Expr:
+    sign = 1 if end == sympy.oo else -1
+    context = mp_context()
+    function = mp_function(expr, T, context)
+    values = []
+    for k in range(2, 12):
+        # Twice the digits of t itself, so that t - sqrt(t**2 + t) and the like keep 60 digits.
+        context.dps = 60 + 2**k
+        value = context.re(function(context.exp(sign * 2**k)))
+        values.append(value)
+        if k > 4 and abs(value) > _TOO_LARGE and abs(value) > 1.5 * abs(values[-2]):
+            return sympy.oo if value > 0 else -sympy.oo
+    last, before = values[-1] - values[-2], values[-2] - values[-3]
+    if abs(last) <= 1e-12 * (1 + abs(values[-1])) or abs(last) < 0.75 * abs(before):
+        return sympy.Float(str(context.nstr(values[-1], 40)), 30)
+    return sympy.oo if last > 0 else -sympy.oo

@@ -1,0 +1,236 @@
+"""Sympy expressions as functions of numbers: one walk of the tree, three kinds of arithmetic.
+
+`jax_function` for users, `numpy_function` for quick scans of a grid, `mp_function` for arbitrary precision. Sympy's
+`lambdify` generates Python source; walking the tree needs no code generation and lets the JAX side use the stable
+form of a function (log1p, W0(e^x)).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import sympy
+
+from fdiv_jax.divergences._special import lambert_w_exp
+
+Function = Callable[[Any], Any]
+
+
+class _Arithmetic:
+    """Constants, powers and named functions over one number type."""
+
+    functions: dict[str, Callable]
+
+    def constant(self, value: sympy.Expr) -> Any:
+        return float(value)
+
+    def power(self, base: Any, exponent: sympy.Expr) -> Any:
+        raise NotImplementedError
+
+    def general_power(self, base: Any, exponent: Any) -> Any:
+        return base**exponent
+
+    def lambert_w(self, argument: sympy.Expr, walk: Callable[[sympy.Expr], Function]) -> Function:
+        raise NotImplementedError
+
+    def log(self, argument: sympy.Expr, walk: Callable[[sympy.Expr], Function]) -> Function:
+        inner, log = walk(argument), self.functions["log"]
+        return lambda x: log(inner(x))
+
+
+def _heaviside(where, greater, equal):
+    return lambda x: where(greater(x), 1.0, where(equal(x), 0.5, 0.0))
+
+
+def _softplus(x):
+    return jnp.logaddexp(x, 0)
+
+
+class _Jax(_Arithmetic):
+    functions = {
+        "log": jnp.log, "exp": jnp.exp, "Abs": jnp.abs, "sign": jnp.sign, "sin": jnp.sin, "cos": jnp.cos,
+        "atan": jnp.arctan, "asinh": jnp.arcsinh, "sinh": jnp.sinh, "cosh": jnp.cosh, "tanh": jnp.tanh,
+        "erf": jax.scipy.special.erf, "erfc": jax.scipy.special.erfc,
+        "Max": lambda *a: _fold(jnp.maximum, a), "Min": lambda *a: _fold(jnp.minimum, a),
+        "Heaviside": lambda x, *_: jnp.where(x > 0, 1.0, jnp.where(x < 0, 0.0, 0.5)),
+    }  # fmt: skip
+
+    def power(self, base, exponent):
+        if exponent.is_Integer:
+            return jax.lax.integer_pow(base, int(exponent))
+        if exponent == sympy.Rational(1, 2):
+            return jnp.sqrt(base)
+        if exponent == -sympy.Rational(1, 2):
+            return 1 / jnp.sqrt(base)
+        return jnp.power(base, float(exponent))
+
+    def general_power(self, base, exponent):
+        return jnp.power(base, exponent)
+
+    def log(self, argument, walk):
+        if isinstance(argument, sympy.Add) and sympy.S.One in argument.args:
+            rest = argument - 1
+            if isinstance(rest, sympy.exp):
+                inner = walk(rest.args[0])
+                return lambda x: _softplus(inner(x))
+            inner = walk(rest)
+            return lambda x: jnp.log1p(inner(x))
+        return super().log(argument, walk)
+
+    def lambert_w(self, argument, walk):
+        inner = walk(sympy.expand_log(sympy.log(argument), force=True))
+        return lambda x: lambert_w_exp(inner(x))
+
+
+class _Numpy(_Arithmetic):
+    functions = {
+        "log": np.log, "exp": np.exp, "Abs": np.abs, "sign": np.sign, "sin": np.sin, "cos": np.cos,
+        "atan": np.arctan, "asinh": np.arcsinh, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh,
+        "erf": np.vectorize(math.erf, otypes=[float]), "erfc": np.vectorize(math.erfc, otypes=[float]),
+        "Max": lambda *a: _fold(np.maximum, a), "Min": lambda *a: _fold(np.minimum, a),
+        "Heaviside": lambda x, *_: np.heaviside(x, 0.5),
+    }  # fmt: skip
+
+    def power(self, base, exponent):
+        return np.power(base, float(exponent))
+
+    def general_power(self, base, exponent):
+        return np.power(base, exponent)
+
+    def lambert_w(self, argument, walk):
+        inner = walk(argument)
+        return lambda x: np.vectorize(lambda y: float(mpmath.mp.lambertw(y).real), otypes=[float])(inner(x))
+
+
+class _Mp(_Arithmetic):
+    """Arbitrary precision in its own context, so that no other thread changes the number of digits."""
+
+    def __init__(self, context: Any):
+        self.context = context
+        self.functions = {
+            "log": context.log, "exp": context.exp, "Abs": abs, "sign": context.sign, "sin": context.sin,
+            "cos": context.cos, "atan": context.atan, "asinh": context.asinh, "sinh": context.sinh,
+            "cosh": context.cosh, "tanh": context.tanh, "erf": context.erf, "erfc": context.erfc,
+            "Max": lambda *a: max(a), "Min": lambda *a: min(a),
+            "Heaviside": lambda x, *_: context.mpf(1 if x > 0 else 0 if x < 0 else 0.5),
+        }  # fmt: skip
+
+    def constant(self, value):
+        if value.is_Rational:
+            p, q = int(value.p), int(value.q)  # pyright: ignore[reportAttributeAccessIssue]
+            return _Deferred(lambda: self.context.mpf(p) / q)
+        return _Deferred(lambda: self.context.mpf(sympy.N(value, self.context.dps + 5)._mpf_))
+
+    def power(self, base, exponent):
+        if exponent.is_Integer:
+            return base ** int(exponent)
+        return self.context.power(base, _now(self.constant(exponent)))
+
+    def lambert_w(self, argument, walk):
+        inner = walk(argument)
+        return lambda x: self.context.lambertw(inner(x))
+
+
+class _Deferred:
+    """A constant evaluated in the precision in force when it is used."""
+
+    __slots__ = ("get",)
+
+    def __init__(self, get: Callable[[], Any]):
+        self.get = get
+
+
+def _now(value: Any) -> Any:
+    return value.get() if isinstance(value, _Deferred) else value
+
+
+def _fold(function: Callable, values: tuple) -> Any:
+    result = values[0]
+    for value in values[1:]:
+        result = function(result, value)
+    return result
+
+
+def _build(expr: sympy.Expr, symbol: sympy.Symbol, arithmetic: _Arithmetic) -> Function:
+    def walk(node: Any) -> Function:
+        if node == symbol:
+            return lambda x: x
+        if node.is_number and not node.is_Function and not node.free_symbols:
+            value = arithmetic.constant(node)
+            if isinstance(value, _Deferred):
+                return lambda x: value.get()
+            return lambda x: value
+        if not node.free_symbols:
+            value = arithmetic.constant(node)
+            return lambda x: _now(value)
+        if isinstance(node, sympy.Add):
+            terms = [walk(a) for a in node.args]
+            return lambda x: _fold(lambda a, b: a + b, tuple(f(x) for f in terms))
+        if isinstance(node, sympy.Mul):
+            # Divide by denominators instead of multiplying by reciprocals: one rounding less.
+            numerator, denominator = node.as_numer_denom()
+            if denominator == 1 or (isinstance(numerator, sympy.Mul) is False and numerator == node):
+                factors = [walk(a) for a in node.args]
+                return lambda x: _fold(lambda a, b: a * b, tuple(f(x) for f in factors))
+            top, bottom = walk(numerator), walk(denominator)
+            return lambda x: top(x) / bottom(x)
+        if isinstance(node, sympy.Pow):
+            base, exponent = node.args
+            if not exponent.free_symbols:
+                inner = walk(base)
+                return lambda x: arithmetic.power(inner(x), exponent)
+            low, high = walk(base), walk(exponent)
+            return lambda x: arithmetic.general_power(low(x), high(x))
+        if isinstance(node, sympy.LambertW):
+            return arithmetic.lambert_w(node.args[0], walk)
+        if isinstance(node, sympy.log):
+            return arithmetic.log(node.args[0], walk)
+        name = node.func.__name__
+        if name not in arithmetic.functions:
+            raise NotImplementedError(f"no numerical form of the function {name}")
+        function, arguments = arithmetic.functions[name], [walk(a) for a in node.args]
+        return lambda x: function(*(f(x) for f in arguments))
+
+    return walk(expr)
+
+
+@lru_cache(maxsize=2048)
+def jax_function(expr: sympy.Expr, symbol: sympy.Symbol) -> Function:
+    """JAX function of one array; constants follow the dtype of the argument."""
+    function = _build(expr, symbol, _Jax())
+
+    def evaluate(x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(jnp.asarray(function(x), dtype=x.dtype), x.shape)
+
+    return evaluate
+
+
+@lru_cache(maxsize=2048)
+def numpy_function(expr: sympy.Expr, symbol: sympy.Symbol) -> Function:
+    """NumPy function of one array; overflow gives inf and a non-real value nan, without warnings."""
+    function = _build(expr, symbol, _Numpy())
+
+    def evaluate(x: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.broadcast_to(np.asarray(function(x), dtype=x.dtype), x.shape)
+
+    return evaluate
+
+
+def mp_context(digits: int = 40) -> Any:
+    """A private mpmath context with so many decimal digits."""
+    context = mpmath.MPContext()  # pyright: ignore[reportAttributeAccessIssue]
+    context.dps = digits
+    return context
+
+
+def mp_function(expr: sympy.Expr, symbol: sympy.Symbol, context: Any) -> Function:
+    """Function of one mpmath number in the context's precision at the time of the call."""
+    return _build(expr, symbol, _Mp(context))

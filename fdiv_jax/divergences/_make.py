@@ -1,0 +1,179 @@
+"""`divergence(spec)` and `catalogue()`."""
+
+from __future__ import annotations
+
+import re
+import threading
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
+
+import sympy
+
+from fdiv_jax.divergences._catalogue import CATALOGUE, Entry, alpha_entry
+from fdiv_jax.divergences._checks import check_finite_divergence, check_generator
+from fdiv_jax.divergences._divergence import Divergence
+from fdiv_jax.divergences._parse import ExpressionError, T, check_expression, parse_expression
+from fdiv_jax.divergences._pieces import split
+
+_ALPHA = re.compile(r"\s*alpha\s*\((.*)\)\s*", re.DOTALL)
+_MAX_ALPHA = 64
+_CACHE: dict[Any, Divergence] = {}
+_LOCK = threading.RLock()
+_MAX_CACHE = 512
+
+
+def divergence(spec: str | sympy.Expr | Divergence, *, allow_infinite: bool = False) -> Divergence:
+    """The f-divergence of a name or of a generator.
+
+    Args:
+      spec: a catalogue name ("kl"), "alpha(a)" with a real number a, an expression in t ("t*log(t)"), or a sympy
+        expression in a symbol named t. Decimals are read exactly: 0.1 is 1/10.
+      allow_infinite: accept a generator such as exp(t) - E*t whose divergence between Gaussians is infinite; its
+        conjugate and curvature exist, and its gaussian_* methods raise.
+
+    Returns:
+      The divergence; the same object for the same spec.
+
+    Raises:
+      ValueError: unknown name, unreadable or hostile text, other symbols than t, f(1) != 0 (with the shift that
+        mends it), not real, not convex (with the place), linear, or infinite between Gaussians.
+      TypeError: for anything else than a string, a sympy expression or a Divergence.
+
+    >>> divergence("alpha(0.5)").curvature
+    1
+    >>> divergence("t**2 - 1").gaussian_divergence(0.0).item()
+    0.0
+    >>> divergence("t**2")
+    Traceback (most recent call last):
+      ...
+    fdiv_jax.divergences._checks.GeneratorError: f(1) must be 0, got f(1) = 1: use f(t) - 1, that is t**2 - 1
+    """
+    if isinstance(spec, Divergence):
+        return spec
+    if not isinstance(spec, (str, sympy.Basic)):
+        raise TypeError(
+            f"expected a name, an expression in t or a sympy expression, got {type(spec).__name__}"
+        )
+    key = (spec, allow_infinite)
+    with _LOCK:
+        if key not in _CACHE:
+            if len(_CACHE) >= _MAX_CACHE:
+                _CACHE.pop(next(iter(_CACHE)))
+            _CACHE[key] = (
+                _from_text(spec, allow_infinite)
+                if isinstance(spec, str)
+                else _from_sympy(spec, allow_infinite)
+            )
+        return _CACHE[key]
+
+
+def catalogue() -> MappingProxyType[str, Divergence]:
+    """Every named divergence, by name; the family alpha(a) is reached through `divergence`.
+
+    >>> "kl" in catalogue()
+    True
+    """
+    return MappingProxyType({name: divergence(name) for name in CATALOGUE})
+
+
+def _named(name: str, entry: Entry) -> Divergence:
+    return Divergence(name, entry.generator, entry.description, entry)
+
+
+def _from_text(text: str, allow_infinite: bool) -> Divergence:
+    name = text.strip()
+    if name in CATALOGUE:
+        return _named(name, CATALOGUE[name])
+    match = _ALPHA.fullmatch(name)
+    if match:
+        return _alpha(match.group(1))
+    try:
+        expr = parse_expression(text)
+    except ExpressionError as error:
+        if name.isidentifier():
+            raise ExpressionError(
+                f"unknown divergence {name[:60]!r}; named are {', '.join(CATALOGUE)} and alpha(a), or give an expression in t"
+            ) from None
+        raise error
+    return _from_expression(expr, name, allow_infinite)
+
+
+def _alpha(text: str) -> Divergence:
+    try:
+        a = parse_expression(text)
+    except ExpressionError as error:
+        raise ExpressionError(f"alpha takes one real number: {error}") from None
+    if a.has(T) or not a.is_real:
+        raise ExpressionError(f"alpha takes one real number, got {text.strip()[:60]!r}")
+    if abs(float(a)) > _MAX_ALPHA:
+        raise ExpressionError(f"alpha(a) takes -{_MAX_ALPHA} <= a <= {_MAX_ALPHA}, got {text.strip()[:60]}")
+    if a == 0:
+        return divergence("reverse_kl")
+    if a == 1:
+        return divergence("kl")
+    return _named(f"alpha({_decimal(a)})", alpha_entry(a))
+
+
+def _decimal(number: sympy.Expr) -> str:
+    """0.5 for 1/2, 1/3 for 1/3."""
+    if isinstance(number, sympy.Rational):
+        p, q = int(number.p), int(number.q)
+        rest = q
+        for prime in (2, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return format((Decimal(p) / Decimal(q)).normalize(), "f")
+    return str(number)
+
+
+def _from_sympy(expr: sympy.Basic, allow_infinite: bool) -> Divergence:
+    if not isinstance(expr, sympy.Expr):
+        raise TypeError(f"expected a sympy expression in t, got {type(expr).__name__}")
+    own = {s: T for s in expr.free_symbols if s.name == "t"}  # pyright: ignore[reportAttributeAccessIssue]
+    expr = expr.subs(own)
+    expr = expr.replace(lambda n: isinstance(n, sympy.Float), lambda n: sympy.Rational(str(n)))
+    if sympy.count_ops(expr) > 500:
+        raise ExpressionError(f"the expression has {sympy.count_ops(expr)} operations, at most 500 are read")
+    check_expression(expr)
+    return _from_expression(expr, str(expr), allow_infinite)
+
+
+def _from_expression(expr: sympy.Expr, name: str, allow_infinite: bool) -> Divergence:
+    pieces = split(expr)
+    check_generator(expr, pieces)
+    if not allow_infinite:
+        check_finite_divergence(expr, pieces)
+    known = _recognised(expr)
+    return Divergence(name, expr, known.description if known else "", known, pieces)
+
+
+def _recognised(expr: sympy.Expr) -> Entry | None:
+    """The catalogue's entry with exactly this generator: its conjugate and activation are then known."""
+    points = [sympy.Rational(1, 9), sympy.Rational(3, 5), sympy.Rational(7, 4), sympy.Integer(6)]
+    values = [sympy.N(expr.subs(T, point), 30) for point in points]
+    for entry in CATALOGUE.values():
+        if all(
+            abs(sympy.N(entry.generator.subs(T, point), 30) - value) < 1e-25 * (1 + abs(value))
+            for point, value in zip(points, values, strict=True)
+        ):
+            return entry
+    return None
+
+
+def reversed_of(d: Divergence) -> Divergence:
+    """Generator t f(1/t): the divergence with P and Q swapped."""
+    partners = {"kl": "reverse_kl", "pearson_chi2": "neyman_chi2"}
+    partners |= {b: a for a, b in partners.items()}
+    if d.name in partners:
+        return divergence(partners[d.name])
+    if d.is_symmetric and d.name in CATALOGUE and d.name != "gan":
+        return d
+    match = _ALPHA.fullmatch(d.name)
+    if match:
+        return _alpha(f"1 - ({match.group(1)})")
+    expr = sympy.expand(T * d.generator.subs(T, 1 / T))
+    simpler = sympy.simplify(expr)
+    expr = simpler if sympy.count_ops(simpler) <= sympy.count_ops(expr) else expr
+    return _from_expression(expr, str(expr), allow_infinite=True)

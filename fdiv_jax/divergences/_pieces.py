@@ -1,0 +1,170 @@
+"""A generator as smooth pieces between its kinks.
+
+Abs, Max, Min and sign change their formula where an argument changes its sign. The half line is cut at those points
+(exact numbers where sympy finds them), and between two cuts each of them is replaced by the formula in force.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import sympy
+
+from fdiv_jax.divergences._limited import time_limited
+from fdiv_jax.divergences._lower import mp_context, mp_function, numpy_function
+from fdiv_jax.divergences._parse import T
+
+_SWITCHES = (sympy.Abs, sympy.Max, sympy.Min, sympy.sign, sympy.Heaviside)
+# Cuts are looked for between e^-25 and e^25.
+_GRID = np.exp(np.linspace(-25.0, 25.0, 5001))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A smooth formula on (lower, upper), 0 <= lower < upper <= oo."""
+
+    lower: sympy.Expr
+    upper: sympy.Expr
+    expression: sympy.Expr
+
+    @property
+    def first(self) -> sympy.Expr:
+        return sympy.diff(self.expression, T)
+
+    @property
+    def second(self) -> sympy.Expr:
+        return sympy.diff(self.expression, T, 2)
+
+
+def _real_powers(expr: sympy.Expr) -> sympy.Expr:
+    """(x^2n)^r is |x|^(2nr) for real x; sympy leaves it, and the kink in it, unseen."""
+
+    def even_root(node: Any) -> bool:
+        return (
+            isinstance(node, sympy.Pow)
+            and isinstance(node.base, sympy.Pow)
+            and node.base.exp.is_Integer
+            and bool(node.base.exp.is_even)
+            and node.exp.is_Rational
+            and not node.exp.is_Integer
+        )
+
+    return expr.replace(even_root, lambda node: sympy.Abs(node.base.base) ** (node.base.exp * node.exp))
+
+
+def _switch_arguments(expr: sympy.Expr) -> list[sympy.Expr]:
+    arguments: list[sympy.Expr] = []
+    for node in sympy.preorder_traversal(expr):
+        if isinstance(node, (sympy.Abs, sympy.sign, sympy.Heaviside)):
+            arguments.append(node.args[0])
+        elif isinstance(node, (sympy.Max, sympy.Min)):
+            arguments.extend(a - b for a, b in combinations(node.args, 2))
+    return list(dict.fromkeys(a for a in arguments if a.has(T)))
+
+
+def _exact_root(argument: sympy.Expr, low: float, high: float) -> sympy.Expr:
+    """The zero of the argument in [low, high], exact if it is a simple number, else to 50 digits."""
+    context = mp_context(60)
+    function = mp_function(argument, T, context)
+    a, b = context.mpf(low), context.mpf(high)
+    fa = function(a)
+    if fa == 0:
+        b = a
+    for _ in range(190 if a != b else 0):
+        middle = (a + b) / 2
+        fm = function(middle)
+        if fm == 0:
+            a = b = middle
+            break
+        a, b, fa = (middle, b, fm) if (fm > 0) == (fa > 0) else (a, middle, fa)
+    root = (a + b) / 2
+    fraction = sympy.Rational(float(root)).limit_denominator(1000)
+    if (
+        fraction > 0
+        and abs(context.mpf(int(fraction.p)) / int(fraction.q) - root) < context.mpf(10) ** -30 * root
+    ):
+        return fraction
+    if not argument.has(*_SWITCHES):
+        plain = sympy.Symbol("x")
+        found = time_limited(lambda: sympy.solve(argument.subs(T, plain), plain), 1.0) or []
+        for solution in found:
+            value = sympy.N(solution, 40)
+            if value.is_real and abs(float(value) - float(root)) <= 1e-14 * float(root):
+                return sympy.simplify(solution)
+    return sympy.Float(str(root), 50)
+
+
+def _roots(argument: sympy.Expr) -> list[sympy.Expr]:
+    values = numpy_function(argument, T)(_GRID)
+    if not np.all(np.isfinite(values)):
+        values = np.where(np.isfinite(values), values, np.nan)
+    roots = []
+    for i in range(len(_GRID) - 1):
+        left, right = values[i], values[i + 1]
+        if left == 0:
+            if i == 0 or values[i - 1] * right < 0:
+                roots.append(_exact_root(argument, _GRID[i] * (1 - 1e-4), _GRID[i] * (1 + 1e-4)))
+        elif left * right < 0:
+            roots.append(_exact_root(argument, _GRID[i], _GRID[i + 1]))
+    return roots
+
+
+def _resolve(expr: sympy.Expr, sample: sympy.Rational) -> sympy.Expr:
+    """Replace every switch by the formula in force at the sample point, innermost first."""
+
+    def value(x: sympy.Expr) -> float:
+        context = mp_context(30)
+        return float(context.re(mp_function(x, T, context)(context.mpf(int(sample.p)) / int(sample.q))))
+
+    def walk(node: Any) -> Any:
+        if not node.has(*_SWITCHES):
+            return node
+        arguments = [walk(a) for a in node.args]
+        if isinstance(node, sympy.Abs):
+            return arguments[0] if value(arguments[0]) >= 0 else -arguments[0]
+        if isinstance(node, sympy.sign):
+            return sympy.Integer(1 if value(arguments[0]) >= 0 else -1)
+        if isinstance(node, sympy.Heaviside):
+            return sympy.Integer(1 if value(arguments[0]) >= 0 else 0)
+        if isinstance(node, sympy.Max):
+            return max(arguments, key=value)
+        if isinstance(node, sympy.Min):
+            return min(arguments, key=value)
+        return node.func(*arguments)
+
+    return walk(expr)
+
+
+def split(expr: sympy.Expr) -> tuple[Piece, ...]:
+    """Smooth pieces of the expression on (0, oo), from left to right; one piece where there is no kink.
+
+    >>> [(p.lower, p.upper, p.expression) for p in split(sympy.Abs(T - 1) / 2)]
+    [(0, 1, 1/2 - t/2), (1, oo, t/2 - 1/2)]
+    """
+    expr = _real_powers(expr)
+    cuts: list[sympy.Expr] = []
+    for argument in _switch_arguments(expr):
+        for root in _roots(argument):
+            if all(abs(float(root) - float(c)) > 1e-12 * float(root) for c in cuts):
+                cuts.append(root)
+    if not cuts and not expr.has(*_SWITCHES):
+        return (Piece(sympy.S.Zero, sympy.oo, expr),)
+    cuts.sort(key=float)
+    ends = [sympy.S.Zero, *cuts, sympy.oo]
+    pieces: list[Piece] = []
+    for lower, upper in zip(ends[:-1], ends[1:], strict=True):
+        if lower == 0:
+            sample = sympy.Rational(float(upper) / 2) if upper != sympy.oo else sympy.S.One
+        elif upper == sympy.oo:
+            sample = sympy.Rational(float(lower) * 2)
+        else:
+            sample = sympy.Rational((float(lower) + float(upper)) / 2)
+        formula = _resolve(expr, sample)
+        if pieces and (pieces[-1].expression - formula).expand() == 0:
+            pieces[-1] = Piece(pieces[-1].lower, upper, pieces[-1].expression)
+        else:
+            pieces.append(Piece(lower, upper, formula))
+    return tuple(pieces)

@@ -1,0 +1,174 @@
+"""E_Q[A_k(r)] for log r ~ N(-m/2, m), for every m >= 0 and in any float dtype.
+
+On the side x = |log r| the integrand is e^{-m/8} N(x; 0, m) e^{c x} (1 - e^-x)^a G(x) (midpoint measure, `_profile`).
+For c > 0 its mass lies at x = c m; completing the square gives e^{(c^2 - 1/4) m/2} N(x; c m, m) G, without two large
+numbers that cancel. For c <= 0 the mass lies at x = 0. Gauss-Legendre panels are cut where the Gaussian needs it (two
+standard deviations) and where G needs it (the panels of its table), so that neither scale is ever under-resolved. Delta
+functions of f'' at kinks contribute in closed form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdiv_jax.divergences._profile import DEGREE, Jump, Profile, Side
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+_CHUNK = 2048
+
+
+def _cuts_of(side: Side) -> np.ndarray:
+    """Where the x axis is cut for G's sake, and for the decay e^{c x} where c < 0."""
+    cuts = side.breaks[np.isfinite(side.breaks)]
+    if side.tilt < 0:
+        reach = min(60 / -side.tilt, 1e12)
+        scale = min(1 / -side.tilt, reach)
+        cuts = np.concatenate([cuts, scale * 2.0 ** np.arange(-1, math.ceil(math.log2(reach / scale)) + 1)])
+    return np.unique(cuts)
+
+
+def _evaluate(side: Side, x: jax.Array) -> jax.Array:
+    """G(x) by Clenshaw's recurrence on the panel of x."""
+    dtype = x.dtype
+    breaks = side.breaks.astype(dtype)
+    index = jnp.clip(jnp.searchsorted(jnp.asarray(breaks), x, side="right") - 1, 0, len(breaks) - 2)
+    with np.errstate(divide="ignore"):
+        low = np.where(side.logarithmic, np.log(side.breaks[:-1]), side.breaks[:-1])
+        high = np.where(side.logarithmic, np.log(side.breaks[1:]), side.breaks[1:])
+    low_j, high_j = jnp.asarray(low.astype(dtype))[index], jnp.asarray(high.astype(dtype))[index]
+    uniform = jnp.where(jnp.asarray(side.logarithmic)[index], jnp.log(jnp.maximum(x, 1e-3)), x)
+    u = jnp.clip((2 * uniform - low_j - high_j) / (high_j - low_j), -1, 1)
+    limit = float(np.finfo(dtype).max) / 1e3
+    table = np.clip(side.coefficients, -limit, limit).astype(dtype)
+    b1 = b2 = jnp.zeros_like(x)
+    for k in range(DEGREE - 1, 0, -1):
+        b1, b2 = 2 * u * b1 - b2 + jnp.asarray(table[:, k])[index], b1
+    value = u * b1 - b2 + jnp.asarray(table[:, 0])[index]
+    return jnp.where(x > breaks[-1], jnp.asarray(np.clip(side.tail, -limit, limit), dtype), value)
+
+
+def _side_sum(side: Side, zero_order: int, m: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(exponent, sum) of one side, whose contribution is e^exponent * sum."""
+    root = jnp.sqrt(m)[..., None]
+    centre = max(side.tilt, 0.0)
+    window = np.arange(-10.0, 11.0, 2.0) if side.tilt > 0 else np.arange(0.0, 11.0, 2.0)
+    start = -centre * root
+    cuts = jnp.asarray(_cuts_of(side).astype(m.dtype)) / root + start
+    ends = jnp.concatenate([jnp.maximum(jnp.asarray(window, m.dtype), start), cuts], axis=-1)
+    # Beyond ten standard deviations nothing is left, and squares would overflow.
+    ends = jnp.sort(jnp.clip(ends, jnp.maximum(start, -40.0), 40.0), axis=-1)
+    low, high = ends[..., :-1, None], ends[..., 1:, None]
+    y = (low + high) / 2 + (high - low) / 2 * jnp.asarray(_NODES, m.dtype)
+    scale = root[..., None]
+    x = jnp.maximum((y + centre * scale) * scale, 0)
+    exponent = -0.5 * y**2 + (side.tilt - centre) * scale * y
+    density = jnp.exp(exponent) * ((high - low) / 2) * jnp.asarray(_WEIGHTS / math.sqrt(2 * math.pi), m.dtype)
+    values = _evaluate(side, x)
+    if zero_order:
+        values = values * (-jnp.expm1(-x)) ** zero_order
+    total = jnp.sum(density * values, axis=(-2, -1))
+    return (centre**2 - 0.25) / 2 * m if side.tilt > 0 else -m / 8, total
+
+
+def _kink_terms(jumps: tuple[Jump, ...], m: jax.Array) -> jax.Array:
+    """Contribution of the delta functions that jumps of A_{k-1} leave in A_k = t^2 A_{k-1}''."""
+    total = jnp.zeros_like(m)
+    root = jnp.sqrt(m)
+    for jump in jumps:
+        if jump.value == 0 and jump.slope == 0:
+            continue
+        z = jump.log_t / root + root / 2
+        density = jnp.exp(-0.5 * z**2) / (root * math.sqrt(2 * math.pi))
+        part = jump.slope * math.exp(jump.log_t) * jnp.ones_like(m)
+        if jump.value:
+            part = part + jump.value * (jump.log_t / m - 0.5)
+        total = total + jnp.where(density > 0, density * part, 0.0)
+    return total
+
+
+def _tiny(dtype) -> float:
+    return 1e-30 if np.finfo(dtype).bits == 32 else 1e-200
+
+
+def all_kink_terms(lower_orders: list[tuple[Jump, ...]], m: jax.Array) -> jax.Array:
+    """Kink terms of order k from the jumps of the orders 0 to k - 1: each later order is 2 d/dm of the one before."""
+
+    def of_order(k: int) -> Callable[[jax.Array], jax.Array]:
+        def terms(x: jax.Array) -> jax.Array:
+            here = _kink_terms(lower_orders[k - 1], x)
+            if k == 1:
+                return here
+            return here + 2 * jax.jvp(of_order(k - 1), (x,), (jnp.ones_like(x),))[1]
+
+        return terms
+
+    if not lower_orders:
+        return jnp.zeros_like(m)
+    return of_order(len(lower_orders))(m)
+
+
+def moment(profile: Profile, lower_jumps: list[tuple[Jump, ...]], m: jax.Array) -> jax.Array:
+    """E_Q[A_k(r)], clipped to the largest finite number of the dtype. m: any shape, >= 0."""
+    sides, kinks, small = _parts(profile, lower_jumps, m)
+    total = kinks
+    for exponent, sum_ in sides:
+        # Two halves of the exponential, so that the product overflows only where the result does.
+        half = jnp.exp(exponent / 2)
+        total = total + jnp.where(sum_ == 0, 0.0, half * sum_ * half)
+    total = total * small
+    limit = jnp.finfo(m.dtype).max
+    return jnp.clip(total, -limit, limit)
+
+
+def log_moment(profile: Profile, lower_jumps: list[tuple[Jump, ...]], m: jax.Array) -> jax.Array:
+    """log E_Q[A_k(r)] for a nonnegative A_k; finite also where the moment itself over- or underflows."""
+    safe = jnp.maximum(m, _tiny(m.dtype))
+    sides, kinks, _ = _parts(profile, lower_jumps, m)
+    logs = [exponent + jnp.log(sum_) for exponent, sum_ in sides]
+    if any(j.slope for jumps in lower_jumps for j in jumps):
+        root = jnp.sqrt(safe)
+        for jump in lower_jumps[0]:
+            if jump.slope > 0:
+                z = jump.log_t / root + root / 2
+                logs.append(
+                    math.log(jump.slope) + jump.log_t - 0.5 * z**2 - jnp.log(root * math.sqrt(2 * math.pi))
+                )
+    del kinks
+    return jax.scipy.special.logsumexp(jnp.stack(logs), axis=0)
+
+
+def scaled_moment(
+    profile: Profile, lower_jumps: list[tuple[Jump, ...]], m: jax.Array, log_scale: jax.Array
+) -> jax.Array:
+    """E_Q[A_k(r)] e^{-log_scale}, for ratios of moments that overflow."""
+    sides, kinks, _ = _parts(profile, lower_jumps, m)
+    total = jnp.where(kinks == 0, 0.0, kinks * jnp.exp(-log_scale))
+    for exponent, sum_ in sides:
+        total = total + jnp.where(sum_ == 0, 0.0, sum_ * jnp.exp(exponent - log_scale))
+    return total
+
+
+def _parts(profile: Profile, lower_jumps: list[tuple[Jump, ...]], m: jax.Array):
+    tiny = _tiny(m.dtype)
+    safe = jnp.maximum(m, tiny)
+    sides = [_side_sum(side, profile.zero_order, safe) for side in (profile.left, profile.right)]
+    kinks = all_kink_terms(lower_jumps, safe)
+    small = jnp.ones_like(m)
+    if profile.zero_order:
+        # Below `tiny` the value is its leading power of m.
+        ratio = jnp.minimum(m / tiny, 1.0)
+        small = ratio if profile.zero_order == 2 else jnp.sqrt(ratio)
+    return sides, kinks, small
+
+
+def in_chunks(function: Callable[[jax.Array], jax.Array], m: jax.Array) -> jax.Array:
+    """Evaluate on large arrays a chunk at a time: the quadrature holds about a thousand numbers per element."""
+    if m.size <= _CHUNK:
+        return function(m)
+    flat = m.reshape(-1)
+    return jax.lax.map(function, flat, batch_size=_CHUNK).reshape(m.shape)
