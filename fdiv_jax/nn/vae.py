@@ -170,7 +170,7 @@ class Encoder(nnx.Module):
         )
         self.mid_block = MidBlock2D(channels[-1], build)
         self.conv_norm_out = build.norm(channels[-1])
-        self.act = activation(config.act_fn)
+        self.act = activation("silu")  # whatever act_fn is: that is the residual blocks'
         self.conv_out = build.conv(channels[-1], 2 * config.latent_channels, 3)
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -197,7 +197,7 @@ class Decoder(nnx.Module):
             ]
         )
         self.conv_norm_out = build.norm(channels[-1])
-        self.act = activation(config.act_fn)
+        self.act = activation("silu")  # whatever act_fn is: that is the residual blocks'
         self.conv_out = build.conv(channels[-1], config.out_channels, 3)
 
     def __call__(self, latents: jax.Array) -> jax.Array:

@@ -1,0 +1,56 @@
+"""Random small PyTorch models, and the comparison of what two networks give."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+TOLERANCE = 1e-4  # of the largest value, float32
+
+
+def randomised(model, seed):
+    """Give every parameter a random value (biases and norms too, which initialisation leaves at 0 and 1)."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+            else:
+                parameter.copy_(0.2 * noise + (name.endswith("weight")))
+    return model.eval()
+
+
+def relative_error(ours, theirs) -> float:
+    """max |ours - theirs| / max |theirs|, checking that there is something to compare."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
+    assert np.isfinite(theirs).all()
+    assert np.abs(theirs).max() > 1e-3
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def torch_image(array):
+    """n h w c -> n c h w, a torch tensor."""
+    import torch
+
+    return torch.tensor(np.ascontiguousarray(np.asarray(array).transpose(0, 3, 1, 2)))
+
+
+def array_image(tensor):
+    """n c h w, a torch tensor -> n h w c."""
+    return tensor.detach().numpy().transpose(0, 2, 3, 1)
+
+
+def stored_config(directory: Path) -> dict:
+    return json.loads((directory / "config.json").read_text())
+
+
+def assert_same_tensors(mine, theirs):
+    """Two torch state dicts agree in names, shapes and bits."""
+    import torch
+
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)

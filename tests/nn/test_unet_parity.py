@@ -1,0 +1,133 @@
+"""UNet2DConditionModel against diffusers' on random configurations, through files in both directions."""
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from fdiv_jax.checkpoints import load_component, save_component
+from fdiv_jax.nn import UNet2DConditionModel
+from tests.nn.helpers import (
+    TOLERANCE,
+    array_image,
+    assert_same_tensors,
+    randomised,
+    relative_error,
+    torch_image,
+)
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.interop
+
+CROSS_DOWN, DOWN, CROSS_UP, UP = "CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"
+
+# name -> (configuration, (h, w) of the latents)
+CONFIGS = {
+    "stable-diffusion-1-in-small": (
+        {
+            "block_out_channels": (8, 16, 24, 24),
+            "layers_per_block": 2,
+            "cross_attention_dim": 12,
+            "attention_head_dim": 2,
+            "norm_num_groups": 4,
+        },
+        (16, 16),
+    ),
+    "stable-diffusion-2-in-small": (
+        {
+            "block_out_channels": (8, 16, 32),
+            "layers_per_block": 1,
+            "cross_attention_dim": 20,
+            "attention_head_dim": (1, 2, 4),
+            "norm_num_groups": 8,
+            "use_linear_projection": True,
+            "upcast_attention": True,
+            "down_block_types": (CROSS_DOWN, CROSS_DOWN, DOWN),
+            "up_block_types": (UP, CROSS_UP, CROSS_UP),
+        },
+        (12, 8),
+    ),
+    "odd-sizes": (
+        {
+            "block_out_channels": (12, 18),
+            "layers_per_block": 1,
+            "cross_attention_dim": 7,
+            "attention_head_dim": 3,
+            "norm_num_groups": 6,
+            "down_block_types": (DOWN, CROSS_DOWN),
+            "up_block_types": (CROSS_UP, UP),
+            "flip_sin_to_cos": False,
+            "freq_shift": 1,
+        },
+        (7, 9),
+    ),
+    "per-block-settings": (
+        {
+            "in_channels": 5,
+            "out_channels": 3,
+            "block_out_channels": (16, 8, 24),
+            "layers_per_block": (1, 3, 2),
+            "cross_attention_dim": (6, 6, 6),
+            "attention_head_dim": (4, 2, 3),
+            "transformer_layers_per_block": (1, 2, 2),
+            "norm_num_groups": 2,
+            "norm_eps": 1e-3,
+            "act_fn": "gelu",
+            "down_block_types": (CROSS_DOWN, DOWN, CROSS_DOWN),
+            "up_block_types": (CROSS_UP, UP, CROSS_UP),
+        },
+        (11, 5),
+    ),
+    "one-block": (
+        {
+            "block_out_channels": (8,),
+            "layers_per_block": 2,
+            "cross_attention_dim": 4,
+            "attention_head_dim": 8,
+            "norm_num_groups": 1,
+            "center_input_sample": True,
+            "down_block_types": (CROSS_DOWN,),
+            "up_block_types": (UP,),
+        },
+        (5, 6),
+    ),
+}
+
+
+def build(name, directory):
+    config, size = CONFIGS[name]
+    model = randomised(diffusers.UNet2DConditionModel(**config, sample_size=size[0]), seed=len(name))
+    model.save_pretrained(directory)
+    return model, size
+
+
+def inputs(model, size, seed=0):
+    random = np.random.default_rng(seed)
+    width = model.config.cross_attention_dim
+    width = width if isinstance(width, int) else width[0]
+    latents = random.standard_normal((2, *size, model.config.in_channels)).astype(np.float32)
+    text = random.standard_normal((2, 5, width)).astype(np.float32)
+    return latents, np.array([3, 987]), text
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_is_theirs(name, tmp_path):
+    theirs, size = build(name, tmp_path / "theirs")
+    loaded = load_component(tmp_path / "theirs", UNet2DConditionModel)
+    latents, timesteps, text = inputs(theirs, size)
+    ours = nnx.jit(type(loaded.model).__call__)(loaded.model, latents, timesteps, text)
+    with torch.no_grad():
+        expected = theirs(torch_image(latents), torch.tensor(timesteps), torch.tensor(text)).sample
+    assert relative_error(ours, array_image(expected)) <= TOLERANCE
+
+    save_component(tmp_path / "ours", loaded.model, stored_dtypes=loaded.stored_dtypes)
+    again, report = diffusers.UNet2DConditionModel.from_pretrained(
+        tmp_path / "ours", output_loading_info=True, low_cpu_mem_usage=False
+    )
+    assert not any(report.values()), report
+    assert_same_tensors(again.state_dict(), theirs.state_dict())
+    for key in CONFIGS[name][0]:
+        ours, expected = again.config[key], theirs.config[key]
+        assert (tuple(ours) if isinstance(ours, list) else ours) == (
+            tuple(expected) if isinstance(expected, list) else expected
+        ), key
