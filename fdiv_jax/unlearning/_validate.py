@@ -1,0 +1,93 @@
+"""Checks of configuration values: each returns the value in its proper type or says what was expected."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def whole(name: str, value: Any, *, least: int) -> int:
+    """An integer of at least `least`; a bool is none."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer >= {least}, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer >= {least}, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {number}")
+    return number
+
+
+def real(
+    name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf, below: float = math.inf
+) -> float:
+    """A finite number, greater than `above`, at least `least`, less than `below`."""
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    number = float(value)
+    bounds = [
+        f"{sign} {bound:g}"
+        for sign, bound in ((">", above), (">=", least), ("<", below))
+        if math.isfinite(bound)
+    ]
+    if not math.isfinite(number) or not (number > above and number >= least and number < below):
+        raise ValueError(
+            f"{name} must be a finite number {' and '.join(bounds)}".rstrip() + f", got {value!r}"
+        )
+    return number
+
+
+def truth(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def text(name: str, value: Any, hint: str = "") -> str:
+    """A string with something in it."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {type(value).__name__} {value!r}")
+    if not value.strip():
+        raise ValueError(f"{name} must not be empty{hint}")
+    return value
+
+
+def texts(name: str, value: Any) -> tuple[str, ...]:
+    """A sequence of strings."""
+    if (
+        isinstance(value, (str, bytes))
+        or not isinstance(value, Sequence)
+        or not all(isinstance(entry, str) for entry in value)
+    ):
+        raise TypeError(f"{name} must be a sequence of strings, got {value!r}")
+    return tuple(value)
+
+
+def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
+    """One of a few words."""
+    words = tuple(allowed)
+    if not isinstance(value, str) or value not in words:
+        raise ValueError(f"{name} must be one of {', '.join(words)}, got {value!r}{nearest(value, words)}")
+    return value
+
+
+def nearest(word: Any, known: Iterable[str]) -> str:
+    """ "; did you mean 'x'?", or nothing when no known word is alike."""
+    near = difflib.get_close_matches(str(word), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def known_keys(name: str, mapping: Any, fields: Iterable[str]) -> dict[str, Any]:
+    """The mapping, when it has no key that is not a field."""
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"{name} must be a mapping, got {type(mapping).__name__}")
+    fields = tuple(fields)
+    for key in mapping:
+        if key not in fields:
+            raise ValueError(f"{name} has no key {key!r}{nearest(key, fields)}; known: {', '.join(fields)}")
+    return dict(mapping)

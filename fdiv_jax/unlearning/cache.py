@@ -1,0 +1,101 @@
+"""Arrays on disk under a key of everything that made them: written atomically, checked on reading."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+__all__ = ["ArrayCache", "default_cache", "digest", "parameters_digest"]
+
+_FORMAT = 1
+
+
+def default_cache() -> Path:
+    """FDIV_JAX_CACHE, else fdiv-jax in the user's cache directory."""
+    named = os.environ.get("FDIV_JAX_CACHE")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fdiv-jax"
+
+
+def digest(description: Mapping[str, Any]) -> str:
+    """The key of a description that JSON can hold."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def parameters_digest(*trees: Mapping[str, jax.Array]) -> str:
+    """A hash of parameters: names, types, shapes and every bit of the values."""
+    total = hashlib.sha256()
+    for tree in trees:
+        for name in sorted(tree):
+            value = np.ascontiguousarray(jax.device_get(tree[name]))
+            total.update(f"{name} {value.dtype} {value.shape}\n".encode())
+            total.update(value.reshape(-1).view(np.uint8).data)
+    return total.hexdigest()
+
+
+class ArrayCache:
+    """A directory of arrays, one file a key.
+
+    What cannot be read or is not what it says is taken for absent, with a warning; what cannot be written is
+    not kept, with a warning. A directory of None keeps nothing.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str] | None):
+        """Nothing is written before the first array."""
+        self.directory = None if directory is None else Path(directory)
+
+    def path(self, key: str) -> Path | None:
+        """Where the array of a key is kept."""
+        return None if self.directory is None else self.directory / f"{key}.npz"
+
+    def read(self, key: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        """The float32 array of a key, or None."""
+        path = self.path(key)
+        if path is None or not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                values, check = stored["values"], str(stored["check"])
+        except Exception as error:
+            warnings.warn(f"cache file {path} cannot be read ({error}); making it anew", stacklevel=2)
+            return None
+        if values.dtype != np.float32 or values.shape != shape or check != _check(key, values):
+            warnings.warn(f"cache file {path} is damaged; making it anew", stacklevel=2)
+            return None
+        return values
+
+    def write(self, key: str, values: np.ndarray) -> None:
+        """Keep an array, whole or not at all."""
+        path = self.path(key)
+        if path is None:
+            return
+        temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as stream:
+                np.savez(stream, values=values, check=np.array(_check(key, values)))
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            warnings.warn(
+                f"cache {path.parent} cannot be written ({error}); going on without it", stacklevel=2
+            )
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _check(key: str, values: np.ndarray) -> str:
+    total = hashlib.sha256(f"{_FORMAT} {key} {values.dtype} {values.shape}".encode())
+    total.update(np.ascontiguousarray(values).tobytes())
+    return total.hexdigest()

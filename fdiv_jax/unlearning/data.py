@@ -1,0 +1,171 @@
+"""The training data: images that the frozen model itself draws at the anchor prompts, and the prompts'
+features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdiv_jax.pipeline import TextToImagePipeline
+from fdiv_jax.unlearning.cache import ArrayCache, digest, parameters_digest
+from fdiv_jax.unlearning.concepts import PromptPair
+from fdiv_jax.unlearning.config import AnchorImagesConfig
+from fdiv_jax.unlearning.parameters import Network
+from fdiv_jax.unlearning.step import Batch
+
+__all__ = ["AnchorData", "anchor_latents", "model_digest", "prepare_data"]
+
+_LATENT_PIXELS_A_CALL = 8192
+_BATCHES = 1  # the stream of random numbers that chooses the batches
+
+
+@dataclass(frozen=True)
+class AnchorData:
+    """Where batches come from.
+
+    Attributes:
+        pairs: of prompts.
+        latents: anchors images h w c, float32: the images of each distinct anchor prompt.
+        anchor_of: (pairs,), which anchor prompt each pair has.
+        target_text: pairs l d, features of the target prompts.
+        anchor_text: pairs l d, features of the anchor prompts.
+    """
+
+    pairs: tuple[PromptPair, ...]
+    latents: np.ndarray
+    anchor_of: np.ndarray
+    target_text: np.ndarray
+    anchor_text: np.ndarray
+
+    def choose(self, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pair and image of each sample of a step's batch, (size,) each: a function of (seed, step, size)
+        alone.
+
+        Every pair has an equal share of a batch, to within one sample; images are drawn uniformly.
+        """
+        rng = np.random.default_rng((seed, _BATCHES, step))
+        start = int(rng.integers(len(self.pairs)))
+        pairs = rng.permutation((start + np.arange(size)) % len(self.pairs))
+        return pairs, rng.integers(self.latents.shape[1], size=size)
+
+    def batch(self, seed: int, step: int, size: int) -> Batch:
+        """The batch of a step; see `choose`."""
+        pairs, images = self.choose(seed, step, size)
+        latents = self.latents[self.anchor_of[pairs], images]
+        return Batch(
+            latents=jnp.asarray(latents),
+            target_text=jnp.asarray(self.target_text[pairs]),
+            anchor_text=jnp.asarray(self.anchor_text[pairs]),
+            mask=jnp.ones(latents.shape[:3], jnp.float32),
+            position=jnp.arange(size, dtype=jnp.int32),
+        )
+
+
+def model_digest(pipe: TextToImagePipeline) -> str:
+    """A hash of what draws the latents: the UNet's and the text encoder's parameters."""
+    return parameters_digest(Network.parameters(pipe.unet), Network.parameters(pipe.text_encoder))
+
+
+def prepare_data(
+    pipe: TextToImagePipeline,
+    pairs: Sequence[PromptPair],
+    images: AnchorImagesConfig,
+    cache: ArrayCache,
+    *,
+    model: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> AnchorData:
+    """Draw (or read) the anchor images of the pairs, and encode their prompts.
+
+    Args:
+        pipe: the frozen model.
+        pairs: of prompts.
+        images: how many and how they are drawn.
+        cache: where the images are kept.
+        model: its `model_digest`, when it is known.
+        progress: called with (images done, images in all).
+    """
+    anchors = list(dict.fromkeys(pair.anchor for pair in pairs))
+    latents = anchor_latents(pipe, anchors, images, cache, model=model, progress=progress)
+    text = {}
+    for prompts in ([pair.target for pair in pairs], anchors):
+        text.update(zip(prompts, np.asarray(pipe.encode_prompts(prompts), np.float32), strict=True))
+    return AnchorData(
+        tuple(pairs),
+        latents,
+        np.array([anchors.index(pair.anchor) for pair in pairs]),
+        np.stack([text[pair.target] for pair in pairs]),
+        np.stack([text[pair.anchor] for pair in pairs]),
+    )
+
+
+def anchor_latents(
+    pipe: TextToImagePipeline,
+    prompts: Sequence[str],
+    config: AnchorImagesConfig,
+    cache: ArrayCache,
+    *,
+    model: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Scaled latents that the model draws at prompts, read from the cache when they are there.
+
+    Returns:
+        prompts images h w c, float32, with config.number / prompts images (rounded up) each.
+
+    Raises:
+        ValueError: latents that are not finite; names the prompt.
+    """
+    each = math.ceil(config.number / len(prompts))
+    shape = (len(prompts), each, *pipe.latent_shape)
+    features = np.asarray(pipe.encode_prompts([*prompts, ""]), np.float32)
+    key = digest(
+        {
+            "what": "anchor latents",
+            "model": model or model_digest(pipe),
+            "text": parameters_digest({"features": jnp.asarray(features)}),
+            "prompts": list(prompts),
+            "shape": shape,
+            "schedule": repr(pipe.schedule),
+            "sampler": [config.sampler, config.steps, config.guidance],
+            "seed": config.seed,
+            "jax": [jax.__version__, jax.default_backend()],
+        }
+    )
+    stored = cache.read(key, shape)
+    if stored is not None:
+        return stored
+    every = [prompt for prompt in prompts for _ in range(each)]
+    size = min(len(every), max(1, _LATENT_PIXELS_A_CALL // (shape[2] * shape[3])))
+    parts: list[np.ndarray] = []
+    for first in range(0, len(every), size):
+        if progress is not None:
+            progress(first, len(every))
+        places = np.minimum(np.arange(first, first + size), len(every) - 1)  # the last call is filled up
+        drawn = pipe.generate(
+            [every[place] for place in places],
+            steps=config.steps,
+            guidance=config.guidance,
+            sampler=config.sampler,
+            initial=_initial_noise(config.seed, places, shape[2:]),
+        )
+        parts.append(np.asarray(drawn, np.float32)[: len(every) - first])
+    if progress is not None:
+        progress(len(every), len(every))
+    latents = np.concatenate(parts).reshape(shape)
+    for prompt, values in zip(prompts, latents, strict=True):
+        if not np.all(np.isfinite(values)):
+            raise ValueError(f"the model draws latents that are not finite at the anchor prompt {prompt!r}")
+    cache.write(key, latents)
+    return latents
+
+
+def _initial_noise(seed: int, places: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
+    root = jax.random.key(seed)
+    draw = jax.vmap(lambda place: jax.random.normal(jax.random.fold_in(root, place), shape))
+    return draw(jnp.asarray(places, jnp.uint32))

@@ -1,0 +1,148 @@
+"""What an unlearning run gives back, and its directory on disk."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fdiv_jax.checkpoints import atomic_directory
+from fdiv_jax.pipeline import TextToImagePipeline
+from fdiv_jax.unlearning.concepts import PromptPair
+from fdiv_jax.unlearning.config import UnlearningConfig
+from fdiv_jax.unlearning.parameters import Selection
+
+__all__ = ["DivergedError", "UnlearningResult", "check_output", "versions"]
+
+History = Mapping[str, np.ndarray]
+
+_PACKAGES = ("fdiv-jax", "jax", "jaxlib", "flax", "optax", "numpy", "sympy", "transformers", "safetensors")
+
+
+class DivergedError(ValueError):
+    """A loss, a gradient or a parameter that is not finite; nothing was written.
+
+    Attributes:
+        step: the step it was seen in, from 1.
+        history: what was recorded up to there, that step included.
+    """
+
+    def __init__(self, message: str, step: int, history: History):
+        super().__init__(message)
+        self.step = step
+        self.history = history
+
+
+@dataclass(frozen=True)
+class UnlearningResult:
+    """The unlearned model and how it came to be.
+
+    Attributes:
+        pipeline: the unlearned model.
+        history: one entry a step, in arrays: `step` (from 1), `warmup` (True while the critic alone learns),
+            `loss`, `m` and `m_max` (mean and greatest of the batch), `weight` (mean w_f(m)),
+            `gradient_norm`, and `critic_value` where there is a critic.
+        config: what was asked for.
+        pairs: of prompts, resolved.
+        selection: the parameters that learned.
+        divergence: name, generator and curvature, as text.
+        model: the name of the model and the hash of its parameters before.
+        devices: what it ran on.
+        seconds: wall time of the steps, compilation included.
+    """
+
+    pipeline: TextToImagePipeline
+    history: History
+    config: UnlearningConfig
+    pairs: tuple[PromptPair, ...]
+    selection: Selection
+    divergence: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping[str, str] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def description(self) -> dict[str, Any]:
+        """What `config.json` of the run directory holds: enough to repeat the run."""
+        return {
+            "config": self.config.to_dict(),
+            "resolved": {
+                "pairs": [{"target": pair.target, "anchor": pair.anchor} for pair in self.pairs],
+                "divergence": dict(self.divergence),
+                "trainable": {
+                    "pattern": self.selection.pattern,
+                    "parameters": self.selection.count,
+                    "of": self.selection.total,
+                    "names": list(self.selection.names),
+                },
+            },
+            "model": dict(self.model),
+            "seed": self.config.seed,
+            "devices": list(self.devices),
+            "versions": versions(),
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The history as a list of one mapping a step."""
+        names = list(self.history)
+        return [
+            dict(zip(names, (value.item() for value in values), strict=True))
+            for values in zip(*self.history.values(), strict=True)
+        ]
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Write the run directory, whole or not at all: config.json, metrics.jsonl and pipeline/.
+
+        `pipeline/` is a diffusers directory.
+
+        Raises:
+            FileExistsError: the directory holds something already.
+        """
+        path = Path(directory)
+        with atomic_directory(path) as temporary:
+            (temporary / "config.json").write_text(json.dumps(self.description(), indent=2) + "\n")
+            lines = "".join(json.dumps(row) + "\n" for row in self.rows())
+            (temporary / "metrics.jsonl").write_text(lines)
+            self.pipeline.save(temporary / "pipeline")
+        return path
+
+
+def check_output(directory: str | os.PathLike[str]) -> Path:
+    """The run directory, when a run may write it.
+
+    Raises:
+        FileExistsError: it holds something already.
+        NotADirectoryError: it, or what it would be in, is a file.
+        PermissionError: it cannot be made there.
+    """
+    path = Path(directory)
+    if path.is_dir():
+        if any(path.iterdir()):
+            raise FileExistsError(
+                f"output {path} exists and is not empty; expected an empty or a new directory"
+            )
+    elif path.exists():
+        raise NotADirectoryError(f"output {path} is a file; expected an empty or a new directory")
+    parent = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not parent.is_dir():
+        raise NotADirectoryError(f"output {path}: {parent} is a file, expected a directory")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"output {path}: {parent} cannot be written to")
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    result = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            result[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            result[name] = "not installed"
+    return result
