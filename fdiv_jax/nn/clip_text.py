@@ -17,7 +17,6 @@ from fdiv_jax.nn.attention import dot_product_attention
 from fdiv_jax.nn.config import ModelConfig, require
 from fdiv_jax.nn.layers import Precision, activation, layer_norm, linear
 
-
 _NOT_READ = (
     "architectures",
     "attention_dropout",

@@ -20,7 +20,7 @@ import optax
 import tyro
 from flax import nnx
 
-from fdiv_jax.checkpoints import atomic_directory, to_state_dict, write_safetensors
+from fdiv_jax.checkpoints import atomic_directory, save_component, state_dict
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.nn import (
     AutoencoderKL,
@@ -33,7 +33,7 @@ from fdiv_jax.nn import (
 from fdiv_jax.pipeline import Concept, TextToImagePipeline
 from fdiv_jax.worlds.captions import CAPTIONS, ITEM_NAMES, STYLE_NAMES, SUPERCLASSES, concepts, draw_captions
 from fdiv_jax.worlds.data import load_split
-from fdiv_jax.worlds.judge import Judge, JudgeNetwork, judge_directory
+from fdiv_jax.worlds.judge import Judge, JudgeConfig, JudgeNetwork, judge_directory
 from fdiv_jax.worlds.styles import draw
 from fdiv_jax.worlds.training import train
 from fdiv_jax.worlds.vocabulary import TEXT_LENGTH, build_tokenizer
@@ -49,11 +49,11 @@ VAE = VAEConfig(
 )
 UNET = UNetConfig(
     sample_size=8,
-    down_block_types=("CrossAttnDownBlock2D",) * 2,
-    up_block_types=("CrossAttnUpBlock2D",) * 2,
-    block_out_channels=(64, 128),
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    block_out_channels=(64, 120),
     layers_per_block=1,
-    norm_num_groups=16,
+    norm_num_groups=8,
     cross_attention_dim=64,
     attention_head_dim=4,
 )
@@ -95,7 +95,7 @@ class BuildConfig:
     only: tuple[str, ...] = ("vae", "unet", "judge")
     """Stages to run."""
     vae_steps: int = 1600
-    unet_steps: int = 5000
+    unet_steps: int = 3600
     judge_steps: int = 2500
 
 
@@ -141,11 +141,11 @@ def train_vae(config: BuildConfig, images: np.ndarray) -> nnx.State:
 def encode_training_images(
     config: BuildConfig, images: np.ndarray, vae: AutoencoderKL
 ) -> dict[str, np.ndarray]:
-    """Unscaled latents (means) of every training image in three styles each, cached in the work directory."""
+    """Unscaled latents (means) of every training image in two styles each, cached in the work directory."""
     path = config.work / "latents.npz"
     if path.is_file():
         return dict(np.load(path))
-    copies = 3
+    copies = 2
     rng = rng_of(config.seed, 2, 0)
     styles = np.stack([rng.permutation(len(STYLE_NAMES))[:copies] for _ in range(len(images))], 1).astype(
         np.int32
@@ -210,7 +210,7 @@ def train_unet(
         loss,
         batch,
         steps=config.unet_steps,
-        learning_rate=1.5e-3,
+        learning_rate=1e-3,
         seed=config.seed + 1,
         work=config.work,
     )
@@ -231,7 +231,7 @@ def _describes() -> np.ndarray:
 
 def train_judge(config: BuildConfig, images: np.ndarray, labels: np.ndarray) -> nnx.State:
     """Cross-entropy of items and styles, and the sigmoid loss of the small CLIP against every caption."""
-    graph, parameters = nnx.split(JudgeNetwork(rngs=nnx.Rngs(config.seed + 3)))
+    graph, parameters = nnx.split(JudgeNetwork(JudgeConfig(), rngs=nnx.Rngs(config.seed + 3)))
     tokens = jnp.asarray(tokenize(CAPTIONS[1:]))
     truth = jnp.asarray(_describes()[..., 1:])
     size = 128
@@ -298,13 +298,12 @@ def test_judge(judge: Judge, config: BuildConfig) -> dict[str, Any]:
 
 
 def assemble(vae: AutoencoderKL, trained: dict[str, nnx.State]) -> TextToImagePipeline:
-    """The pipeline of the trained parts, kept in float16 on disk."""
+    """The pipeline of the trained parts, kept in float32 on disk: diffusers runs it as it is stored."""
     unet = nnx.merge(nnx.graphdef(UNet2DConditionModel(UNET, rngs=nnx.Rngs(0))), trained["unet"])
     text = nnx.merge(nnx.graphdef(CLIPTextModel(TEXT, rngs=nnx.Rngs(0))), trained["text_encoder"])
+    models = {"unet": unet, "vae": vae, "text_encoder": text}
     return TextToImagePipeline(
-        unet=unet,
-        vae=vae,
-        text_encoder=text,
+        **models,
         tokenizer=build_tokenizer(),
         schedule=NoiseSchedule.from_config(SCHEDULER),
         scheduler_config=SCHEDULER,
@@ -336,11 +335,12 @@ def main(config: BuildConfig) -> None:
         pipeline.save(target / "fashion", overwrite=True)
     if "judge" in config.only:
         network = nnx.merge(
-            nnx.graphdef(JudgeNetwork(rngs=nnx.Rngs(0))), halve(train_judge(config, images, labels))
+            nnx.graphdef(JudgeNetwork(JudgeConfig(), rngs=nnx.Rngs(0))),
+            halve(train_judge(config, images, labels)),
         )
         report = test_judge(Judge(network), config)
         with atomic_directory(target / "fashion_judge", overwrite=True) as directory:
-            write_safetensors(directory / "judge.safetensors", to_state_dict(network), dtype="float16")
+            save_component(directory, network, stored_dtypes=dict.fromkeys(state_dict(network), "float16"))
             (directory / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         print(json.dumps(report, indent=2))
 

@@ -12,17 +12,18 @@ import dataclasses
 import functools
 import importlib.resources
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fdiv_jax.checkpoints import from_state_dict, read_safetensors
+from fdiv_jax.checkpoints import load_component
 from fdiv_jax.nn import CLIPTextConfig, CLIPTextModel
+from fdiv_jax.nn.config import ModelConfig
 from fdiv_jax.worlds.captions import ITEM_NAMES, STYLE_NAMES
 from fdiv_jax.worlds.vocabulary import TEXT_LENGTH
 
@@ -57,11 +58,22 @@ class _Block(nnx.Module):
         return hidden + (self.shortcut(x) if hasattr(self, "shortcut") else x)
 
 
+@dataclasses.dataclass(frozen=True)
+class JudgeConfig(ModelConfig):
+    """`fashion_judge/config.json`: which classes the heads name, in their order."""
+
+    items: tuple[str, ...] = ITEM_NAMES
+    styles: tuple[str, ...] = STYLE_NAMES
+
+    class_name: ClassVar[str] = "JudgeNetwork"
+
+
 class JudgeNetwork(nnx.Module):
     """The network: a trunk, three heads and a text tower."""
 
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, config: JudgeConfig, *, rngs: nnx.Rngs):
         """Random parameters."""
+        self.config = config
         self.stem = nnx.Conv(3, 32, (4, 4), strides=2, rngs=rngs)
         widths = ((32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2))
         self.blocks = nnx.List([_Block(a, b, stride, rngs) for a, b, stride in widths])
@@ -73,6 +85,11 @@ class JudgeNetwork(nnx.Module):
         self.embed_text = nnx.Linear(64, 64, use_bias=False, rngs=rngs)
         self.logit_scale = nnx.Param(jnp.log(10.0))
         self.logit_bias = nnx.Param(jnp.asarray(-5.0))
+
+    @classmethod
+    def from_config(cls, mapping: Mapping[str, Any], *, rngs: nnx.Rngs, **_: Any) -> JudgeNetwork:
+        """A network from its `config.json`; always in float32."""
+        return cls(JudgeConfig.from_dict(mapping), rngs=rngs)
 
     def features(self, images: jax.Array) -> jax.Array:
         """n 32 32 3 (-1 to 1) -> n 128."""
@@ -189,11 +206,7 @@ def load_judge(directory: Path | None = None) -> Judge:
         FileNotFoundError: no weights there; says how to build them.
     """
     place = directory or judge_directory()
-    if not (place / "judge.safetensors").is_file():
-        raise FileNotFoundError(
-            f"no judge.safetensors in {place}; build it by python -m fdiv_jax.worlds.build_fashion"
-        )
-    network = from_state_dict(
-        nnx.eval_shape(lambda: JudgeNetwork(rngs=nnx.Rngs(0))), read_safetensors(place / "judge.safetensors")
-    )
+    if not (place / "report.json").is_file():
+        raise FileNotFoundError(f"no judge in {place}; build it by python -m fdiv_jax.worlds.build_fashion")
+    network = load_component(place, JudgeNetwork).model
     return Judge(network, report=json.loads((place / "report.json").read_text()))

@@ -9,8 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Parameters = Any
@@ -35,7 +37,8 @@ def train(
     """AdamW with warm-up and cosine decay; returns the exponential moving average of the parameters.
 
     The batch of step k and its random key depend on (seed, k) alone, so a run that was stopped goes on from
-    its last checkpoint in `work / name` as if it had not been.
+    its last checkpoint in `work / name` as if it had not been. The batch is cut over all local devices; on a CPU
+    with two cores, XLA_FLAGS=--xla_force_host_platform_device_count=2 is nearly twice as fast as one device.
 
     Args:
         name: of the stage: its directory and its line on the screen.
@@ -73,6 +76,9 @@ def train(
         "average": jax.tree.map(jnp.copy, parameters),
         "step": jnp.zeros((), jnp.int32),
     }
+    mesh = Mesh(np.asarray(jax.local_devices()), ("batch",))
+    everywhere, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("batch",)))
+    state = jax.device_put(state, everywhere)
     directory = (work / name).absolute()
     options = ocp.CheckpointManagerOptions(max_to_keep=2, save_interval_steps=save_every)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
@@ -87,7 +93,8 @@ def train(
         task = progress.add_task(name, total=steps, completed=start or 0)
         root = jax.random.key(seed)
         for k in range(start or 0, steps):
-            state, figures = step_function(state, batch(k), jax.random.fold_in(root, k))
+            item = jax.device_put(batch(k), split)
+            state, figures = step_function(state, item, jax.random.fold_in(root, k))
             if (k + 1) % 50 == 0 or k + 1 == steps:
                 shown = {key: float(value) for key, value in figures.items()}
                 log.write(json.dumps({"step": k + 1, **shown}) + "\n")
