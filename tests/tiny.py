@@ -103,9 +103,9 @@ def tiny_pipeline(
     )
     unet = UNetConfig(
         sample_size=latent,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        block_out_channels=(8,),
         layers_per_block=1,
         norm_num_groups=4,
         cross_attention_dim=8,

@@ -56,7 +56,7 @@ class DataParallel:
 
     AXIS = "devices"
 
-    def __init__(self, make_step: MakeStep, devices: Sequence[jax.Device] | None = None):
+    def __init__(self, make_step: MakeStep, devices: Sequence[Any] | None = None):
         """`make_step(axis)` gives the step; `devices` are by default all local ones."""
         self.devices = list(jax.local_devices() if devices is None else devices)
         self.count = len(self.devices)

@@ -195,6 +195,8 @@ class UnlearningConfig:
         if isinstance(self.divergence, Divergence):
             _set(self, "divergence", self.divergence.name)
         check.text("divergence", self.divergence)
+        if self.divergence.lower() == "mse":
+            raise ValueError("divergence 'mse': the squared error is the kl member, D = m/2; expected 'kl'")
         d = divergence(self.divergence)
         if self.loss == "closed" and d.closed_form is None:
             raise ValueError(

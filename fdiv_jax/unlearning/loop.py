@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Mapping
@@ -17,12 +18,19 @@ from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning._progress import Display
 from fdiv_jax.unlearning.cache import ArrayCache, default_cache
 from fdiv_jax.unlearning.concepts import resolve_pairs
-from fdiv_jax.unlearning.config import UnlearningConfig
+from fdiv_jax.unlearning.config import OptimiserConfig, UnlearningConfig
 from fdiv_jax.unlearning.data import AnchorData, model_digest, prepare_data
-from fdiv_jax.unlearning.objectives import objective_of
+from fdiv_jax.unlearning.objectives import Objective, objective_of
 from fdiv_jax.unlearning.parameters import Network, select, split
 from fdiv_jax.unlearning.result import DivergedError, History, UnlearningResult, check_output
-from fdiv_jax.unlearning.step import Frozen, check_timesteps, initial_state, make_optimiser, make_step
+from fdiv_jax.unlearning.step import (
+    Frozen,
+    StepFunction,
+    check_timesteps,
+    initial_state,
+    make_optimiser,
+    make_step,
+)
 
 __all__ = ["unlearn"]
 
@@ -74,11 +82,8 @@ def unlearn(
             f"batch_size {config.batch_size} for {len(devices)} devices; expected a multiple of their number"
         )
     optimiser = make_optimiser(config.optimiser, config.learning_rate)
-
-    def step_for(axis: str | None) -> Any:
-        return make_step(network, objective, optimiser, timesteps=timesteps, axis=axis)
-
-    runner = DataParallel(step_for, devices) if config.devices == "all" else SingleDevice(step_for)
+    parallel = tuple(devices) if config.devices == "all" else None
+    runner = _runner(network, objective, config.optimiser, config.learning_rate, timesteps, parallel)
     model = model_digest(pipe)
     images = ArrayCache(None if cache is False else (default_cache() if cache is None else Path(cache)))
     opponent_key, training_key = jax.random.split(jax.random.key(config.seed))
@@ -120,6 +125,24 @@ def unlearn(
     if target is not None:
         result.save(target)
     return result
+
+
+@functools.lru_cache(maxsize=32)
+def _runner(
+    network: Network,
+    objective: Objective,
+    optimiser: OptimiserConfig,
+    learning_rate: float,
+    timesteps: tuple[int, int],
+    devices: tuple[Any, ...] | None,
+) -> SingleDevice | DataParallel:
+    """The compiled step; runs that differ in prompts, data or seed alone share it."""
+
+    def step_for(axis: str | None) -> StepFunction:
+        transformation = make_optimiser(optimiser, learning_rate)
+        return make_step(network, objective, transformation, timesteps=timesteps, axis=axis)
+
+    return SingleDevice(step_for) if devices is None else DataParallel(step_for, devices)
 
 
 class _Record:

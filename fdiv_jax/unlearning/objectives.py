@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -100,11 +100,18 @@ class Opponent(Protocol):
 
 @dataclass(frozen=True)
 class Formula:
-    """A loss that is a function of m alone: the mean of `per_sample` (m -> D_f); there is no opponent."""
+    """A loss that is a function of m alone, F_f(m), by its closed form or by quadrature; there is no
+    opponent."""
 
-    per_sample: Callable[[jax.Array], jax.Array]
-    distance: Callable[[Comparison], jax.Array]
-    warmup: int = 0
+    divergence: Divergence
+    family: Literal["closed", "exact"]
+    scale: Scale
+    schedule: NoiseSchedule
+
+    @property
+    def warmup(self) -> int:
+        """None."""
+        return 0
 
     def initial(self, key: jax.Array) -> tuple[()]:
         """Nothing."""
@@ -115,15 +122,17 @@ class Formula:
         return state, {}
 
     def value(self, state: Any, comparison: Comparison) -> jax.Array:
-        """mean D_f(m)."""
-        return jnp.mean(self.per_sample(self.distance(comparison)))
+        """The mean of F_f(m)."""
+        m = squared_distance(comparison, self.scale, self.schedule)
+        d = self.divergence
+        return jnp.mean(d.closed(m) if self.family == "closed" else d.gaussian_divergence(m))
 
 
 @dataclass(frozen=True)
 class Objective:
     """An estimate of D_f(P || Q) to be minimised by the model.
 
-        closed          mean of the formula F_f(m)
+        closed          mean of F_f(m) by its formula
         exact           mean of F_f(m) by quadrature, its gradient by the weight identity
         variational     E_P[T] - E_Q[f*(T)], T the critic's; for the model that is -E_Q[f*(T)] and a constant
 
@@ -203,18 +212,13 @@ def make_objective(
             f"normalise_curvature: the curvature f''(1) of {d.name} is infinite (a kink at t = 1)"
         )
 
-    def distance(comparison: Comparison) -> jax.Array:
-        return squared_distance(comparison, scale, schedule)
-
     opponent: Opponent
-    if family == "closed":
-        if d.closed_form is None:
+    if family in ("closed", "exact"):
+        if family == "closed" and d.closed_form is None:
             raise ValueError(
                 f"loss 'closed': {d.name} has no closed form in m; expected 'exact' or 'variational'"
             )
-        opponent = Formula(d.closed, distance)
-    elif family == "exact":
-        opponent = Formula(d.gaussian_divergence, distance)
+        opponent = Formula(d, family, scale, schedule)
     elif family == "variational":
         opponent = CriticGame(d, latent_shape, critic or CriticConfig())
     else:

@@ -78,9 +78,9 @@ def select(parameters: Mapping[str, jax.Array], group: str) -> Selection:
 class Network:
     """A Flax module as a pure function of its parameters by name.
 
-    `Network(module)` keeps the module's structure only; `network.parameters(module)` are its parameters, and
-    `network(parameters, ...)` is what a module with these parameters gives. `network.module(parameters)`
-    makes one."""
+    `Network(module)` keeps the module's structure only, and is equal to that of any module of the same
+    structure; `network.parameters(module)` are its parameters, and `network(parameters, ...)` is what a
+    module with these parameters gives. `network.module(parameters)` makes one."""
 
     def __init__(self, module: nnx.Module):
         """The structure of `module`, which must hold parameters and no other state."""
@@ -92,6 +92,12 @@ class Network:
                     f"{'.'.join(map(str, path))} is a {type(variable).__name__}, expected a Param"
                 )
             self._paths[".".join(map(str, path))] = (path, type(variable))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Network) and (self.graph, self._paths) == (other.graph, other._paths)
+
+    def __hash__(self) -> int:
+        return hash((self.graph, tuple(self._paths)))
 
     @staticmethod
     def parameters(module: nnx.Module) -> Parameters:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -174,7 +174,7 @@ def make_step(
         )(prediction)
         loss, gradient = mean((loss, pull_back(cotangent)[0]))
         changes, moments = optimiser.update(gradient, state.optimiser, state.trained)
-        trained = optax.apply_updates(state.trained, changes)
+        trained = cast(Parameters, optax.apply_updates(state.trained, changes))
         if objective.warmup:
             learns = state.step >= objective.warmup
             trained, moments = jax.tree.map(
