@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -69,7 +70,7 @@ def load_component(
             f"{directory / 'config.json'} is of class {written_for}, expected {module_cls.__name__}"
         )
     make = module_cls.from_config  # type: ignore[attr-defined]
-    model = nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype))
+    model = nnx.eval_shape(lambda: make(config, rngs=_OneKey(), dtype=dtype, param_dtype=param_dtype))
     files = _weight_files(directory, variant)
     with _Tensors(files) as tensors:
         filled = load_state_dict(model, tensors, source=", ".join(map(str, files)))
@@ -113,6 +114,16 @@ def save_component(
     save_file(tensors, directory / f"{stem}.safetensors", metadata={"format": "pt"})
     text = json.dumps(values, indent=2, sort_keys=True) + "\n"
     (directory / "config.json").write_text(text, encoding="utf-8")
+
+
+class _OneKey:
+    """Stands in for nnx.Rngs where only shapes count; tracing that one's counter takes quadratic time."""
+
+    def __init__(self) -> None:
+        self._key = jax.random.key(0)
+
+    def params(self) -> jax.Array:
+        return self._key
 
 
 class _Tensors(Mapping[str, np.ndarray]):

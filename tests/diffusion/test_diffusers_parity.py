@@ -16,35 +16,41 @@ pytestmark = pytest.mark.interop
 SHAPE = (3, 4, 4, 2)
 TOLERANCE = 1e-4
 
-SD1 = dict(
-    beta_start=0.00085,
-    beta_end=0.012,
-    beta_schedule="scaled_linear",
-    set_alpha_to_one=False,
-    clip_sample=False,
-)
+SD1 = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "set_alpha_to_one": False,
+    "clip_sample": False,
+}
 CONFIGS = {
-    "stable-diffusion-1": SD1 | dict(steps_offset=1),
-    "stable-diffusion-2": SD1 | dict(steps_offset=1, prediction_type="v_prediction"),
+    "stable-diffusion-1": SD1 | {"steps_offset": 1},
+    "stable-diffusion-2": SD1 | {"steps_offset": 1, "prediction_type": "v_prediction"},
     "zero-snr": SD1
-    | dict(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"),
-    "ddpm": dict(clip_sample=True, clip_sample_range=1.5),
-    "cosine": dict(beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False),
-    "cosine-v": dict(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False),
-    "linspace": SD1 | dict(timestep_spacing="linspace"),
-    "trailing": SD1 | dict(timestep_spacing="trailing", set_alpha_to_one=True),
-    "short": SD1 | dict(num_train_timesteps=200, beta_end=0.05),
-    "trained": dict(
-        trained_betas=(np.linspace(0.01, 0.3, 60) ** 1.5).tolist(), num_train_timesteps=60, clip_sample=False
-    ),
+    | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+    "ddpm": {"clip_sample": True, "clip_sample_range": 1.5},
+    "cosine": {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample", "clip_sample": False},
+    "cosine-v": {
+        "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": "v_prediction",
+        "clip_sample": False,
+    },
+    "linspace": SD1 | {"timestep_spacing": "linspace"},
+    "trailing": SD1 | {"timestep_spacing": "trailing", "set_alpha_to_one": True},
+    "short": SD1 | {"num_train_timesteps": 200, "beta_end": 0.05},
+    "trained": {
+        "trained_betas": (np.linspace(0.01, 0.3, 60) ** 1.5).tolist(),
+        "num_train_timesteps": 60,
+        "clip_sample": False,
+    },
 }
 SOLVERS = {
     "plain": {},
-    "sigma-min": dict(final_sigmas_type="sigma_min"),
-    "first-order": dict(solver_order=1),
-    "heun": dict(solver_type="heun", final_sigmas_type="sigma_min", lower_order_final=False),
-    "euler-last": dict(final_sigmas_type="sigma_min", euler_at_final=True),
-    "clipped": dict(lambda_min_clipped=-2.0),
+    "sigma-min": {"final_sigmas_type": "sigma_min"},
+    "first-order": {"solver_order": 1},
+    "heun": {"solver_type": "heun", "final_sigmas_type": "sigma_min", "lower_order_final": False},
+    "euler-last": {"final_sigmas_type": "sigma_min", "euler_at_final": True},
+    "clipped": {"lambda_min_clipped": -2.0},
 }
 
 

@@ -32,6 +32,20 @@ def relative_error(ours, theirs) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
+def call(method, *arrays):
+    """A bound method of a Flax module, compiled without the optimisations that take most of the time at these sizes."""
+    import jax
+    from flax import nnx
+
+    graph, state = nnx.split(method.__self__)
+
+    def run(state, *arrays):
+        return getattr(nnx.merge(graph, state), method.__name__)(*arrays)
+
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(run).lower(state, *arrays).compile(compiler_options=options)(state, *arrays)
+
+
 def torch_image(array):
     """n h w c -> n c h w, a torch tensor."""
     import torch

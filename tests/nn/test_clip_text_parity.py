@@ -1,12 +1,11 @@
 """CLIPTextModel against transformers' on random configurations, through files in both directions."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fdiv_jax.checkpoints import load_component, save_component
 from fdiv_jax.nn import CLIPTextModel
-from tests.nn.helpers import TOLERANCE, assert_same_tensors, randomised, relative_error
+from tests.nn.helpers import TOLERANCE, assert_same_tensors, call, randomised, relative_error
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -82,7 +81,7 @@ def test_it_is_theirs(name, tmp_path):
         tokens = prompts(CONFIGS[name], length)
         with torch.no_grad():
             expected = theirs(torch.tensor(tokens)).last_hidden_state
-        assert relative_error(loaded.model(jnp.asarray(tokens)), expected.numpy()) <= TOLERANCE
+        assert relative_error(call(loaded.model.__call__, tokens), expected.numpy()) <= TOLERANCE
 
     save_component(tmp_path / "ours", loaded.model, stored_dtypes=loaded.stored_dtypes)
     again, report = transformers.CLIPTextModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -95,7 +94,7 @@ def test_it_is_theirs(name, tmp_path):
 @pytest.mark.parametrize("prefix", ["", "text_model."])
 @pytest.mark.parametrize("buffer", [False, True])
 def test_files_of_every_version_of_transformers(prefix, buffer, tmp_path):
-    """Version 4 wrote names with a leading text_model., and before 4.31 the position indices; version 5 neither."""
+    """Version 4 wrote names with a leading text_model., before 4.31 the position indices too; 5 neither."""
     from safetensors.numpy import load_file, save_file
 
     theirs = make("clip-l-in-small")
@@ -109,6 +108,6 @@ def test_files_of_every_version_of_transformers(prefix, buffer, tmp_path):
     tokens = prompts(CONFIGS["clip-l-in-small"], 20)
     with torch.no_grad():
         expected = theirs(torch.tensor(tokens)).last_hidden_state
-    assert relative_error(loaded.model(jnp.asarray(tokens)), expected.numpy()) <= TOLERANCE
+    assert relative_error(call(loaded.model.__call__, tokens), expected.numpy()) <= TOLERANCE
     assert set(loaded.stored_dtypes.values()) == {"float32"}
     assert len(loaded.stored_dtypes) == len(tensors) - buffer

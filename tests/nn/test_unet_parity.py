@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from flax import nnx
 
 from fdiv_jax.checkpoints import load_component, save_component
 from fdiv_jax.nn import UNet2DConditionModel
@@ -10,6 +9,7 @@ from tests.nn.helpers import (
     TOLERANCE,
     array_image,
     assert_same_tensors,
+    call,
     randomised,
     relative_error,
     torch_image,
@@ -115,7 +115,7 @@ def test_it_is_theirs(name, tmp_path):
     theirs, size = build(name, tmp_path / "theirs")
     loaded = load_component(tmp_path / "theirs", UNet2DConditionModel)
     latents, timesteps, text = inputs(theirs, size)
-    ours = nnx.jit(type(loaded.model).__call__)(loaded.model, latents, timesteps, text)
+    ours = call(loaded.model.__call__, latents, timesteps, text)
     with torch.no_grad():
         expected = theirs(torch_image(latents), torch.tensor(timesteps), torch.tensor(text)).sample
     assert relative_error(ours, array_image(expected)) <= TOLERANCE

@@ -1,6 +1,5 @@
 """AutoencoderKL against diffusers' on random configurations, through files in both directions."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +9,7 @@ from tests.nn.helpers import (
     TOLERANCE,
     array_image,
     assert_same_tensors,
+    call,
     randomised,
     relative_error,
     torch_image,
@@ -85,14 +85,14 @@ def test_it_is_theirs(name, tmp_path):
     images = random.uniform(-1, 1, (2, *size, theirs.config.in_channels)).astype(np.float32)
     with torch.no_grad():
         posterior = theirs.encode(torch_image(images)).latent_dist
-    mean, log_variance = loaded.model.encode(jnp.asarray(images))
+    mean, log_variance = call(loaded.model.encode, images)
     assert relative_error(mean, array_image(posterior.mean)) <= TOLERANCE
     assert relative_error(log_variance, array_image(posterior.logvar)) <= TOLERANCE
 
     latents = random.standard_normal(mean.shape).astype(np.float32)
     with torch.no_grad():
         expected = theirs.decode(torch_image(latents)).sample
-    assert relative_error(loaded.model.decode(jnp.asarray(latents)), array_image(expected)) <= TOLERANCE
+    assert relative_error(call(loaded.model.decode, latents), array_image(expected)) <= TOLERANCE
 
     save_component(tmp_path / "ours", loaded.model, stored_dtypes=loaded.stored_dtypes)
     again, report = diffusers.AutoencoderKL.from_pretrained(
@@ -105,7 +105,7 @@ def test_it_is_theirs(name, tmp_path):
 
 @pytest.mark.parametrize("linear_as_convolution", [False, True])
 def test_files_of_2022(linear_as_convolution, tmp_path):
-    """Stable Diffusion 1's autoencoder names its projections query, key, value, proj_attn; some store 1 x 1 convolutions."""
+    """Stable Diffusion 1's autoencoder has query, key, value, proj_attn, and some files 1 x 1 convolutions."""
     from safetensors.numpy import load_file, save_file
 
     theirs = diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=2)
@@ -129,7 +129,7 @@ def test_files_of_2022(linear_as_convolution, tmp_path):
     latents = np.random.default_rng(0).standard_normal((1, 4, 6, 4)).astype(np.float32)
     with torch.no_grad():
         expected = theirs.decode(torch_image(latents)).sample
-    assert relative_error(loaded.model.decode(jnp.asarray(latents)), array_image(expected)) <= TOLERANCE
+    assert relative_error(call(loaded.model.decode, latents), array_image(expected)) <= TOLERANCE
     if (
         not linear_as_convolution
     ):  # diffusers reads these files too, so ours and theirs agree on what they mean
