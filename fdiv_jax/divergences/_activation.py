@@ -66,7 +66,9 @@ class Activation:
             return math.inf
         if self.kind == "exponential":
             scale = float(self.scale)
-            return -scale * math.log(gap / scale) + 0.0
+            ratio = gap / scale
+            # An exact 1 up to rounding: the equilibrium of `chosen`.
+            return 0.0 if abs(ratio - 1) < 1e-15 else -scale * math.log(ratio)
         if self.kind == "softplus":
             return -math.log(math.expm1(gap)) + 0.0
         half = (float(self.upper) - float(self.lower)) / 2
@@ -97,7 +99,7 @@ def chosen(upper: sympy.Expr, lower: sympy.Expr, s0: sympy.Expr, piecewise_linea
     squared_hellinger, neyman_chi2 and le_cam. A piecewise linear f has f* linear between its first and last slope,
     and gets tanh onto them.
     """
-    if piecewise_linear and lower != -sympy.oo and upper != sympy.oo:
+    if piecewise_linear and float(lower) < float(s0) < float(upper) < float("inf"):
         return Activation("tanh", lower=lower, upper=upper)
     if upper == sympy.oo:
         return IDENTITY

@@ -123,22 +123,23 @@ def _check_convex_piece(piece: Piece, grid: np.ndarray) -> None:
     second = piece.second
     if second == 0:
         return
-    curvature = numpy_function(second, T)(grid) * grid**2
-    first = numpy_function(piece.first, T)(grid)
-    value = numpy_function(piece.expression, T)(grid)
-    finite = np.isfinite(curvature) & np.isfinite(first) & np.isfinite(value)
-    _check_nonnegative(second, grid, curvature, finite)
-    _check_chords(piece, grid, value, first, finite)
+    with np.errstate(all="ignore"):
+        curvature = numpy_function(second, T)(grid) * grid**2
+        first = numpy_function(piece.first, T)(grid)
+        value = numpy_function(piece.expression, T)(grid)
+        finite = np.isfinite(curvature) & np.isfinite(first) & np.isfinite(value)
+        _check_nonnegative(second, grid, curvature, finite)
+        _check_chords(piece, grid, value, first, finite)
 
 
 def _check_nonnegative(
     second: sympy.Expr, grid: np.ndarray, curvature: np.ndarray, finite: np.ndarray
 ) -> None:
     negative = np.flatnonzero(finite & (curvature < 0))
-    order = negative[np.argsort(curvature[negative])]
-    # The most negative points first: rounding makes small ones.
-    spread = order[:: max(1, order.size // 40)]
-    for i in (*order[:20], *spread):
+    # The point nearest to t = 1 is the one to report; many of them may be rounding, so others are tried as well.
+    nearest = negative[np.argsort(np.abs(np.log(grid[negative])))]
+    lowest = negative[np.argsort(curvature[negative])]
+    for i in (*nearest[:20], *lowest[:20], *nearest[:: max(1, nearest.size // 40)]):
         if _confirmed(second, float(grid[i])) < 0:
             _refuse_concave(second, grid, curvature, int(i))
     dips = np.flatnonzero(
@@ -176,8 +177,7 @@ def _check_chords(
     step = np.diff(grid)
     increment = np.diff(value)
     size = np.abs(value[1:]) + np.abs(value[:-1]) + (np.abs(first[1:]) + np.abs(first[:-1])) * step
-    with np.errstate(invalid="ignore", over="ignore"):
-        bad = (increment > first[1:] * step + 1e-9 * size) | (increment < first[:-1] * step - 1e-9 * size)
+    bad = (increment > first[1:] * step + 1e-9 * size) | (increment < first[:-1] * step - 1e-9 * size)
     for i in np.flatnonzero(bad & finite[1:] & finite[:-1])[:20]:
         a, b = float(grid[i]), float(grid[i + 1])
         f_a, f_b = _confirmed(piece.expression, a), _confirmed(piece.expression, b)

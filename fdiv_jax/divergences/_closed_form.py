@@ -38,6 +38,8 @@ def terms_of(expr: sympy.Expr) -> tuple[Term, ...] | None:
     expanded = sympy.expand(sympy.expand_log(sympy.expand(expr), force=True))
     terms: dict[tuple[sympy.Expr, int], sympy.Expr] = {}
     for argument in sympy.Add.make_args(expanded):
+        if argument == 0:
+            continue
         coefficient, rest = argument.as_independent(T, as_Add=False)
         power, log_power = sympy.S.Zero, 0
         for factor in sympy.Mul.make_args(rest):

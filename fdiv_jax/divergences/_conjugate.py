@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from fdiv_jax.divergences._legendre import (
     S,
     Segment,
+    accurate,
     numeric_inverse,
     segments_of,
     stable_form,
@@ -27,6 +28,27 @@ from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
 Function = Callable[[jax.Array], jax.Array]
+
+
+def _tidy(formula: sympy.Expr, segment: Segment) -> sympy.Expr:
+    """Simplify with the knowledge of where s lies: s = end -+ u with u > 0."""
+    u = sympy.Symbol("u", positive=True)
+    if segment.upper.is_finite:
+        there, back = segment.upper - u, segment.upper - S
+    elif segment.lower.is_finite:
+        there, back = segment.lower + u, S - segment.lower
+    else:
+        return time_limited(lambda: sympy.simplify(formula), 1.0) or formula
+
+    def work() -> sympy.Expr:
+        return sympy.simplify(formula.subs(S, there)).subs(u, back)
+
+    options = [
+        f
+        for f in (time_limited(work, 1.0), time_limited(lambda: sympy.simplify(formula), 1.0))
+        if f is not None
+    ]
+    return min([*options, formula], key=sympy.count_ops)
 
 
 class Conjugate:
@@ -81,9 +103,9 @@ class Conjugate:
             value, inverse = self._known if len(self.pieces) == 1 else (None, None)
             if inverse is None:
                 inverse = symbolic_inverse(segment.piece)
+                inverse = None if inverse is None else _tidy(inverse, segment)
             if inverse is not None and value is None:
-                raw = S * inverse - segment.piece.expression.subs(T, inverse)
-                value = time_limited(lambda raw=raw: sympy.simplify(raw), 1.0) or raw
+                value = _tidy(S * inverse - segment.piece.expression.subs(T, inverse), segment)
             formulas[segment] = None if inverse is None or value is None else (value, inverse)
         return formulas
 
@@ -166,11 +188,15 @@ class Conjugate:
                 )
                 continue
             piece, formula = segment.piece, self._formulas[segment]
-            if formula is not None:
-                value, inverse = jax_function(formula[0], S), jax_function(formula[1], S)
+            if formula is not None and accurate(piece, formula[1], lambda s, t: t):
+                inverse = jax_function(formula[1], S)
             else:
                 inverse = numeric_inverse(piece)
-                f = jax_function(piece.expression, T)
+            known = len(self.pieces) == 1 and self._known[0] is not None
+            if formula is not None and (known or accurate(piece, formula[0])):
+                value = jax_function(formula[0], S)
+            else:
+                f = jax_function(stable_form(piece.expression), T)
 
                 def value(s, inverse=inverse, f=f):
                     t = inverse(s)

@@ -61,7 +61,7 @@ class GaussianMoments:
     def profile(self, order: int) -> Profile:
         with self._lock:
             if order not in self._profiles:
-                self._profiles[order] = build_profile(self.pieces, order, self.equilibrium_slope, self.sharp)
+                self._profiles[order] = build_profile(self.pieces, order, self.equilibrium_slope)
             return self._profiles[order]
 
     def _jumps(self, order: int):

@@ -5,8 +5,8 @@ Let A_0 = f - f'(1)(t - 1), which is >= 0, and A_k = t^2 A_{k-1}''. Between the 
     E_Q[A_k(r)] = 2^k d^k F_f / dm^k,        so A_0 gives the value and A_1 = t^2 f'' the weight
 
 (Price's theorem with h(l) = f(e^l) and h'' - h' = e^{2l} f''(e^l)). On either side of l = log t = 0 a profile factors
-out the growth, A_k = t^p (1 - e^-|l|)^a G(|l|): p is the exponent at the end of the side, a = 2 (1 for a kink at t = 1)
-belongs to A_0 and takes its zero at t = 1 away. G varies slowly; it is evaluated by mpmath from the exact formula, so
+out the growth and the zero, A_k = t^p (1 - e^-|l|)^a G(|l|): p is the exponent at the end of the side, a the order of
+the zero at t = 1 (2 for the A_0 of a smooth f, 1 at a kink). G varies slowly; it is evaluated by mpmath from the exact formula, so
 nothing cancels, and kept as Chebyshev series on panels that are refined until they resolve it. Far out the panels are
 uniform in log |l|, up to |l| = 1e31.
 """
@@ -52,11 +52,12 @@ class Jump:
 class Side:
     """One side of t = 1 in the outward variable x = |log t|.
 
-    tilt: c with A_k e^{-l/2} = e^{c x} (1 - e^-x)^a G(x). breaks: panel ends, from 0. coefficients: (panels, DEGREE).
-    logarithmic: whether a panel is uniform in log x. tail: G beyond the last break.
+    tilt: c with A_k e^{-l/2} = e^{c x} (1 - e^-x)^a G(x), zero_order: a. breaks: panel ends, from 0.
+    coefficients: (panels, DEGREE). logarithmic: whether a panel is uniform in log x. tail: G beyond the last break.
     """
 
     tilt: float
+    zero_order: float
     breaks: np.ndarray
     coefficients: np.ndarray
     logarithmic: np.ndarray
@@ -65,17 +66,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Profile:
-    """The table of one order: its two sides (left t < 1, right t > 1), its zero at t = 1 and its jumps."""
+    """The table of one order: its two sides (left t < 1, right t > 1) and its jumps."""
 
     left: Side
     right: Side
-    zero_order: int
     jumps: tuple[Jump, ...]
 
 
-def build_profile(
-    pieces: Sequence[Piece], order: int, equilibrium_slope: sympy.Expr, kink_at_one: bool
-) -> Profile:
+def build_profile(pieces: Sequence[Piece], order: int, equilibrium_slope: sympy.Expr) -> Profile:
     """Table of A_order. Takes some tenths of a second of high-precision evaluation."""
     formulas = []
     for piece in pieces:
@@ -83,10 +81,7 @@ def build_profile(
         for _ in range(order):
             formula = T**2 * sympy.diff(formula, T, 2)
         formulas.append(Piece(piece.lower, piece.upper, formula))
-    zero_order = 0 if order else 1 if kink_at_one else 2
-    left = _build_side(formulas, -1, zero_order)
-    right = _build_side(formulas, 1, zero_order)
-    return Profile(left, right, zero_order, _jumps(formulas))
+    return Profile(_build_side(formulas, -1), _build_side(formulas, 1), _jumps(formulas))
 
 
 def _jumps(formulas: Sequence[Piece]) -> tuple[Jump, ...]:
@@ -133,7 +128,7 @@ class _SideFunction:
         return self.parts[-1][2]
 
 
-def _outward_exponent(function: _SideFunction) -> float:
+def _outward_exponent(function: _SideFunction) -> Any:
     """lim d log|A_k| / dx, from values at doubling x; -1 where A_k falls faster than every power."""
     context = function.context
     start = max([*function.cuts, 0.0])
@@ -141,32 +136,49 @@ def _outward_exponent(function: _SideFunction) -> float:
     for k in range(3, 11):
         value = abs(function(start + 2.0**k))
         if value == 0:
-            return -1.0
+            return context.mpf(-1)
         logs.append(context.log(value))
         if len(logs) > 1:
             slopes.append((logs[-1] - logs[-2]) / 2 ** (k - 1))
             if slopes[-1] < -1000:
-                return -1.0
+                return context.mpf(-1)
     if abs(slopes[-1] - slopes[-2]) < 1e-13 * (1 + abs(slopes[-1])):
-        return float(slopes[-1])
-    # A factor x^k adds k log(2)/x to the slope: remove it, and take the nearby simple fraction.
-    extrapolated = float(2 * slopes[-1] - slopes[-2])
-    simple = Fraction(extrapolated).limit_denominator(24)
-    return float(simple) if abs(float(simple) - extrapolated) < 1e-3 else extrapolated
+        simple, nearness = Fraction(float(slopes[-1])).limit_denominator(1000), 1e-12
+        slope = slopes[-1]
+    else:
+        # A factor x^k adds k log(2)/x to the slope: remove it, and take the nearby simple fraction.
+        slope = 2 * slopes[-1] - slopes[-2]
+        simple, nearness = Fraction(float(slope)).limit_denominator(24), 1e-3
+    exact = context.mpf(simple.numerator) / simple.denominator
+    return exact if abs(exact - slope) < nearness else slope
 
 
-def _build_side(formulas: Sequence[Piece], sign: int, zero_order: int) -> Side:
+def _zero_order(function: _SideFunction) -> float:
+    """lim d log|A_k| / d log x at x -> 0, to the nearest multiple of 1/24 (0 where A_k vanishes identically)."""
+    if any(cut < 1e-6 for cut in function.cuts):
+        return 0.0
+    context = function.context
+    values = [abs(function(x, 200)) for x in (1e-20, 1e-24)]
+    if 0 in values:
+        return 0.0
+    slope = float((context.log(values[0]) - context.log(values[1])) / (4 * context.log(10)))
+    return round(24 * slope) / 24
+
+
+def _build_side(formulas: Sequence[Piece], sign: int) -> Side:
     function = _SideFunction(formulas, sign)
     context = function.context
     # With l = sign x the factor e^{-l/2} adds -sign/2; a side that ends in zeros needs no tilt.
     half = -0.5 * sign
-    exponent = -half if function.vanishes_outside else _outward_exponent(function)
+    exponent = context.mpf(-half) if function.vanishes_outside else _outward_exponent(function)
+    zero_order = _zero_order(function)
 
     def profile(x: float, extra_digits: int = 0) -> Any:
-        value = function(x, extra_digits) * context.exp(-context.mpf(exponent) * context.mpf(x))
+        value = function(x, extra_digits) * context.exp(-exponent * context.mpf(x))
         return value / (-context.expm1(-context.mpf(x))) ** zero_order if zero_order else value
 
-    panels = _Panels(profile)
+    # Where the mass stays near x = 0, what is tiny compared with the rest need not be resolved.
+    panels = _Panels(profile, negligible=1e-18 if exponent + half < 0 else 0.0)
     linear = [0.0, 0.5, 1.0, 2.0, 4.0, _LINEAR_REACH]
     ends = sorted({*linear, *(c for c in function.cuts if c < _LINEAR_REACH)})
     for a, b in zip(ends[:-1], ends[1:], strict=True):
@@ -192,7 +204,8 @@ def _build_side(formulas: Sequence[Piece], sign: int, zero_order: int) -> Side:
     if tail is None:
         tail = float(profile(a))
     return Side(
-        tilt=float(exponent) + half,
+        tilt=float(exponent + half),
+        zero_order=zero_order,
         breaks=np.array([0.0, *panels.ends]),
         coefficients=np.array(panels.coefficients),
         logarithmic=np.array(panels.logarithmic),
@@ -209,8 +222,10 @@ def _reliable(profile: Callable[..., Any], x: float) -> bool:
 class _Panels:
     """Chebyshev panels, added from left to right and bisected until resolved."""
 
-    def __init__(self, profile: Callable[[float], Any]):
+    def __init__(self, profile: Callable[[float], Any], negligible: float):
         self.profile = profile
+        self.negligible = negligible
+        self.largest = 0.0
         self.ends: list[float] = []
         self.coefficients: list[np.ndarray] = []
         self.logarithmic: list[bool] = []
@@ -222,7 +237,8 @@ class _Panels:
         values = np.clip(values, -1e300, 1e300)
         coefficients = _TRANSFORM @ values
         size = np.max(np.abs(values))
-        resolved = np.max(np.abs(coefficients[-2:])) <= _TOLERANCE * size
+        self.largest = max(self.largest, float(size))
+        resolved = np.max(np.abs(coefficients[-2:])) <= _TOLERANCE * max(size, self.negligible * self.largest)
         if resolved or depth >= _MAX_DEPTH or len(self.ends) >= _MAX_PANELS or size < 1e-280:
             self.ends.append(b)
             self.coefficients.append(coefficients)

@@ -52,14 +52,18 @@ def _evaluate(side: Side, x: jax.Array) -> jax.Array:
     return jnp.where(x > breaks[-1], jnp.asarray(np.clip(side.tail, -limit, limit), dtype), value)
 
 
-def _side_sum(side: Side, zero_order: int, m: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _side_sum(side: Side, m: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(exponent, sum) of one side, whose contribution is e^exponent * sum."""
     root = jnp.sqrt(m)[..., None]
     centre = max(side.tilt, 0.0)
     window = np.arange(-10.0, 11.0, 2.0) if side.tilt > 0 else np.arange(0.0, 11.0, 2.0)
     start = -centre * root
     cuts = jnp.asarray(_cuts_of(side).astype(m.dtype)) / root + start
-    ends = jnp.concatenate([jnp.maximum(jnp.asarray(window, m.dtype), start), cuts], axis=-1)
+    parts = [jnp.maximum(jnp.asarray(window, m.dtype), start), cuts]
+    if side.zero_order != int(side.zero_order):
+        # An algebraic singularity at x = 0: panels that shrink towards it.
+        parts.append(start + jnp.asarray(4.0 ** -np.arange(0, 40), m.dtype))
+    ends = jnp.concatenate(parts, axis=-1)
     # Beyond ten standard deviations nothing is left, and squares would overflow.
     ends = jnp.sort(jnp.clip(ends, jnp.maximum(start, -40.0), 40.0), axis=-1)
     low, high = ends[..., :-1, None], ends[..., 1:, None]
@@ -69,8 +73,11 @@ def _side_sum(side: Side, zero_order: int, m: jax.Array) -> tuple[jax.Array, jax
     exponent = -0.5 * y**2 + (side.tilt - centre) * scale * y
     density = jnp.exp(exponent) * ((high - low) / 2) * jnp.asarray(_WEIGHTS / math.sqrt(2 * math.pi), m.dtype)
     values = _evaluate(side, x)
-    if zero_order:
-        values = values * (-jnp.expm1(-x)) ** zero_order
+    if side.zero_order:
+        zero = -jnp.expm1(-x)
+        if side.zero_order < 0:
+            zero = jnp.maximum(zero, _tiny(m.dtype))
+        values = values * zero**side.zero_order
     total = jnp.sum(density * values, axis=(-2, -1))
     return (centre**2 - 0.25) / 2 * m if side.tilt > 0 else -m / 8, total
 
@@ -128,7 +135,7 @@ def moment(profile: Profile, lower_jumps: list[tuple[Jump, ...]], m: jax.Array) 
 def log_moment(profile: Profile, lower_jumps: list[tuple[Jump, ...]], m: jax.Array) -> jax.Array:
     """log E_Q[A_k(r)] for a nonnegative A_k; finite also where the moment itself over- or underflows."""
     safe = jnp.maximum(m, _tiny(m.dtype))
-    sides, kinks, _ = _parts(profile, lower_jumps, m)
+    sides, _, _ = _parts(profile, lower_jumps, m)
     logs = [exponent + jnp.log(sum_) for exponent, sum_ in sides]
     if any(j.slope for jumps in lower_jumps for j in jumps):
         root = jnp.sqrt(safe)
@@ -138,7 +145,6 @@ def log_moment(profile: Profile, lower_jumps: list[tuple[Jump, ...]], m: jax.Arr
                 logs.append(
                     math.log(jump.slope) + jump.log_t - 0.5 * z**2 - jnp.log(root * math.sqrt(2 * math.pi))
                 )
-    del kinks
     return jax.scipy.special.logsumexp(jnp.stack(logs), axis=0)
 
 
@@ -156,13 +162,13 @@ def scaled_moment(
 def _parts(profile: Profile, lower_jumps: list[tuple[Jump, ...]], m: jax.Array):
     tiny = _tiny(m.dtype)
     safe = jnp.maximum(m, tiny)
-    sides = [_side_sum(side, profile.zero_order, safe) for side in (profile.left, profile.right)]
+    sides = [_side_sum(side, safe) for side in (profile.left, profile.right)]
     kinks = all_kink_terms(lower_jumps, safe)
     small = jnp.ones_like(m)
-    if profile.zero_order:
+    order = min(profile.left.zero_order, profile.right.zero_order)
+    if order > 0:
         # Below `tiny` the value is its leading power of m.
-        ratio = jnp.minimum(m / tiny, 1.0)
-        small = ratio if profile.zero_order == 2 else jnp.sqrt(ratio)
+        small = jnp.minimum(m / tiny, 1.0) ** (order / 2)
     return sides, kinks, small
 
 

@@ -1,0 +1,133 @@
+"""One divergence in four pictures: generator, conjugate, gradient weight, rate of the game."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from fdiv_jax.divergences import Divergence
+
+_BLUE, _GREY, _RED = "#1f5fa8", "#9aa0a6", "#c0392b"
+_OTHERS = {"kl": "-", "squared_hellinger": "--", "pearson_chi2": ":"}
+
+
+def draw(d: Divergence, path: Path) -> None:
+    """Write the picture; the ending of the path chooses the format."""
+    import jax
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    style = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 10,
+        "axes.titlelocation": "left",
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+    }
+    with jax.enable_x64(True), plt.rc_context(style):
+        figure, axes = plt.subplots(2, 2, figsize=(8.6, 6.4), layout="constrained")
+        _generator(d, axes[0, 0])
+        _conjugate(d, axes[0, 1])
+        _weight(d, axes[1, 0])
+        _rate(d, axes[1, 1])
+        name = d.name if len(d.name) <= 70 else d.name[:67] + "..."
+        figure.suptitle(f"{name},   f''(1) = {d.curvature}", x=0.01, ha="left", fontsize=12)
+        figure.savefig(path, dpi=160)
+        plt.close(figure)
+
+
+def _generator(d: Divergence, axis: Any) -> None:
+    t = np.linspace(1e-3, 3.5, 700)
+    values = np.asarray(d.f(t))
+    s0 = d.equilibrium[0]
+    top = float(np.nanmax(values[(t > 0.05) & (t < 3.2)]))
+    low = min(float(np.nanmin(values)), 0.0)
+    span = max(top - low, 1e-6)
+    axis.plot(t, values, color=_BLUE, lw=2)
+    axis.plot(t, s0 * (t - 1), color=_GREY, lw=1, ls="--", label=f"tangent at 1, slope s0 = {s0:.3g}")
+    axis.plot([1], [0], "o", color=_BLUE, ms=5)
+    for cut, _ in d.kinks:
+        axis.axvline(float(cut), color=_RED, lw=0.8, ls=":", label=f"kink at t = {cut}")
+    axis.set(
+        title="generator f", xlabel="t = dP/dQ", xlim=(0, 3.5), ylim=(low - 0.08 * span, top + 0.08 * span)
+    )
+    axis.legend()
+
+
+def _conjugate(d: Divergence, axis: Any) -> None:
+    lowest, highest = (float(x) for x in d.slopes)
+    s0 = d.equilibrium[0]
+    right = s0 + 2.0 if math.isinf(highest) else highest
+    left = max(s0 - 3.0, lowest - 0.5 * max(s0 - lowest, 1.0)) if math.isfinite(lowest) else s0 - 3.0
+    s = np.linspace(left, right, 700)
+    values = np.asarray(d.conjugate(s))
+    finite = np.isfinite(values)
+    axis.plot(s[finite], values[finite], color=_BLUE, lw=2)
+    axis.plot(s, s, color=_GREY, lw=1, ls="--", label="f*(s) >= s, equal at s0")
+    axis.plot([s0], [s0], "o", color=_BLUE, ms=5)
+    bottom, top = float(np.min(values[finite])), min(float(np.max(values[finite])), s0 + 6.0)
+    if math.isfinite(highest):
+        axis.axvspan(highest, highest + 0.12 * (right - left), color=_RED, alpha=0.12, lw=0, label="infinite")
+    if math.isfinite(lowest) and lowest > left:
+        axis.axvline(lowest, color=_RED, lw=0.8, ls=":", label="f'(0+): constant to the left")
+    pad = 0.08 * max(top - bottom, 1e-6)
+    axis.set(title="conjugate f*", xlabel="s", ylim=(min(bottom, left) - pad, top + pad))
+    axis.legend(loc="upper left")
+
+
+def _weight(d: Divergence, axis: Any) -> None:
+    import jax
+
+    from fdiv_jax.divergences import divergence
+
+    m = np.geomspace(1e-2, 30, 160)
+    curvature = float(d.curvature)
+    scaled = 0 < curvature < math.inf
+    for name, line in _OTHERS.items():
+        if name != d.name and scaled:
+            other = divergence(name)
+            weights = np.asarray(other.gaussian_weight(m)) / float(other.curvature)
+            axis.plot(m, weights, color=_GREY, ls=line, lw=1, label=name)
+    weights = np.asarray(jax.jit(d.gaussian_weight)(m)) / (curvature if scaled else 1.0)
+    axis.plot(m, weights, color=_BLUE, lw=2, label=d.name if len(d.name) < 30 else "this f")
+    positive = weights[weights > 0]
+    low = max(float(positive.min()), 1e-4) if positive.size else 1e-4
+    high = min(max(float(weights.max()), 1.0), 1e4)
+    title = "gradient weight w_f(m) / w_f(0)" if scaled else "gradient weight w_f(m)"
+    axis.set(title=title, xlabel="squared distance m", xscale="log", yscale="log", ylim=(low / 2, high * 2))
+    axis.legend()
+
+
+def _rate(d: Divergence, axis: Any) -> None:
+    from fdiv_jax import theory
+
+    ratio = np.geomspace(0.05, 50, 240)
+    curvature = float(d.curvature)
+
+    def rates(other: Any) -> list[float]:
+        return [theory.game_rate(other, damping=q, coupling=1.0) for q in ratio]
+
+    for name, line in _OTHERS.items():
+        if name != d.name:
+            axis.plot(ratio, rates(name), color=_GREY, ls=line, lw=1, label=name)
+    if 0 < curvature < math.inf:
+        axis.plot(ratio, rates(d), color=_BLUE, lw=2, label=d.name if len(d.name) < 30 else "this f")
+        axis.axvline(2 * curvature, color=_RED, lw=0.8, ls=":", label="critical damping, q/k = 2 f''(1)")
+    else:
+        reason = "no linear rate: f''(1) = 0" if curvature == 0 else "no linear rate: kink at t = 1"
+        axis.text(
+            0.5, 0.5, reason, transform=axis.transAxes, ha="center", color=_RED, backgroundcolor="white"
+        )
+    axis.set(
+        title="predicted rate of the min-max game, T = v", xlabel="damping per coupling q/k", xscale="log"
+    )
+    axis.set_yscale("log")
+    axis.legend(loc="lower center", frameon=True, edgecolor="none", framealpha=0.85)
