@@ -19,6 +19,13 @@ class SpectralVector(nnx.Variable):
     """The running estimate of a kernel's leading left singular vector. Not trained by gradients."""
 
 
+def _iterate(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+    """One step of power iteration towards the leading right singular vector."""
+    left = matrix @ vector
+    right = matrix.T @ (left / (jnp.linalg.norm(left) + 1e-12))
+    return right / (jnp.linalg.norm(right) + 1e-12)
+
+
 class SpectralConv(nnx.Module):
     """A convolution whose kernel is divided by its largest singular value.
 
@@ -45,18 +52,15 @@ class SpectralConv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((outputs,), param_dtype))
         start = jax.random.normal(rngs.params(), (outputs,), param_dtype)
         self.spectral = SpectralVector(start / jnp.linalg.norm(start))
-        for _ in range(15):
-            self.refresh()
+        matrix = self._matrix()
+        self.spectral[...] = jax.lax.fori_loop(0, 15, lambda _, u: _iterate(matrix, u), self.spectral[...])
 
     def _matrix(self) -> jax.Array:
         return self.kernel[...].reshape(-1, self.kernel.shape[-1])
 
     def refresh(self) -> None:
         """One step of power iteration."""
-        matrix = jax.lax.stop_gradient(self._matrix())
-        left = matrix @ self.spectral[...]
-        right = matrix.T @ (left / (jnp.linalg.norm(left) + 1e-12))
-        self.spectral[...] = right / (jnp.linalg.norm(right) + 1e-12)
+        self.spectral[...] = _iterate(jax.lax.stop_gradient(self._matrix()), self.spectral[...])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """n h w inputs -> n h' w' outputs."""

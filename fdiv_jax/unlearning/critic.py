@@ -83,6 +83,7 @@ class CriticGame:
             rngs=nnx.Rngs(params=key),
             hidden_channels=self.config.hidden_channels,
             head_channels=self.config.head_channels,
+            param_dtype=jnp.result_type(float),
         )
 
     @cached_property
@@ -91,18 +92,14 @@ class CriticGame:
 
     def initial(self, key: jax.Array) -> CriticState:
         """A critic with random weights."""
-
-        @jax.jit
-        def start(key: jax.Array) -> CriticState:
-            _, weights, spectral = nnx.split(self._build(key), nnx.Param, ...)
-            return CriticState(weights, spectral, self.optimiser.init(weights))
-
-        return start(key)
+        _, weights, spectral = nnx.split(self._build(key), nnx.Param, ...)
+        return CriticState(weights, spectral, self.optimiser.init(weights))
 
     def scores(self, weights: Any, spectral: Any, comparison: Comparison) -> tuple[jax.Array, jax.Array]:
         """The critic's values before the activation at the samples of P and of Q, n h' w' each."""
         critic = nnx.merge(self._graph, weights, spectral)
         both = jnp.concatenate([comparison.reference, comparison.prediction])
+        both = both.astype(jax.tree.leaves(weights)[0].dtype)
         v = critic(both, jnp.concatenate([comparison.mask, comparison.mask]))
         v_p, v_q = jnp.split(v, 2)
         return v_p, v_q

@@ -1,0 +1,259 @@
+"""The losses: against numerical integration, finite differences and each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import quad
+
+from fdiv_jax.diffusion import NoiseSchedule
+from fdiv_jax.divergences import divergence
+from fdiv_jax.unlearning import Comparison, CriticConfig, make_objective, squared_distance
+from tests.tiny import SCHEDULER
+
+SCHEDULE = NoiseSchedule.from_config(SCHEDULER)
+SMALL_CRITIC = CriticConfig(warmup=0, hidden_channels=(6, 6), head_channels=8, learning_rate=1e-3)
+
+# f'' by hand: nothing below comes from the library.
+SECOND = {
+    "kl": lambda t: 1 / t,
+    "reverse_kl": lambda t: 1 / t**2,
+    "jeffreys": lambda t: (t + 1) / t**2,
+    "squared_hellinger": lambda t: t**-1.5 / 2,
+    "pearson_chi2": lambda t: 2.0,
+    "neyman_chi2": lambda t: 2 / t**3,
+    "alpha(0.3)": lambda t: t**-1.7,
+    "jensen_shannon": lambda t: 1 / (t * (t + 1)),
+    "gan": lambda t: 1 / (t * (t + 1)),
+    "le_cam": lambda t: 8 / (t + 1) ** 3,
+    "t*log(t)": lambda t: 1 / t,
+}
+CLOSED = ("kl", "reverse_kl", "jeffreys", "squared_hellinger", "pearson_chi2", "neyman_chi2", "alpha(0.3)")
+DIRECT = [(name, "closed") for name in CLOSED] + [(name, "exact") for name in SECOND]
+
+
+def objective(name, family, **options):
+    return make_objective(
+        name, family, schedule=SCHEDULE, latent_shape=(8, 8, 4), critic=SMALL_CRITIC, **options
+    )
+
+
+def weight_by_integration(second, m):
+    """w_f(m) = E_Q[r^2 f''(r)], log r ~ N(-m/2, m)."""
+
+    def integrand(z):
+        r = np.exp(-m / 2 + np.sqrt(m) * z)
+        return r**2 * second(r) * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+
+    return quad(integrand, -12, 12 + 2 * np.sqrt(m), limit=200, epsabs=1e-12, epsrel=1e-11)[0]
+
+
+def distance_by_hand(c, scale):
+    """m with numpy, the kernels' weight from DDPM's formula for the noise prediction."""
+    reference, prediction, mask = (np.asarray(x, np.float64) for x in c[:3])
+    total = (((prediction - reference) ** 2).sum(-1) * mask).sum((1, 2))
+    if scale == "mean":
+        return total / mask.sum((1, 2))
+    if scale == "sum":
+        return total
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    alphas = 1 - betas
+    bar = np.cumprod(alphas)
+    before = np.concatenate([[1.0], bar[:-1]])
+    variance = betas * (1 - before) / (1 - bar)
+    variance[0] = variance[1]
+    return total * (betas**2 / (alphas * (1 - bar) * variance))[np.asarray(c.timesteps)]
+
+
+@pytest.mark.parametrize("scale", ["mean", "sum", "schedule"])
+def test_m_is_what_its_name_says(scale, comparison):
+    c = comparison(n=5)
+    np.testing.assert_allclose(squared_distance(c, scale, SCHEDULE), distance_by_hand(c, scale), rtol=2e-4)
+
+
+def test_m_counts_only_under_the_mask(comparison):
+    c = comparison()
+    elsewhere = c._replace(prediction=c.prediction + 5.0 * (1 - c.mask)[..., None])
+    np.testing.assert_allclose(
+        squared_distance(c, "mean", SCHEDULE), squared_distance(elsewhere, "mean", SCHEDULE), rtol=1e-5
+    )
+    nothing = c._replace(mask=jnp.zeros_like(c.mask))
+    np.testing.assert_array_equal(squared_distance(nothing, "mean", SCHEDULE), 0.0)
+
+
+@pytest.mark.parametrize(("name", "family"), DIRECT)
+def test_the_gradient_is_half_the_weight_times_that_of_m(name, family, comparison, x64):
+    """grad mean D_f = mean (1/2) w_f(m) grad m, with w_f by integration and grad m by hand."""
+    c, o = comparison(spread=0.6), objective(name, family)
+    gradient = jax.grad(lambda output: o.loss((), c._replace(prediction=output)))(c.prediction)
+    m = distance_by_hand(c, "mean")
+    weights = np.array([weight_by_integration(SECOND[name], value) for value in m])
+    mask = np.asarray(c.mask)
+    grad_m = 2 * np.asarray(c.prediction - c.reference) * (mask / mask.sum((1, 2), keepdims=True))[..., None]
+    expected = 0.5 * weights[:, None, None, None] * grad_m / len(m)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(o.weight(jnp.asarray(m)), weights, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        *((name, "closed") for name in (*CLOSED, "total_variation")),
+        *((name, "exact") for name in ("jensen_shannon", "le_cam", "total_variation", "t**2 - 1")),
+        *((name, "variational") for name in ("kl", "squared_hellinger", "jensen_shannon", "pearson_chi2")),
+        *((name, "variational") for name in ("reverse_kl", "gan", "jeffreys", "neyman_chi2", "total_variation")),
+    ],
+)
+def test_the_gradient_is_that_of_finite_differences(name, family, comparison, x64):
+    c, o = comparison(spread=0.5), objective(name, family)
+    state = o.initial(jax.random.key(0))
+    value = jax.jit(lambda output: o.loss(state, c._replace(prediction=output)))
+    gradient = jax.grad(value)(c.prediction)
+    direction = np.random.default_rng(1).standard_normal(c.prediction.shape)
+    direction /= np.linalg.norm(direction)
+    h = 1e-4
+    slope = (value(c.prediction + h * direction) - value(c.prediction - h * direction)) / (2 * h)
+    assert abs(float(slope)) > 1e-6
+    np.testing.assert_allclose(jnp.vdot(gradient, jnp.asarray(direction)), slope, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CLOSED)
+@pytest.mark.parametrize("spread", [0.01, 0.3, 1.0])
+def test_exact_equals_closed(name, spread, comparison, x64):
+    c = comparison(spread=spread)
+    closed, exact = (
+        jax.value_and_grad(lambda output, o=o: o.loss((), c._replace(prediction=output)))(c.prediction)
+        for o in (objective(name, "closed"), objective(name, "exact"))
+    )
+    np.testing.assert_allclose(exact[0], closed[0], rtol=1e-6)
+    np.testing.assert_allclose(exact[1], closed[1], rtol=1e-6, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_exact_equals_closed_in_float32(name, comparison):
+    c = comparison(spread=0.5)
+    closed, exact = (
+        jax.value_and_grad(lambda output, o=o: o.loss((), c._replace(prediction=output)))(c.prediction)
+        for o in (objective(name, "closed"), objective(name, "exact"))
+    )
+    assert exact[0].dtype == jnp.float32
+    np.testing.assert_allclose(exact[0], closed[0], rtol=1e-5)
+    np.testing.assert_allclose(exact[1], closed[1], rtol=2e-5, atol=1e-9)
+
+
+def test_closed_kl_is_half_the_squared_error(comparison, x64):
+    c = comparison(masked=False)
+    error = ((np.asarray(c.prediction) - np.asarray(c.reference)) ** 2).sum(-1).mean()
+    np.testing.assert_allclose(objective("kl", "closed").loss((), c), error / 2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["squared_hellinger", "jensen_shannon", "pearson_chi2"])
+def test_losses_are_finite_and_flat_at_the_equilibrium(name, comparison):
+    c = comparison(spread=0.0)
+    value, gradient = jax.value_and_grad(
+        lambda output: objective(name, "exact").loss((), c._replace(prediction=output))
+    )(c.prediction)
+    assert float(value) == 0.0
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_at_equal_curvature_small_distances_cost_the_same(comparison, x64):
+    c = comparison(spread=1e-3)
+    values = [
+        float(objective(name, "exact", normalise_curvature=True).loss((), c))
+        for name in ("kl", "pearson_chi2", "squared_hellinger", "jensen_shannon", "le_cam")
+    ]
+    np.testing.assert_allclose(values, distance_by_hand(c, "mean").mean() / 2, rtol=1e-4)
+    far = comparison(spread=1.0)
+    o, plain = objective("pearson_chi2", "closed", normalise_curvature=True), objective("pearson_chi2", "closed")
+    np.testing.assert_allclose(2 * o.loss((), far), plain.loss((), far), rtol=1e-12)
+    m = jnp.array([0.5, 2.0])
+    np.testing.assert_allclose(2 * o.weight(m), plain.weight(m), rtol=1e-12)
+
+
+# V and the generator's loss -E_Q[f*(g(v))] by hand, from the table of f-GAN.
+VARIATIONAL = {
+    "kl": (lambda v: v, lambda v: jnp.exp(v - 1)),
+    "squared_hellinger": (lambda v: 1 - jnp.exp(-v), lambda v: jnp.exp(v) - 1),
+    "jensen_shannon": (
+        lambda v: jnp.log(2.0) - jnp.logaddexp(0, -v),
+        lambda v: -jnp.log(2 - 2 / (1 + jnp.exp(-v))),
+    ),
+    "pearson_chi2": (lambda v: v, lambda v: jnp.where(v > -2, v**2 / 4 + v, -1.0)),
+}
+
+
+@pytest.mark.parametrize("name", VARIATIONAL)
+def test_the_variational_loss_is_the_game(name, comparison, x64):
+    c, o = comparison(), objective(name, "variational")
+    state = o.initial(jax.random.key(3))
+    v_p, v_q = o.opponent.scores(state.weights, state.spectral, c)
+    activated, conjugate = VARIATIONAL[name]
+    expected = jnp.mean(activated(v_p)) - jnp.mean(conjugate(v_q))
+    np.testing.assert_allclose(o.loss(state, c), expected, rtol=1e-9, atol=1e-12)
+
+    def generator(output):
+        _, v = o.opponent.scores(state.weights, state.spectral, c._replace(prediction=output))
+        return -jnp.mean(conjugate(v))
+
+    np.testing.assert_allclose(
+        jax.grad(lambda output: o.loss(state, c._replace(prediction=output)))(c.prediction),
+        jax.grad(generator)(c.prediction),
+        rtol=1e-8,
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("name", ["squared_hellinger", "jensen_shannon"])
+def test_the_critic_ascends(name, comparison):
+    c, o = comparison(n=8, spread=2.0), objective(name, "variational")
+    respond = jax.jit(o.respond)
+    start = state = o.initial(jax.random.key(0))
+    values = []
+    for _ in range(30):
+        state, figures = respond(state, c)
+        values.append(float(figures["critic_value"]))
+    assert values[-1] > values[0] + 0.02
+    assert np.isfinite(values).all()
+    before, after = jax.tree.leaves(start.spectral), jax.tree.leaves(state.spectral)
+    assert all(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(before, after, strict=True))
+
+
+def test_several_critic_steps_are_as_many_single_ones(comparison):
+    c = comparison()
+    once = objective("kl", "variational")
+    thrice = make_objective(
+        "kl",
+        "variational",
+        schedule=SCHEDULE,
+        latent_shape=(8, 8, 4),
+        critic=CriticConfig(warmup=0, hidden_channels=(6, 6), head_channels=8, learning_rate=1e-3, steps=3),
+    )
+    state = end = once.initial(jax.random.key(0))
+    for _ in range(3):
+        state, _ = once.respond(state, c)
+    end, _ = thrice.respond(end, c)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(end), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_equal_objectives_are_one_key():
+    """So that runs share a compiled step."""
+    assert objective("kl", "exact") == objective("kl", "exact")
+    assert hash(objective("kl", "variational")) == hash(objective("kl", "variational"))
+    assert objective("kl", "exact") != objective("kl", "closed")
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match=r"no closed form.*'exact'"):
+        objective("jensen_shannon", "closed")
+    with pytest.raises(ValueError, match="curvature.*infinite"):
+        objective("total_variation", "exact", normalise_curvature=True)
+    with pytest.raises(ValueError, match="closed, exact or variational"):
+        objective("kl", "dual")
+    with pytest.raises(ValueError, match=r"4 x 4.*at least 8 x 8"):
+        make_objective("kl", "variational", schedule=SCHEDULE, latent_shape=(4, 4, 4))
+    with pytest.raises(ValueError, match="mean, sum or schedule"):
+        zeros = jnp.zeros((1, 2, 2, 1))
+        squared_distance(Comparison(zeros, zeros, zeros[..., 0], jnp.zeros(1, jnp.int32)), "median", SCHEDULE)
+    assert divergence("kl").closed_form is not None
