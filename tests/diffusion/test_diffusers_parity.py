@@ -1,4 +1,4 @@
-"""Trajectories of the samplers against diffusers' schedulers, step for step, with the same stand-in network."""
+"""Trajectories of the samplers against diffusers' schedulers, step for step, with one stand-in network."""
 
 import json
 
@@ -132,7 +132,7 @@ def test_dpm_solver_pp_options(name, steps):
 
 
 def test_a_file_of_one_scheduler_serves_another_sampler():
-    """A Stable Diffusion checkpoint ships PNDM's file; diffusers turns it into either sampler, and so do we."""
+    """A Stable Diffusion checkpoint ships PNDM's file; diffusers makes either sampler of it."""
     pndm = diffusers.PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )

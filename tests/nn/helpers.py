@@ -33,7 +33,7 @@ def relative_error(ours, theirs) -> float:
 
 
 def call(method, *arrays):
-    """A bound method of a Flax module, compiled without the optimisations that take most of the time at these sizes."""
+    """A bound method of a Flax module, compiled without optimisations: those would take most of the time."""
     import jax
     from flax import nnx
 
@@ -42,7 +42,7 @@ def call(method, *arrays):
     def run(state, *arrays):
         return getattr(nnx.merge(graph, state), method.__name__)(*arrays)
 
-    options = {"xla_backend_optimization_level": 0}
+    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
     return jax.jit(run).lower(state, *arrays).compile(compiler_options=options)(state, *arrays)
 
 

@@ -105,7 +105,7 @@ def test_it_is_theirs(name, tmp_path):
 
 @pytest.mark.parametrize("linear_as_convolution", [False, True])
 def test_files_of_2022(linear_as_convolution, tmp_path):
-    """Stable Diffusion 1's autoencoder has query, key, value, proj_attn, and some files 1 x 1 convolutions."""
+    """Stable Diffusion 1's autoencoder has query, key, value, proj_attn; some files 1 x 1 convolutions."""
     from safetensors.numpy import load_file, save_file
 
     theirs = diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=2)

@@ -1,0 +1,188 @@
+"""Samplers against what is known in closed form, and what they refuse."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from fdiv_jax.diffusion import SAMPLERS, NoiseSchedule, sample, sampling_plan
+
+SD1 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+PROCESS = NoiseSchedule.from_config(SD1)
+MEAN, VARIANCE = 1.5, 0.3
+
+
+def perfect(x, t, kind="epsilon", process=PROCESS):
+    """E[target | x_t] when x_0 is N(MEAN, VARIANCE): the network that training would end at."""
+    abar = jnp.asarray(process.alphas_bar, x.dtype)[t].reshape(-1, *[1] * (x.ndim - 1))
+    x0 = MEAN + jnp.sqrt(abar) * VARIANCE / (abar * VARIANCE + 1 - abar) * (x - jnp.sqrt(abar) * MEAN)
+    epsilon = (x - jnp.sqrt(abar) * x0) / jnp.sqrt(1 - abar)
+    return {
+        "epsilon": epsilon,
+        "sample": x0,
+        "v_prediction": jnp.sqrt(abar) * epsilon - jnp.sqrt(1 - abar) * x0,
+    }[kind]
+
+
+def spread(abar):
+    """The standard deviation of x_t."""
+    return np.sqrt(abar * VARIANCE + 1 - abar)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize(
+    ("name", "steps", "eta"), [("ddim", 250, 0.0), ("ddim", 1000, 1.0), ("dpmsolver++", 50, 0.0)]
+)
+def test_a_perfect_network_draws_from_the_data(name, steps, eta, kind):
+    process = NoiseSchedule.from_config(SD1 | {"prediction_type": kind})
+    plan = sampling_plan(process, steps, sampler=name, eta=eta)
+    abar = process.alphas_bar[plan.timesteps[0]]  # not quite zero: something of the data is left there
+    noise = jax.random.normal(jax.random.key(0), (20_000, 1))
+    start = np.sqrt(abar) * MEAN + spread(abar) * noise
+    drawn = sample(
+        lambda x, t: perfect(x, t, kind),
+        process,
+        start,
+        sampler=name,
+        steps=steps,
+        eta=eta,
+        key=jax.random.key(1),
+    )
+    assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.02)
+    assert float(drawn.var()) == pytest.approx(VARIANCE, rel=0.04)
+
+
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpmsolver++", 2)])
+def test_the_order_of_convergence(name, order, x64):
+    """Halving the step divides the error by 2^order (half way down; the flow of a Gaussian is known)."""
+    fine = {"num_train_timesteps": 40_000, "beta_start": 0.00085 / 40, "beta_end": 0.012 / 40}
+    process = NoiseSchedule.from_config(SD1 | fine | {"timestep_spacing": "trailing"})
+    start = jnp.array([[0.7], [-1.2]])
+    errors = []
+    for steps in (40, 80, 160):
+        a, b = process.alphas_bar[sampling_plan(process, steps, sampler=name).timesteps[[0, steps // 2]]]
+        exact = np.sqrt(b) * MEAN + spread(b) / spread(a) * (start - np.sqrt(a) * MEAN)
+        network = Partial(partial(perfect, process=process))
+        path = sample(network, process, start, sampler=name, steps=steps, trajectory=True)
+        errors.append(float(jnp.abs(path[steps // 2] - exact).max()))
+    orders = np.log2(np.array(errors[:-1]) / errors[1:])
+    np.testing.assert_allclose(orders, order, atol=0.3, err_msg=str(errors))
+
+
+def test_a_trajectory_begins_with_the_noise_and_ends_with_the_sample():
+    noise = jax.random.normal(jax.random.key(0), (2, 3))
+    path = sample(perfect, PROCESS, noise, steps=5, trajectory=True)
+    assert path.shape == (6, 2, 3)
+    np.testing.assert_array_equal(path[0], noise)
+    np.testing.assert_allclose(path[-1], sample(perfect, PROCESS, noise, steps=5), rtol=1e-6)
+
+
+@jax.jit
+def scaled(factor, x, t):
+    return factor * perfect(x, t)
+
+
+def test_parameters_in_a_partial_are_not_compiled_in():
+    noise = jax.random.normal(jax.random.key(0), (2, 3))
+    traces = []
+
+    def network(factor, x, t):
+        traces.append(1)
+        return factor * perfect(x, t)
+
+    for factor in (1.0, 0.5, 0.25):
+        got = sample(Partial(network, jnp.float32(factor)), PROCESS, noise, steps=3)
+        expected = sample(lambda x, t, f=factor: f * perfect(x, t), PROCESS, noise, steps=3)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert len(traces) == 1
+
+
+def test_it_can_be_differentiated():
+    noise = jax.random.normal(jax.random.key(0), (2, 3))
+
+    def loss(factor):
+        return jnp.sum(sample(Partial(scaled, factor), PROCESS, noise, steps=3) ** 2)
+
+    step = 1e-2
+    slope = (loss(1.0 + step) - loss(1.0 - step)) / (2 * step)
+    assert float(jax.grad(loss)(1.0)) == pytest.approx(float(slope), rel=1e-2)
+
+
+def test_half_precision_latents_are_sampled_in_float32():
+    noise = jax.random.normal(jax.random.key(0), (4, 8))
+    half = sample(perfect, PROCESS, noise.astype(jnp.bfloat16), steps=10)
+    assert half.dtype == jnp.bfloat16
+    full = sample(perfect, PROCESS, noise.astype(jnp.bfloat16).astype(jnp.float32), steps=10)
+    np.testing.assert_allclose(half.astype(jnp.float32), full, rtol=1e-2)
+
+
+def test_noise_is_a_function_of_the_key():
+    noise = jax.random.normal(jax.random.key(0), (4, 8))
+    a, b, c = (sample(perfect, PROCESS, noise, steps=4, eta=1.0, key=jax.random.key(k)) for k in (1, 1, 2))
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a - c).max() > 0.1
+
+
+def test_every_sampler_has_a_plan_that_visits_its_timesteps_downwards():
+    for name in SAMPLERS:
+        for steps in (1, 2, 30):
+            plan = sampling_plan(PROCESS, steps, sampler=name)
+            assert plan.timesteps.shape == plan.keep.shape == (steps,)
+            assert np.all(np.diff(plan.timesteps) < 0)
+            assert not plan.stochastic
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "named"),
+    [
+        ({"sampler": "ddmi"}, ValueError, "did you mean 'ddim'"),
+        ({"sampler": "euler"}, ValueError, "dpmsolver"),
+        ({"steps": 0}, ValueError, "between 1 and"),
+        ({"steps": 1001}, ValueError, "1000"),
+        ({"steps": 2.5}, TypeError, "integer"),
+        ({"steps": True}, TypeError, "integer"),
+        ({"steps": 1000, "sampler": "dpmsolver++"}, ValueError, "fewer steps"),
+        ({"eta": -0.1}, ValueError, "eta"),
+        ({"eta": 1.5}, ValueError, "eta"),
+        ({"eta": float("nan")}, ValueError, "eta"),
+        ({"eta": 1.0}, ValueError, "key"),
+        ({"eta": 1.0, "sampler": "dpmsolver++"}, ValueError, "eta"),
+    ],
+)
+def test_what_is_wrong_is_named(options, error, named):
+    with pytest.raises(error, match=named):
+        sample(perfect, PROCESS, jnp.zeros((2, 3)), **options)
+
+
+def test_latents_and_outputs_are_checked():
+    with pytest.raises(TypeError, match="floating"):
+        sample(perfect, PROCESS, jnp.zeros((2, 3), int))
+    with pytest.raises(ValueError, match="batch"):
+        sample(perfect, PROCESS, jnp.zeros(()))
+    with pytest.raises(ValueError, match="shape"):
+        sample(lambda x, t: x[..., :2], PROCESS, jnp.zeros((2, 3)))
+
+
+def test_an_offset_past_the_end_is_refused():
+    process = NoiseSchedule.from_config(SD1 | {"steps_offset": 1})
+    with pytest.raises(ValueError, match="steps_offset 1"):
+        sampling_plan(process, 1000)
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ({"solver_order": 3}, "order"),
+        ({"algorithm_type": "sde-dpmsolver++"}, "sde"),
+        ({"solver_type": "bh1"}, "bh1"),
+        ({"use_karras_sigmas": True}, "use_karras_sigmas"),
+    ],
+)
+def test_solver_options_that_are_missing_are_named_by_the_solver_only(option, named):
+    process = NoiseSchedule.from_config(SD1 | option)
+    sampling_plan(process, 10, sampler="ddim")
+    with pytest.raises(NotImplementedError, match=named):
+        sampling_plan(process, 10, sampler="dpmsolver++")
