@@ -107,6 +107,7 @@ def load_state_dict(
     missing = [name for name in wanted if name not in found]
     _complain(source, missing=missing, unexpected=unexpected)
 
+    filled = []
     for name, (path, leaf) in wanted.items():
         shape, dtype = leaf.get_value().shape, leaf.get_value().dtype
         value = tensors[found[name]]
@@ -123,9 +124,9 @@ def load_state_dict(
             continue
         if kernel:
             value = value.transpose(_FROM_TORCH[len(shape)])
-        leaf.set_value(jnp.asarray(np.ascontiguousarray(value), dtype))
+        filled.append((path, leaf.replace(jnp.asarray(np.ascontiguousarray(value), dtype))))
     _complain(source, misshapen=misshapen)
-    return nnx.merge(graph, state)
+    return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
 def _variables(tree: Any) -> list[tuple[tuple[Any, ...], nnx.Variable]]:
