@@ -32,7 +32,7 @@ LAYERS: dict[str, set[str]] = {
     "cli": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation", "worlds"},
 }
 LIGHT = ("divergences", "theory")  # without Flax or anything of the models
-ORACLES = {"torch", "diffusers", "scipy", "mpmath"}  # tests compare with them; the library never needs them
+ORACLES = {"torch", "diffusers", "scipy"}  # tests compare with them; the library never needs them
 MODEL_PACKAGES = {"flax", "optax", "orbax", "transformers", "tokenizers", "safetensors", "huggingface_hub"}
 
 
