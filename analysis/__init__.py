@@ -1,0 +1,6 @@
+"""Theory against measurement: `python -m analysis.convergence` writes paper_figures/.
+
+Each part of the analysis is one module under `analysis.parts` with a function `run(context) -> dict`; the
+list of parts is `analysis.parts.PARTS`. See `analysis.framework` for what a part may rely on and how to add
+one.
+"""

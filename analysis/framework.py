@@ -1,0 +1,310 @@
+"""Runs the parts of the analysis in order: progress, resume, summary.
+
+To add a part, write `analysis/parts/NAME.py` with
+
+    def run(context: Context) -> dict:            # entries for summary.json, under plain names
+        for item in context.progress(items, "simulating"):
+            ...
+        context.figure("NAME", figure, shows="the one thing it shows", rows=[{"x": 1.0, "y": 2.0}, ...])
+        context.claim("C7", "holds", "the number that says so")
+        return {"phase_agreement": 1.0}
+
+and add one line to `analysis.parts.PARTS`. A part is computed again when its settings, the versions of the
+libraries, the files its module can reach through imports, or the `inputs` named with it change; or when one
+of its pictures or numbers is missing or was edited. It may keep unfinished work of its own in `context.work`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import io
+import json
+import platform
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from analysis import files
+from analysis.claims import CLAIMS, VERDICTS
+from analysis.report import readme
+from analysis.sources import source_digest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Context", "Part", "Settings", "run_parts", "versions"]
+
+T = TypeVar("T")
+_LIBRARIES = ("fdiv-jax", "jax", "jaxlib", "flax", "numpy", "sympy", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the analysis: its name, the module with its `run`, a line about it, further files it reads.
+
+    `inputs` are patterns relative to the repository, such as weights; a change in one recomputes the part.
+    """
+
+    name: str
+    module: str
+    title: str
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for: where results and unfinished work go, fast or full, whether to start afresh."""
+
+    output: Path
+    work: Path
+    quick: bool = False
+    force: bool = False
+
+
+@dataclass
+class Context:
+    """What a part is given, and where it leaves its results."""
+
+    part: str
+    quick: bool
+    output: Path
+    work: Path
+    advance: Callable[[str, int, int | None], None] = lambda text, done, total: None
+    figures: list[dict[str, Any]] = field(default_factory=list)
+    claims: list[dict[str, str]] = field(default_factory=list)
+
+    def progress(self, items: Iterable[T], text: str, total: int | None = None) -> Iterator[T]:
+        """Go through `items` with a progress bar that reads `text`."""
+        count = len(items) if total is None and isinstance(items, Sized) else total
+        self.advance(text, 0, count)
+        for done, item in enumerate(items, start=1):
+            yield item
+            self.advance(text, done, count)
+
+    def figure(
+        self,
+        name: str,
+        figure: Figure,
+        *,
+        shows: str,
+        rows: Iterable[Mapping[str, Any]] | Mapping[str, Sequence[Any]] | None = None,
+        numbers: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write name.png and name.pdf, and beside them name.csv from `rows` and/or name.json from `numbers`.
+
+        Raises:
+          ValueError: neither rows nor numbers, a nan, or a name used twice.
+        """
+        if rows is None and numbers is None:
+            raise ValueError(f"figure {name!r}: expected its numbers beside it, got neither rows nor numbers")
+        if any(other["name"] == name for other in self.figures):
+            raise ValueError(f"figure {name!r} is written twice by part {self.part!r}")
+        contents: dict[str, str | bytes] = {}
+        if rows is not None:
+            contents[f"{name}.csv"] = files.csv_text(rows)
+        if numbers is not None:
+            contents[f"{name}.json"] = files.json_text(numbers)
+        # Without dates and program names, so that the same numbers give the same file.
+        for kind, metadata in (
+            ("png", {"Software": None}),
+            ("pdf", {"CreationDate": None, "Producer": None}),
+        ):
+            with closing(io.BytesIO()) as buffer:
+                figure.savefig(buffer, format=kind, metadata=metadata)
+                contents[f"{name}.{kind}"] = buffer.getvalue()
+        figure.clear()
+        for file, content in contents.items():
+            files.write_whole(self.output / file, content)
+        written = {file: files.digest(self.output / file) for file in contents}
+        self.figures.append({"name": name, "shows": shows, "files": written})
+
+    def claim(self, claim: str, verdict: str, evidence: str) -> None:
+        """State that a claim of the paper "holds", "holds in part" or "fails" here, and the number for it."""
+        if claim not in CLAIMS:
+            raise ValueError(f"expected one of the claims {', '.join(CLAIMS)}; got {claim!r}")
+        if verdict not in VERDICTS:
+            raise ValueError(f"expected a verdict among {', '.join(VERDICTS)}; got {verdict!r}")
+        self.claims.append({"claim": claim, "verdict": verdict, "evidence": evidence})
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _key(part: Part, quick: bool) -> str:
+    """What must be unchanged for the results of a part to stand."""
+    return json.dumps([part.name, quick, source_digest(part.module, part.inputs), versions()], sort_keys=True)
+
+
+def _record_path(part: Part, settings: Settings) -> Path:
+    return settings.work / ("quick" if settings.quick else "full") / f"{part.name}.json"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty when there is none or it cannot be read."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _standing(part: Part, key: str, settings: Settings) -> dict[str, Any] | None:
+    """The record of an earlier run of this part, if it is still good."""
+    record = _read_json(_record_path(part, settings))
+    if settings.force or record.get("key") != key:
+        return None
+    for figure in record["figures"]:
+        for file, content in figure["files"].items():
+            path = settings.output / file
+            if not path.is_file() or files.digest(path) != content:
+                return None
+    return record
+
+
+def _compute(part: Part, key: str, settings: Settings, advance: Callable[..., None]) -> dict[str, Any]:
+    """Run the part and keep its record."""
+    shelf = _record_path(part, settings).with_suffix("")
+    work = shelf / hashlib.sha256(key.encode()).hexdigest()[:16]
+    for stale in shelf.glob("*"):  # unfinished work of other settings or other code
+        if stale != work:
+            shutil.rmtree(stale)
+    work.mkdir(parents=True, exist_ok=True)
+    context = Context(part.name, settings.quick, settings.output, work, advance)
+    started = time.perf_counter()
+    entries = importlib.import_module(part.module).run(context)
+    if not isinstance(entries, dict):
+        raise TypeError(
+            f"{part.module}.run: expected a dict of summary entries, got {type(entries).__name__}"
+        )
+    record = {
+        "key": key,
+        "seconds": round(time.perf_counter() - started, 2),
+        "entries": entries,
+        "figures": context.figures,
+        "claims": context.claims,
+    }
+    text = files.json_text(record)
+    files.write_whole(_record_path(part, settings), text)
+    return json.loads(text)
+
+
+def _summarise(settings: Settings, parts: Sequence[Part], outcomes: Mapping[str, dict[str, Any]]) -> None:
+    """Write summary.json and README.md: what was run now, and for the rest the summary already there."""
+    path = settings.output / "summary.json"
+    before = _read_json(path)
+    states: dict[str, dict[str, Any]] = {}
+    entries: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    for part in parts:
+        outcome = outcomes.get(part.name)
+        if outcome is None:
+            old = before.get("parts", {}).get(part.name)
+            if old is None:
+                continue
+            states[part.name] = old
+            found = {name: before[name] for name in old["entries"] if name in before}
+            if part.name in before.get("wall_time_seconds", {}):
+                seconds[part.name] = before["wall_time_seconds"][part.name]
+        else:
+            found = outcome.get("entries", {})
+            states[part.name] = {
+                "status": outcome["status"],
+                "quick": settings.quick,
+                "entries": list(found),
+                "figures": [{"name": f["name"], "shows": f["shows"]} for f in outcome.get("figures", [])],
+                "claims": outcome.get("claims", []),
+            } | ({"error": outcome["error"]} if "error" in outcome else {})
+            if "seconds" in outcome:
+                seconds[part.name] = outcome["seconds"]
+        entries |= found
+    summary = {
+        "quick": any(state["quick"] for state in states.values()),
+        "versions": versions(),
+        "wall_time_seconds": seconds,
+        **entries,
+        "parts": states,
+    }
+    files.write_whole(path, files.json_text(summary))
+    files.write_whole(settings.output / "README.md", readme(summary, parts))
+
+
+_RESERVED = {"quick", "versions", "wall_time_seconds", "parts"}
+
+
+def _check_names(name: str, entries: Mapping[str, Any], taken: Mapping[str, str]) -> None:
+    for entry in entries:
+        owner = "the summary itself" if entry in _RESERVED else taken.get(entry, name)
+        if owner != name:
+            raise ValueError(f"part {name!r} and {owner} both write the summary entry {entry!r}")
+
+
+def run_parts(
+    parts: Sequence[Part],
+    settings: Settings,
+    only: Sequence[str] = (),
+    console: Console | None = None,
+) -> int:
+    """Run `parts`, or those named in `only`, in their order; returns how many failed.
+
+    The summary is written after every part, so that an interrupted run keeps what it has.
+    """
+    console = console or Console(stderr=True)
+    chosen = [part for part in parts if not only or part.name in only]
+    outcomes: dict[str, dict[str, Any]] = {}
+    taken: dict[str, str] = {}
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        overall = progress.add_task("parts", total=len(chosen))
+        for number, part in enumerate(chosen, start=1):
+            inner = progress.add_task(part.name, total=None)
+
+            def advance(text: str, done: int, total: int | None, task=inner, name=part.name) -> None:
+                progress.update(task, description=f"{name}: {text}", completed=done, total=total)
+
+            place = f"[{number}/{len(chosen)}] {part.name}"
+            try:
+                key = _key(part, settings.quick)
+                record = _standing(part, key, settings)
+                kept = record is not None
+                if record is None:
+                    record = _compute(part, key, settings, advance)
+                _check_names(part.name, record["entries"], taken)
+                taken |= dict.fromkeys(record["entries"], part.name)
+                outcomes[part.name] = record | {"status": "done"}
+                console.print(
+                    f"{place}: {'unchanged, kept' if kept else str(record['seconds']) + ' s'}",
+                    markup=False,
+                    highlight=False,
+                )
+            except Exception as error:  # one part's failure must not cost the others
+                outcomes[part.name] = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+                console.print(f"{place}: FAILED\n{traceback.format_exc()}", markup=False, highlight=False)
+            _summarise(settings, parts, outcomes)
+            progress.remove_task(inner)
+            progress.advance(overall)
+    return sum(outcome["status"] == "failed" for outcome in outcomes.values())

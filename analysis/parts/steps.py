@@ -1,0 +1,170 @@
+"""Part 4 in discrete time: each scheme's factor per iteration and largest stable step, predicted, played."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from analysis.games import line_game
+from analysis.simulate import descend, one_pole, poles
+from analysis.style import INK, label, panel_letters, panels
+from fdiv_jax.divergences import Divergence, divergence
+from fdiv_jax.theory import Scheme, discrete_rate, game_step_limit
+
+if TYPE_CHECKING:
+    from analysis.framework import Context
+
+__all__ = ["run"]
+
+SIDE = 0.02  # how far from the limit, to either side, the game is played
+_NODES = 24
+_SMALL = 1e-6
+_STEPS = 600
+_FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9, 1 - SIDE, 1 + SIDE)
+_QUICKEST = 0.3  # a distance that shrinks faster per iteration is lost in rounding before it can be fitted
+_SCHEMES: tuple[tuple[str, Scheme, int, str, str], ...] = (
+    ("simultaneous", "simultaneous", 1, "#000000", "o"),
+    ("alternating", "alternating", 1, "#0072B2", "s"),
+    ("alternating, 5 critic steps", "alternating", 5, "#56B4E9", "^"),
+    ("extra-gradient", "extragradient", 1, "#D55E00", "D"),
+    ("optimistic", "optimistic", 1, "#009E73", "v"),
+)
+
+
+def _blocks(s: float) -> tuple[np.ndarray, np.ndarray]:
+    """Gram and K of the game on a line, the constant of the critic included."""
+    return np.diag([s**2, 1.0]), np.array([[1.0], [0.0]])
+
+
+def _play(
+    d: Divergence, activation: bool, scheme: Scheme, critic_steps: int, cases: np.ndarray
+) -> np.ndarray:
+    """Distance (theta, w, b0) to the equilibrium for every case (s, h): (cases, steps + 1, 3)."""
+
+    def one(case: jax.Array) -> jax.Array:
+        s, h = case
+        game = line_game(d, s, activation=activation, count=_NODES)
+        origin = game.equilibrium
+        start = origin + _SMALL * jnp.array([1.0, 0.0, 0.5])
+        return descend(game, start, h, _STEPS, scheme, critic_steps) - origin
+
+    return np.asarray(jax.jit(jax.vmap(one))(jnp.asarray(cases)))
+
+
+def _readable(path: np.ndarray, least: int) -> np.ndarray:
+    """The iterations while the distance is between 1e-7 and 30 times its start: linear, and above rounding."""
+    size = np.abs(np.nan_to_num(path, nan=1.0)).max(1)
+    gone = np.flatnonzero((size < 1e-7 * size[0]) | (size > 30 * size[0]))
+    return path[: max(least, gone[0])] if gone.size else path
+
+
+def _measure(
+    d: Divergence, activation: bool, name: str, scheme: Scheme, critic_steps: int, quick: bool
+) -> Any:
+    """Factors per iteration at fractions of the limit, and on which side the game is stable."""
+    scales = (0.7, 1.6) if quick else (0.7, 1.0, 1.6, 2.5)
+    options: dict[str, Any] = {"scheme": scheme, "critic_steps": critic_steps, "activation": activation}
+    limits = {s: game_step_limit(d, *_blocks(s), **options) for s in scales}
+    # Without damping simultaneous and alternating steps have no stable range: played up to 1 all the same.
+    cases = np.array([(s, fraction * (limits[s] or 1.0)) for s in scales for fraction in _FRACTIONS])
+    rows = []
+    for (s, h), path in zip(cases, _play(d, activation, scheme, critic_steps, cases), strict=True):
+        predicted = float(np.exp(-discrete_rate(d, *_blocks(s), h, **options)))
+        order = 4 if scheme == "optimistic" else 2
+        measured = None
+        if predicted > _QUICKEST:
+            measured = float(np.exp(-poles(_readable(path[:, :2], order + 4), 1.0, order)))
+        seen = _readable(path, 8)
+        rows.append(
+            {
+                "scheme": name,
+                "divergence": d.name,
+                "activation": activation,
+                "s": s,
+                "step": h,
+                "step_limit": limits[s],
+                "inside_limit": bool(h < limits[s]),
+                "shrinks": bool(one_pole(seen[len(seen) // 2 :], 1.0) > 0),
+                "beside_limit": bool(limits[s] and abs(h / limits[s] - 1) < 1.5 * SIDE),
+                "predicted_factor": predicted,
+                "measured_factor": measured,
+                "relative_error": None if measured is None else abs(measured / predicted - 1),
+            }
+        )
+    return rows
+
+
+def _draw_factors(axis: Any, rows: list[dict[str, Any]]) -> None:
+    for name, _, _, colour, marker in _SCHEMES:
+        some = [row for row in rows if row["scheme"] == name and row["measured_factor"] is not None]
+        axis.plot(
+            [row["predicted_factor"] for row in some],
+            [row["measured_factor"] for row in some],
+            marker,
+            color=colour,
+            markersize=4,
+            markerfacecolor="white",
+            markeredgewidth=0.9,
+            label=name,
+        )
+    span = [_QUICKEST, 1.05 * max(row["predicted_factor"] for row in rows)]
+    axis.plot(span, span, color=INK, linewidth=0.8, zorder=1)
+    axis.axvline(1.0, color=INK, linewidth=0.7, linestyle=":", zorder=1)
+    axis.set(xlabel="predicted factor per iteration", ylabel="measured factor per iteration")
+    axis.set_title("how the distance changes in one iteration")
+
+
+def _draw_limits(axis: Any, d: Divergence, rows: list[dict[str, Any]]) -> None:
+    """Predicted limits (lines), and the two steps beside them that were played (bars between the marks)."""
+    s = np.geomspace(0.4, 3.0, 80)
+    for name, scheme, critic_steps, colour, marker in _SCHEMES:
+        options: dict[str, Any] = {"scheme": scheme, "critic_steps": critic_steps}
+        axis.plot(s, [game_step_limit(d, *_blocks(v), **options) for v in s], color=colour, linewidth=1.2)
+        for row in rows:
+            mine = row["scheme"] == name and row["divergence"] == d.name and not row["activation"]
+            if mine and row["beside_limit"]:
+                fill = colour if row["shrinks"] else "white"
+                axis.plot(row["s"], row["step"], marker, color=colour, markerfacecolor=fill, markersize=4)
+    axis.set(xscale="log", yscale="log", ylim=(0.025, 2.6), xlabel="s  (damping q = s², coupling k = 1)")
+    axis.set_xticks([0.5, 1, 2, 3], ["0.5", "1", "2", "3"])
+    axis.minorticks_off()
+    axis.set_title(f"largest stable step, {label(d.name)}")
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Each curvature and the kink with T = v, jensen_shannon with its activation (g'(v0) = 1/2), five schemes."""
+    games = [("squared_hellinger", False), ("pearson_chi2", False)]
+    if not context.quick:
+        games += [("kl", False), ("total_variation", False), ("jensen_shannon", True)]
+    jobs = [(divergence(name), activation, scheme) for name, activation in games for scheme in _SCHEMES]
+    rows: list[dict[str, Any]] = []
+    with jax.enable_x64(True):
+        for d, activation, scheme in context.progress(jobs, "games played in steps"):
+            rows += _measure(d, activation, *scheme[:3], context.quick)
+    figure, axes = panels(1, 3, width=11.0, height=4.4)
+    _draw_factors(axes[0], rows)
+    for axis, which in ((axes[1], "squared_hellinger"), (axes[2], "pearson_chi2")):
+        _draw_limits(axis, divergence(which), rows)
+    axes[1].set_ylabel("h;  filled: the game came closer, open: it moved away")
+    panel_letters(axes)
+    handles, texts = axes[0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=5)
+    beside = [row for row in rows if row["beside_limit"]]
+    held = float(np.mean([row["shrinks"] == row["inside_limit"] for row in beside]))
+    worst = max(row["relative_error"] for row in rows if row["relative_error"] is not None)
+    context.figure(
+        "steps",
+        figure,
+        shows="In discrete time each scheme has its own update matrix, and the played game follows it: factors "
+        f"per iteration agree to {worst:.1e}, and {held:.1%} of {len(beside)} games played {SIDE:.0%} inside or "
+        "outside the predicted limit come closer or move away as predicted.",
+        rows=[{key: "" if value is None else value for key, value in row.items()} for row in rows],
+    )
+    return {
+        "steps_max_relative_error": worst,
+        "step_limits_hold": held,
+        "step_limits_count": len(beside),
+    }
