@@ -203,7 +203,8 @@ class UpBlock2D(nnx.Module):
             if hasattr(self, "attentions"):
                 x = self.attentions[i](x, text)
         if hasattr(self, "upsamplers"):
-            x = self.upsamplers[0](x, skips[-1].shape[1:3] if skips else None)
+            size = (skips[-1].shape[1], skips[-1].shape[2]) if skips else None
+            x = self.upsamplers[0](x, size)
         return x
 
 
