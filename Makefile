@@ -3,7 +3,6 @@
 #   make test                 environment with development tools and PyTorch, install, the fast tests
 # ARGS is handed on: make test ARGS="-k divergence -x"
 
-SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,10 +38,14 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip || echo "pip could not be upgraded; going on with $$($(BIN)/python -m pip --version)"
 
 $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV); the first time takes a few minutes."
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV), with PyTorch; the first time takes a few minutes."
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,interop]"
 	@touch $@ $(RUN_STAMP)
 
