@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -64,7 +66,8 @@ class ArrayCache:
         if path is None or not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            content = io.BytesIO(path.read_bytes())
+            with np.load(content, allow_pickle=False) as stored:
                 values, check = stored["values"], str(stored["check"])
         except Exception as error:
             warnings.warn(f"cache file {path} cannot be read ({error}); making it anew", stacklevel=2)
@@ -92,7 +95,8 @@ class ArrayCache:
                 f"cache {path.parent} cannot be written ({error}); going on without it", stacklevel=2
             )
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def _check(key: str, values: np.ndarray) -> str:

@@ -188,7 +188,7 @@ class UnlearningConfig:
         _set(self, "timestep_range", _timestep_range(self.timestep_range))
         for name, kind in _PARTS.items():
             if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+                raise TypeError(f"{name} must be of type {kind.__name__}, got {getattr(self, name)!r}")
         self._check_divergence()
 
     def _check_divergence(self) -> None:

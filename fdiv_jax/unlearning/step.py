@@ -185,7 +185,7 @@ def make_step(
         m = objective.distance(comparison)
         metrics = {
             "loss": loss,
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
             **figures,
             "m": m,
             "weight": objective.weight(m),

@@ -75,5 +75,7 @@ def toy():
 def relative_error(tree, expected):
     """The greatest difference over the greatest expected value."""
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True)
-    errors = [(np.max(np.abs(np.asarray(a) - np.asarray(b))), np.max(np.abs(np.asarray(b)))) for a, b in pairs]
+    errors = [
+        (np.max(np.abs(np.asarray(a) - np.asarray(b))), np.max(np.abs(np.asarray(b)))) for a, b in pairs
+    ]
     return max(error for error, _ in errors) / max(size for _, size in errors)

@@ -101,7 +101,10 @@ def test_the_gradient_is_half_the_weight_times_that_of_m(name, family, compariso
         *((name, "closed") for name in (*CLOSED, "total_variation")),
         *((name, "exact") for name in ("jensen_shannon", "le_cam", "total_variation", "t**2 - 1")),
         *((name, "variational") for name in ("kl", "squared_hellinger", "jensen_shannon", "pearson_chi2")),
-        *((name, "variational") for name in ("reverse_kl", "gan", "jeffreys", "neyman_chi2", "total_variation")),
+        *(
+            (name, "variational")
+            for name in ("reverse_kl", "gan", "jeffreys", "neyman_chi2", "total_variation")
+        ),
     ],
 )
 def test_the_gradient_is_that_of_finite_differences(name, family, comparison, x64):
@@ -165,7 +168,10 @@ def test_at_equal_curvature_small_distances_cost_the_same(comparison, x64):
     ]
     np.testing.assert_allclose(values, distance_by_hand(c, "mean").mean() / 2, rtol=1e-4)
     far = comparison(spread=1.0)
-    o, plain = objective("pearson_chi2", "closed", normalise_curvature=True), objective("pearson_chi2", "closed")
+    o, plain = (
+        objective("pearson_chi2", "closed", normalise_curvature=True),
+        objective("pearson_chi2", "closed"),
+    )
     np.testing.assert_allclose(2 * o.loss((), far), plain.loss((), far), rtol=1e-12)
     m = jnp.array([0.5, 2.0])
     np.testing.assert_allclose(2 * o.weight(m), plain.weight(m), rtol=1e-12)
@@ -216,7 +222,8 @@ def test_the_critic_ascends(name, comparison):
     assert values[-1] > values[0] + 0.02
     assert np.isfinite(values).all()
     before, after = jax.tree.leaves(start.spectral), jax.tree.leaves(state.spectral)
-    assert all(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(before, after, strict=True))
+    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(before, after, strict=True)]
+    assert all(np.any(a != b) for a, b in pairs if a.size > 1)  # the power iteration goes on
 
 
 def test_several_critic_steps_are_as_many_single_ones(comparison):
@@ -247,13 +254,14 @@ def test_equal_objectives_are_one_key():
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match=r"no closed form.*'exact'"):
         objective("jensen_shannon", "closed")
-    with pytest.raises(ValueError, match="curvature.*infinite"):
+    with pytest.raises(ValueError, match=r"curvature.*infinite"):
         objective("total_variation", "exact", normalise_curvature=True)
     with pytest.raises(ValueError, match="closed, exact or variational"):
         objective("kl", "dual")
     with pytest.raises(ValueError, match=r"4 x 4.*at least 8 x 8"):
         make_objective("kl", "variational", schedule=SCHEDULE, latent_shape=(4, 4, 4))
+    zeros = jnp.zeros((1, 2, 2, 1))
+    nothing = Comparison(zeros, zeros, zeros[..., 0], jnp.zeros(1, jnp.int32))
     with pytest.raises(ValueError, match="mean, sum or schedule"):
-        zeros = jnp.zeros((1, 2, 2, 1))
-        squared_distance(Comparison(zeros, zeros, zeros[..., 0], jnp.zeros(1, jnp.int32)), "median", SCHEDULE)
+        squared_distance(nothing, "median", SCHEDULE)
     assert divergence("kl").closed_form is not None

@@ -1,0 +1,251 @@
+"""Unlearning from beginning to end on a tiny model: what changes, what is written, what stops it."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fdiv_jax import cli
+from fdiv_jax.pipeline import load_pipeline
+from fdiv_jax.unlearning import (
+    AnchorData,
+    AnchorImagesConfig,
+    DivergedError,
+    Network,
+    UnlearningConfig,
+    unlearn,
+)
+
+LEARNING = {"steps": 40, "learning_rate": 2e-2, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def quiet(cache):
+    """Options of every run here."""
+    return {"progress": False, "cache": cache}
+
+
+@pytest.fixture(scope="module")
+def run(pipe, cache, tmp_path_factory):
+    """One finished run and its directory."""
+    config = UnlearningConfig(
+        "sneaker", anchor="near", images=AnchorImagesConfig(number=4, steps=2), **LEARNING
+    )
+    output = tmp_path_factory.mktemp("runs") / "new" / "run"
+    before = {name: np.array(value) for name, value in Network.parameters(pipe.unet).items()}
+    return unlearn(pipe, config, output, progress=False, cache=cache), output, before
+
+
+def test_only_the_group_changes(run, pipe):
+    result, _, before = run
+    after = Network.parameters(result.pipeline.unet)
+    changed = {name for name, value in after.items() if np.any(np.asarray(value) != before[name])}
+    assert changed == {name for name in before if ".attn2.to_k." in name or ".attn2.to_v." in name}
+    assert changed == set(result.selection.names)
+    for name, value in Network.parameters(pipe.unet).items():  # the model that went in is as it was
+        np.testing.assert_array_equal(value, before[name])
+    for part in ("vae", "text_encoder", "tokenizer", "schedule"):
+        assert getattr(result.pipeline, part) is getattr(pipe, part)
+
+
+def test_it_learns(run):
+    history = run[0].history
+    assert set(history) == {"step", "warmup", "loss", "m", "m_max", "weight", "gradient_norm"}
+    assert all(len(values) == LEARNING["steps"] for values in history.values())
+    assert np.mean(history["m"][-8:]) < 0.8 * np.mean(history["m"][:8])
+    np.testing.assert_array_equal(history["step"], np.arange(1, LEARNING["steps"] + 1))
+    assert np.all(history["m_max"] >= history["m"])
+    assert np.all((history["weight"] > 0) & (history["weight"] <= 0.5))
+
+
+def test_the_same_again_is_the_same_bit_for_bit(run, pipe, quiet):
+    result, _, _ = run
+    again = unlearn(pipe, result.config, **quiet)
+    for name, values in result.history.items():
+        np.testing.assert_array_equal(values, again.history[name], err_msg=name)
+    first, second = (Network.parameters(r.pipeline.unet) for r in (result, again))
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name])
+    other = unlearn(pipe, dataclasses.replace(result.config, seed=1), **quiet)
+    assert not np.array_equal(other.history["loss"], result.history["loss"])
+
+
+def test_the_run_directory(run, pipe):
+    result, output, _ = run
+    assert sorted(path.name for path in output.iterdir()) == ["config.json", "metrics.jsonl", "pipeline"]
+    written = json.loads((output / "config.json").read_text())
+    assert UnlearningConfig.from_dict(written["config"]) == result.config
+    assert written["seed"] == 0
+    assert written["resolved"]["pairs"][0] == {
+        "target": "a sneaker, photo style",
+        "anchor": "a sandal, photo style",
+    }
+    assert written["resolved"]["trainable"]["parameters"] == 512
+    assert written["resolved"]["divergence"]["curvature"] == "1/2"
+    assert {"jax", "flax", "fdiv-jax", "python"} <= set(written["versions"])
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, LEARNING["steps"] + 1))
+    np.testing.assert_array_equal([row["loss"] for row in rows], result.history["loss"])
+    loaded = load_pipeline(output / "pipeline")
+    for name, value in Network.parameters(loaded.unet).items():
+        np.testing.assert_array_equal(value, Network.parameters(result.pipeline.unet)[name])
+    assert loaded.concepts == pipe.concepts
+
+
+def poison(monkeypatch, step):
+    """Let the batch of one step hold a nan."""
+    make = AnchorData.batch
+
+    def poisoned(self, seed, index, size):
+        batch = make(self, seed, index, size)
+        if index + 1 != step:
+            return batch
+        return dataclasses.replace(batch, latents=batch.latents.at[2, 1, 1, 0].set(jnp.nan))
+
+    monkeypatch.setattr(AnchorData, "batch", poisoned)
+
+
+@pytest.mark.parametrize("step", [1, 17, LEARNING["steps"]])
+def test_a_number_that_is_not_finite_stops_the_run(step, run, pipe, quiet, tmp_path, monkeypatch):
+    poison(monkeypatch, step)
+    output = tmp_path / "run"
+    with pytest.raises(
+        DivergedError,
+        match=rf"step {step}: loss nan, gradient norm nan.*timesteps.*sample 2 .*nothing written",
+    ) as caught:
+        unlearn(pipe, run[0].config, output, **quiet)
+    assert caught.value.step == step
+    assert len(caught.value.history["loss"]) == step
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_while_writing_leaves_nothing(run, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(type(run[0].pipeline), "save", fail)
+    with pytest.raises(OSError, match="no space"):
+        run[0].save(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def nothing_is_drawn(monkeypatch, pipe):
+    """A run that draws an image has begun its work."""
+
+    def fail(*_, **__):
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr(type(pipe), "generate", fail)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": "boot"}, "not a concept of this model"),
+        ({"anchor": "sneaker"}, "is the target itself"),
+        ({"prompts": ("a sandal",)}, "does not occur in the prompt"),
+        ({"trainable": "attn9"}, "matches no parameter"),
+        ({"timestep_range": (0, 1000)}, "within the schedule's"),
+        ({"devices": "all", "batch_size": 6}, "batch_size 6 for 4 devices"),
+    ],
+)
+def test_refused_before_any_work(changes, message, pipe, config, quiet, tmp_path, nothing_is_drawn):
+    with pytest.raises(ValueError, match=message):
+        unlearn(pipe, config(**changes), tmp_path / "run", **quiet)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_in_use_is_refused_before_any_work(pipe, config, quiet, tmp_path, nothing_is_drawn):
+    (tmp_path / "something").write_text("precious")
+    with pytest.raises(FileExistsError, match="exists and is not empty"):
+        unlearn(pipe, config(), tmp_path, **quiet)
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        unlearn(pipe, config(), tmp_path / "something", **quiet)
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        unlearn(pipe, config(), tmp_path / "something" / "below", **quiet)
+    assert (tmp_path / "something").read_text() == "precious"
+
+
+def test_a_configuration_is_asked_for(pipe):
+    with pytest.raises(TypeError, match="must be an UnlearningConfig, got dict"):
+        unlearn(pipe, {"target": "sneaker"})
+
+
+@pytest.mark.slow
+def test_the_real_network_on_four_devices(run, pipe, quiet):
+    one, _, _ = run
+    four = unlearn(pipe, dataclasses.replace(one.config, devices="all"), **quiet)
+    assert len(four.devices) == 4
+    for name in ("loss", "m", "gradient_norm"):
+        np.testing.assert_allclose(four.history[name], one.history[name], rtol=2e-3, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kl", "squared_hellinger", "jensen_shannon", "pearson_chi2"])
+def test_the_variational_game_on_the_real_network(name, pipe, config, quiet):
+    result = unlearn(pipe, config(divergence=name, loss="variational"), **quiet)
+    history = result.history
+    np.testing.assert_array_equal(history["warmup"], [True] * 30 + [False] * 6)
+    assert np.all(np.isfinite(history["critic_value"]))
+    assert history["critic_value"][29] > history["critic_value"][0]
+
+
+@pytest.fixture(scope="module")
+def model(pipe, tmp_path_factory):
+    """The tiny model as a directory."""
+    return str(pipe.save(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+ARGUMENTS = (
+    "--target sneaker --anchor near --steps 40 --learning-rate 0.02 --batch-size 8 "
+    "--images.number 4 --images.steps 2"
+)
+
+
+def test_the_command_line_does_the_same(model, run, cache, tmp_path, capsys):
+    output = tmp_path / "run"
+    words = [model, *ARGUMENTS.split(), "--cache", str(cache), "--sheet-images", "1", "--output", str(output)]
+    assert cli.main(["unlearn", *words]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip() == str(output)
+    assert "512 parameters" in err
+    assert "'a sneaker, photo style' -> 'a sandal, photo style'" in err
+    assert (output / "metrics.jsonl").read_text() == (run[1] / "metrics.jsonl").read_text()
+    assert (output / "before_after.png").stat().st_size > 1000
+    assert sorted(path.name for path in output.iterdir()) == [
+        "before_after.png",
+        "config.json",
+        "metrics.jsonl",
+        "pipeline",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--target sneeker", "did you mean 'sneaker'"),
+        ("--target sneaker --steps -1", "steps must be an integer >= 1, got -1"),
+        ("--target sneaker --divergence jensen_shannon", "no closed form"),
+        ("--target sneaker --anchor sneaker", "is the target itself"),
+        ("--target sneaker --trainable nothing", "matches no parameter"),
+        ("--target sneaker --sheet-images -1", "--sheet-images must be at least 0"),
+        ("--target sneaker --output {used}", "exists and is not empty"),
+    ],
+)
+def test_the_command_line_refuses_in_one_line(words, message, model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").write_text("")
+    assert cli.main(["unlearn", model, *words.format(used="used").split()]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("fdiv-jax: ")
+    assert message in error
+    assert [path.name for path in tmp_path.iterdir()] == ["used"]

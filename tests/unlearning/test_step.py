@@ -1,0 +1,186 @@
+"""The training step: its gradient, what it leaves alone, and the same step on four devices."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fdiv_jax.diffusion import NoiseSchedule
+from fdiv_jax.distributed import DataParallel, SingleDevice
+from fdiv_jax.unlearning import (
+    Batch,
+    CriticConfig,
+    Frozen,
+    OptimiserConfig,
+    initial_state,
+    make_objective,
+    make_optimiser,
+    make_step,
+    select,
+    split,
+)
+from fdiv_jax.unlearning.step import draw_noise
+from tests.tiny import SCHEDULER
+from tests.unlearning.conftest import relative_error
+
+SCHEDULE = NoiseSchedule.from_config(SCHEDULER)
+CRITIC = CriticConfig(warmup=2, hidden_channels=(6,), head_channels=6, learning_rate=1e-3)
+KEY = jax.random.key(7)
+
+
+def objective(name="squared_hellinger", family="closed"):
+    return make_objective(name, family, schedule=SCHEDULE, latent_shape=(8, 8, 4), critic=CRITIC)
+
+
+def batch(n=8, seed=0):
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    mask = jnp.asarray(rng.random((n, 8, 8)) < 0.8, jnp.float32)
+    return Batch(draw(n, 8, 8, 4), draw(n, 5, 6), draw(n, 5, 6), mask, jnp.arange(n, dtype=jnp.int32))
+
+
+def problem(toy, o, optimiser):
+    parameters = toy.parameters()
+    trained, rest = split(parameters, select(parameters, r"attn2\.to_[kv]"))
+    frozen = Frozen({name: parameters[name] for name in trained}, rest)
+    return initial_state(trained, o, optimiser, jax.random.key(1)), frozen
+
+
+def run(runner, state, frozen, steps=3):
+    state, frozen = runner.place(state), runner.place(frozen)
+    rows = []
+    for k in range(steps):
+        state, metrics = runner(state, frozen, batch(seed=k), KEY)
+        rows.append(runner.metrics(metrics))
+    return jax.device_get(runner.fetch(state)), rows
+
+
+def test_one_step_of_gradient_descent_by_hand(toy):
+    """theta - h (1/2) w_f(m) grad m, with x_t, w_f and grad m written out and m differentiated
+    numerically."""
+    o, optimiser, b = objective(), make_optimiser(OptimiserConfig("sgd"), 0.5), batch()
+    state, frozen = problem(toy, o, optimiser)
+    before = jax.device_get(state.trained)
+    t, noise = draw_noise(jax.random.fold_in(KEY, 0), b.position, (8, 8, 4), 0, 999)
+    after, metrics = jax.jit(make_step(toy, o, optimiser))(state, frozen, b, KEY)
+    np.testing.assert_array_equal(metrics["timesteps"], t)
+
+    bar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[np.asarray(t)]
+    bar = bar[:, None, None, None]
+    x_t = np.sqrt(bar) * np.asarray(b.latents) + np.sqrt(1 - bar) * np.asarray(noise)
+
+    def distance(trained):
+        with jax.enable_x64(True):
+            rest = {**frozen.rest, **frozen.original}
+            reference = toy(rest, jnp.asarray(x_t, jnp.float32), t, b.anchor_text)
+            prediction = toy({**rest, **trained}, jnp.asarray(x_t, jnp.float32), t, b.target_text)
+        error = np.sum((np.asarray(prediction) - np.asarray(reference)) ** 2, -1, dtype=np.float64)
+        mask = np.asarray(b.mask)
+        return (error * mask).sum((1, 2)) / mask.sum((1, 2))
+
+    m = distance(before)
+    np.testing.assert_allclose(metrics["m"], m, rtol=1e-3)
+    np.testing.assert_allclose(metrics["loss"], np.mean(2 * (1 - np.exp(-m / 8))), rtol=1e-3)
+    weights = np.exp(-m / 8) / 2
+    np.testing.assert_allclose(metrics["weight"], weights, rtol=1e-3)
+    total = 0.0
+    for name, value in before.items():
+        gradient = np.zeros_like(value)
+        for place in np.ndindex(*value.shape):
+            shifted = []
+            for sign in (1, -1):
+                moved = value.copy()
+                moved[place] += sign * 5e-3
+                shifted.append(distance({**before, name: moved}))
+            gradient[place] = np.mean(weights * (shifted[0] - shifted[1]) / 1e-2) / 2
+        np.testing.assert_allclose(after.trained[name], value - 0.5 * gradient, atol=3e-4)
+        total += np.sum(gradient**2)
+    np.testing.assert_allclose(metrics["gradient_norm"], np.sqrt(total), rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("squared_hellinger", "closed"), ("jensen_shannon", "exact"), ("jensen_shannon", "variational")],
+)
+def test_four_devices_are_one(name, family, toy):
+    """Same global batch, same draws, same result to float32's accuracy: parameters, moments, critic,
+    figures."""
+    assert jax.local_device_count() == 4
+    o, optimiser = objective(name, family), make_optimiser(OptimiserConfig(eps=1e-4), 1e-2)
+
+    def step_for(axis):
+        return make_step(toy, o, optimiser, axis=axis)
+
+    one, rows = run(SingleDevice(step_for), *problem(toy, o, optimiser))
+    four, rows_of_four = run(DataParallel(step_for), *problem(toy, o, optimiser))
+    assert relative_error(four.trained, one.trained) < 2e-5
+    assert relative_error(four.opponent, one.opponent) < 2e-4 if family == "variational" else True
+    for a, b in zip(rows, rows_of_four, strict=True):
+        assert set(a) == set(b)
+        np.testing.assert_array_equal(a["timesteps"], b["timesteps"])
+        for figure in a:
+            np.testing.assert_allclose(a[figure], b[figure], rtol=2e-4, atol=1e-6, err_msg=figure)
+
+
+def test_each_device_sees_its_own_share(toy):
+    """The parallel step is not one in which every device repeats the first share."""
+    o, optimiser = objective(), make_optimiser(OptimiserConfig("sgd"), 0.1)
+    runner = DataParallel(lambda axis: make_step(toy, o, optimiser, axis=axis), jax.local_devices()[:2])
+    state, frozen = problem(toy, o, optimiser)
+    _, metrics = runner(runner.place(state), runner.place(frozen), batch(), KEY)
+    m = runner.metrics(metrics)["m"]
+    assert m.shape == (8,)
+    assert len(np.unique(m)) == 8
+    with pytest.raises(ValueError, match="batch of 7 for 2 devices"):
+        runner.share_out(batch(7))
+
+
+def test_draws_depend_on_the_position_alone():
+    draw = jax.jit(lambda position: draw_noise(KEY, position, (3, 2), 10, 20))
+    t, noise = draw(jnp.arange(1000))
+    t_other, noise_other = draw(jnp.arange(1000)[::-1])
+    np.testing.assert_array_equal(t, t_other[::-1])
+    np.testing.assert_array_equal(noise, noise_other[::-1])
+    assert set(np.asarray(t).tolist()) == set(range(10, 21))
+    assert abs(float(noise.mean())) < 0.05
+    assert float(noise.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_only_the_critic_learns_while_it_warms_up(toy):
+    o, optimiser = objective("jensen_shannon", "variational"), make_optimiser(OptimiserConfig(), 1e-2)
+    state, frozen = problem(toy, o, optimiser)
+    step = jax.jit(make_step(toy, o, optimiser))
+    states = [state]
+    for k in range(4):
+        states.append(step(states[-1], frozen, batch(seed=k), KEY)[0])
+
+    def moved(a, b, what):
+        left, right = (jax.tree.leaves(getattr(state, what)) for state in (a, b))
+        return any(np.any(np.asarray(x) != np.asarray(y)) for x, y in zip(left, right, strict=True))
+
+    for k, (a, b) in enumerate(itertools.pairwise(states)):
+        assert moved(a, b, "opponent")
+        assert moved(a, b, "trained") == moved(a, b, "optimiser") == (k >= CRITIC.warmup)
+
+
+def test_the_norm_is_that_before_clipping(toy):
+    o = objective()
+    results = []
+    for clip in (None, 1e-3):
+        optimiser = make_optimiser(OptimiserConfig("sgd", clip_norm=clip), 1.0)
+        state, frozen = problem(toy, o, optimiser)
+        before = jax.device_get(state.trained)
+        after, metrics = jax.jit(make_step(toy, o, optimiser))(state, frozen, batch(), KEY)
+        change = np.sqrt(sum(np.sum((np.asarray(after.trained[k]) - v) ** 2) for k, v in before.items()))
+        results.append((float(metrics["gradient_norm"]), change))
+    assert results[0][0] == results[1][0]
+    assert results[0][1] == pytest.approx(results[0][0], rel=1e-3)
+    assert results[1][1] == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("timesteps", [(0, 1000), (-1, 5), (6, 5)])
+def test_timesteps_outside_the_schedule_are_refused(timesteps, toy):
+    with pytest.raises(ValueError, match=r"within the schedule's \(0, 999\)"):
+        make_step(toy, objective(), make_optimiser(OptimiserConfig(), 1e-3), timesteps=timesteps)
