@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from fdiv_jax.diffusion import NoiseSchedule, Sampler, sample
@@ -214,7 +215,8 @@ class TextToImagePipeline:
             or initial.ndim != 4
         ):
             raise ValueError(
-                f"initial noise of shape {initial.shape}, expected ({len(prompts)}, h, w, {self.latent_shape[-1]})"
+                f"initial noise of shape {initial.shape}, "
+                f"expected ({len(prompts)}, h, w, {self.latent_shape[-1]})"
             )
         distinct = list(dict.fromkeys([negative_prompt, *prompts]))
         table = self.encode_prompts(distinct)
@@ -224,13 +226,17 @@ class TextToImagePipeline:
         for number, x in enumerate(self._calls(initial)):
             first = sum(len(part) for part in parts)
             c = text[first : first + len(x)]
+            x, c, here = _share_out(x, c, parameters)
             if guidance > 1:
-                u = jnp.broadcast_to(table[:1], c.shape)
-                function = Partial(_guided(graph), parameters, jnp.concatenate([u, c]), jnp.float32(guidance))
+                pairs = jnp.stack([jnp.broadcast_to(table[:1], c.shape), c], axis=1)
+                function = Partial(
+                    _guided(graph), here, pairs.reshape(-1, *c.shape[1:]), jnp.float32(guidance)
+                )
             else:
-                function = Partial(_unguided(graph), parameters, c)
+                function = Partial(_unguided(graph), here, c)
             key = jax.random.fold_in(jax.random.fold_in(root, len(prompts)), number)
-            parts.append(sample(function, self.schedule, x, sampler=sampler, steps=steps, eta=eta, key=key))
+            drawn = sample(function, self.schedule, x, sampler=sampler, steps=steps, eta=eta, key=key)
+            parts.append(jax.device_put(drawn, jax.local_devices()[0]))
         return jnp.concatenate(parts)
 
     def __call__(self, prompts: Sequence[str], **options: Any) -> np.ndarray:
@@ -249,6 +255,16 @@ class TextToImagePipeline:
             raise ValueError(f"latents of shape {x.shape}, expected (n, h, w, {self.latent_shape[-1]})")
         size = max(1, _LATENT_PIXELS_A_CALL // (x.shape[1] * x.shape[2]))
         return [x[i : i + size] for i in range(0, len(x), size)]
+
+
+def _share_out(x: jax.Array, text: jax.Array, parameters: Any) -> tuple[jax.Array, jax.Array, Any]:
+    """Cut a batch over the local devices, with the parameters on each of them, where it comes out even."""
+    devices = jax.local_devices()
+    if len(devices) == 1 or len(x) % len(devices):
+        return x, text, parameters
+    mesh = Mesh(np.asarray(devices), ("batch",))
+    split, everywhere = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
+    return jax.device_put(x, split), jax.device_put(text, split), jax.device_put(parameters, everywhere)
 
 
 def to_uint8(images: jax.Array) -> np.ndarray:
@@ -302,8 +318,9 @@ def _guided(graph: Any) -> Any:
     def denoise(
         parameters: Any, text: jax.Array, guidance: jax.Array, x: jax.Array, t: jax.Array
     ) -> jax.Array:
-        output = nnx.merge(graph, parameters)(jnp.concatenate([x, x]), jnp.concatenate([t, t]), text)
-        u, c = jnp.split(output, 2)
+        # each image beside its unconditional twin, so that a batch cut over devices stays where it is
+        output = nnx.merge(graph, parameters)(jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2), text)
+        u, c = output[0::2], output[1::2]
         return u + guidance * (c - u)
 
     return denoise

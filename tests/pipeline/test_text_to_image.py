@@ -1,0 +1,108 @@
+"""The pipeline on random weights: shapes, seeds, guidance, devices, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from fdiv_jax.diffusion import sampling_plan
+from fdiv_jax.nn import CLIPTextConfig, CLIPTextModel
+from fdiv_jax.pipeline import to_uint8
+from tests.tiny import tiny_pipeline
+
+PROMPTS = ["a sneaker, photo style", "a sandal, photo style", "a shirt", ""]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_pipeline()
+
+
+def test_shapes_and_kinds(pipe):
+    h, w, c = pipe.latent_shape
+    text = pipe.encode_prompts(PROMPTS)
+    assert text.shape == (4, pipe.text_length, 8)
+    latents = jax.random.normal(jax.random.key(0), (4, h, w, c))
+    assert pipe.denoise(latents, jnp.arange(4), text).shape == latents.shape
+    np.testing.assert_array_equal(pipe.denoise(latents, 7, text), pipe.denoise(latents, jnp.full(4, 7), text))
+    images = pipe.decode(latents)
+    assert images.shape == (4, 2 * h, 2 * w, 3)
+    assert images.dtype == jnp.float32
+    assert pipe.encode_images(images).shape == latents.shape
+
+
+def test_images_of_uint8_and_of_float_are_encoded_alike(pipe):
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    as_float = images.astype(np.float32) / 127.5 - 1
+    np.testing.assert_allclose(pipe.encode_images(images), pipe.encode_images(as_float), atol=1e-5)
+    np.testing.assert_array_equal(to_uint8(jnp.asarray(as_float)), images)
+
+
+def test_guidance_is_the_affine_combination(pipe):
+    """One step of the sampler, with the two outputs computed apart."""
+    noise = jax.random.normal(jax.random.key(1), (4, *pipe.latent_shape))
+    plan = sampling_plan(pipe.schedule, 1)
+    t = jnp.full(4, plan.timesteps[0], jnp.int32)
+    c = pipe.denoise(noise, t, pipe.encode_prompts(PROMPTS))
+    u = pipe.denoise(noise, t, pipe.encode_prompts(["a bag"] * 4))
+    output = u + 2.5 * (c - u)
+    x0 = plan.x0_of_x[0] * noise + plan.x0_of_output[0] * output
+    expected = plan.data[0] * x0 + plan.direction[0] * (
+        plan.eps_of_x[0] * noise + plan.eps_of_output[0] * output
+    )
+    found = pipe.generate(PROMPTS, steps=1, guidance=2.5, initial=noise, negative_prompt="a bag")
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
+
+
+def test_an_image_depends_on_its_seed_and_place_alone(pipe):
+    one = pipe.generate(PROMPTS[:1], seed=3, steps=2)
+    many = pipe.generate(PROMPTS, seed=3, steps=2)
+    np.testing.assert_allclose(one[0], many[0], atol=1e-4)
+    assert np.abs(np.asarray(pipe.generate(PROMPTS[:1], seed=4, steps=2) - one)).max() > 0.01
+
+
+def test_a_batch_cut_over_devices_gives_the_same(pipe):
+    assert len(jax.local_devices()) == 4
+    even = pipe.generate(PROMPTS, seed=0, steps=2)  # 4 images, one a device
+    odd = pipe.generate(PROMPTS[:3], seed=0, steps=2)  # 3 images, all on one
+    np.testing.assert_allclose(even[:3], odd, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda p: p.encode_prompts("a sneaker"), TypeError, "list of strings"),
+        (lambda p: p.encode_prompts([]), ValueError, "at least one"),
+        (lambda p: p.encode_prompts(["a", 3]), TypeError, "list of strings"),
+        (lambda p: p(["a"], sampler="heun3"), ValueError, "heun3"),
+        (lambda p: p(["a"], steps=0), ValueError, "steps"),
+        (lambda p: p(["a"], guidance=float("nan")), ValueError, "finite"),
+        (lambda p: p(["a"], initial=np.zeros((2, 8, 8, 4))), ValueError, r"\(2, 8, 8, 4\)"),
+        (lambda p: p.decode(jnp.zeros((1, 8, 8, 3))), ValueError, r"\(1, 8, 8, 3\)"),
+        (lambda p: p.encode_images(np.zeros((1, 15, 16, 3))), ValueError, "multiples of 2"),
+        (lambda p: p.encode_images(np.zeros((16, 16, 3))), ValueError, r"expected \(n, h, w, 3\)"),
+        (
+            lambda p: p.denoise(jnp.zeros((1, 8, 8, 4)), jnp.zeros(1), p.encode_prompts(["a"])),
+            TypeError,
+            "integers",
+        ),
+        (
+            lambda p: p.denoise(jnp.zeros((2, 8, 8, 4)), jnp.zeros(2, int), p.encode_prompts(["a"])),
+            ValueError,
+            "text of shape",
+        ),
+    ],
+)
+def test_bad_input_is_named(pipe, call, error, message):
+    with pytest.raises(error, match=message):
+        call(pipe)
+
+
+def test_parts_that_do_not_fit_are_refused(pipe):
+    wide = CLIPTextConfig(
+        vocab_size=10, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    other = nnx.eval_shape(lambda: CLIPTextModel(wide, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match="cross_attention_dim"):
+        pipe.replace(text_encoder=other)
