@@ -100,7 +100,8 @@ def gaussian_facts(d: Divergence) -> dict[str, Any]:
 
 
 def game_facts(d: Divergence) -> dict[str, Any]:
-    """Predicted rates next to kl, and the place in the phase diagram; says why where there is no linear rate."""
+    """Predicted rates next to kl, and the place in the phase diagram; says why where there is no linear
+    rate."""
     from fdiv_jax import theory
     from fdiv_jax.divergences import catalogue, divergence
 

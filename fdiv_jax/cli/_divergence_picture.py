@@ -23,7 +23,7 @@ def draw(d: Divergence, path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    style = {
+    style: Any = {
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,

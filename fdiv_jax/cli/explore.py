@@ -16,7 +16,8 @@ __all__ = ["Command"]
 
 @dataclass(frozen=True)
 class Command:
-    """Derive everything from a generator f: curvature, conjugate, activation, Gaussian weight, convergence."""
+    """Derive everything from a generator f: curvature, conjugate, activation, Gaussian weight,
+    convergence."""
 
     expression: tyro.conf.Positional[str]
     """A name (kl), alpha(a), or an expression in t: "t*log(t)". Quote it."""
@@ -153,7 +154,7 @@ class _Report:
             return
         self._line(
             "phases",
-            f"critically damped, and fastest for itself, at q/k = 2 f''(1) = {facts['critically_damped_at']:.4g}; "
+            f"critically damped at q/k = 2 f''(1) = {facts['critically_damped_at']:.4g}, its own fastest; "
             "below it under-damped, above it over-damped",
         )
         if facts["fastest_here"]:

@@ -1,4 +1,5 @@
-"""f-divergences from their generators: conjugate, activation, curvature, Gaussian value and gradient weight."""
+"""f-divergences from their generators: conjugate, activation, curvature, Gaussian value and gradient
+weight."""
 
 from fdiv_jax.divergences._checks import GeneratorError, InfiniteDivergenceError
 from fdiv_jax.divergences._divergence import Divergence

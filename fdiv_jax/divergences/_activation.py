@@ -94,10 +94,10 @@ IDENTITY = Activation("identity")
 def chosen(upper: sympy.Expr, lower: sympy.Expr, s0: sympy.Expr, piecewise_linear: bool) -> Activation:
     """The activation for a generator of which only the slopes are known.
 
-    lower = f'(0+), upper = f'(oo), s0 = f'(1). An unbounded domain needs none. A domain with the upper end S gets
-    S - (S - s0) exp(-v/(S - s0)), whose value and slope at v = 0 are s0 and 1: the table's for reverse_kl,
-    squared_hellinger, neyman_chi2 and le_cam. A piecewise linear f has f* linear between its first and last slope,
-    and gets tanh onto them.
+    lower = f'(0+), upper = f'(oo), s0 = f'(1). An unbounded domain needs none. A domain with the upper
+    end S gets S - (S - s0) exp(-v/(S - s0)), whose value and slope at v = 0 are s0 and 1: the table's for
+    reverse_kl, squared_hellinger, neyman_chi2 and le_cam. A piecewise linear f has f* linear between its
+    first and last slope, and gets tanh onto them.
     """
     if piecewise_linear and float(lower) < float(s0) < float(upper) < float("inf"):
         return Activation("tanh", lower=lower, upper=upper)

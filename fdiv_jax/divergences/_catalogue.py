@@ -1,7 +1,7 @@
 """The named divergences: generator and, where known, closed forms of conjugate and activation.
 
-Each line was derived from f (`theory` of the conjugate: solve f'(t) = s), and the tests compare it with a numerical
-supremum; what is not given here is derived by the same code as for a user's expression.
+Each line was derived from f (`theory` of the conjugate: solve f'(t) = s), and the tests compare it with a
+numerical supremum; what is not given here is derived by the same code as for a user's expression.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _exp, _log, _sqrt = sympy.exp, sympy.log, sympy.sqrt
 class Entry:
     """Known facts of one generator.
 
-    conjugate, inverse: f* and t* = f*' in s on the slopes that f takes on t > 0. composed: f*(g(v)) in v on the same
-    slopes, written so that it neither overflows early nor cancels at the edge of the domain.
+    conjugate, inverse: f* and t* = f*' in s on the slopes that f takes on t > 0. composed: f*(g(v)) in v
+    on the same slopes, written so that it neither overflows early nor cancels at the edge of the domain.
     """
 
     generator: sympy.Expr

@@ -1,12 +1,14 @@
 """Is f a generator? f(1) = 0, real and finite on (0, oo), convex, not linear: checked, never assumed.
 
-Convexity is checked on a dense grid in log t, on every smooth piece and across every kink; a point that fails in
-float64 is confirmed in 50 digits before f is refused, so rounding never refuses a convex function.
+Convexity is checked on a dense grid in log t, on every smooth piece and across every kink; a point that
+fails in float64 is confirmed in 50 digits before f is refused, so rounding never refuses a convex
+function.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import sympy
@@ -34,7 +36,8 @@ def check_generator(expr: sympy.Expr, pieces: Sequence[Piece]) -> None:
     """Refuse what is no generator, with the reason; the expression has passed the whitelist.
 
     Raises:
-      GeneratorError: f(1) != 0 (with the shift that mends it), not real, not finite, not convex (with the place),
+      GeneratorError: f(1) != 0 (with the shift that mends it), not real, not finite, not convex (with the
+      place),
         linear.
     """
     if not expr.has(T):
@@ -47,11 +50,11 @@ def check_generator(expr: sympy.Expr, pieces: Sequence[Piece]) -> None:
     _check_value_at_one(expr, pieces)
     for piece, grid in zip(pieces, grids, strict=True):
         _check_convex_piece(piece, grid)
-    for left, right in zip(pieces[:-1], pieces[1:], strict=True):
+    for left, right in pairwise(pieces):
         _check_cut(left, right)
     if (len(pieces) == 1 and sympy.expand(pieces[0].second) == 0) or _is_linear(pieces, grids):
         raise GeneratorError(
-            f"the generator {expr} is linear, a (t - 1): its divergence vanishes identically and tells nothing apart"
+            f"the generator {expr} is linear, a (t - 1): its divergence vanishes identically"
         )
 
 
@@ -136,7 +139,7 @@ def _check_nonnegative(
     second: sympy.Expr, grid: np.ndarray, curvature: np.ndarray, finite: np.ndarray
 ) -> None:
     negative = np.flatnonzero(finite & (curvature < 0))
-    # The point nearest to t = 1 is the one to report; many of them may be rounding, so others are tried as well.
+    # The point nearest to t = 1 is the one to report; it may be rounding, so others are tried as well.
     nearest = negative[np.argsort(np.abs(np.log(grid[negative])))]
     lowest = negative[np.argsort(curvature[negative])]
     for i in (*nearest[:20], *lowest[:20], *nearest[:: max(1, nearest.size // 40)]):
@@ -199,7 +202,7 @@ def _check_cut(left: Piece, right: Piece) -> None:
     a, b = one_sided_slopes(left, right)
     if b < a - 1e-12 * (1 + abs(a)):
         raise GeneratorError(
-            f"the generator is not convex: its slope falls at the kink t = {cut} from {_shown(a)} to {_shown(b)}"
+            f"the generator is not convex: at t = {cut} its slope falls from {_shown(a)} to {_shown(b)}"
         )
 
 
@@ -234,7 +237,8 @@ def check_finite_divergence(expr: sympy.Expr, pieces: Sequence[Piece]) -> None:
             early = numpy_function(second, T)(np.exp(np.array([base + sign * 2.0])))
         if np.isinf(early[0]) or _grows(second, sign, base):
             raise InfiniteDivergenceError(
-                f"the f-divergence of {expr} between Gaussians is infinite: f grows faster than every power of t {where}"
+                f"the f-divergence of {expr} between Gaussians is infinite: "
+                f"f grows faster than every power of t {where}"
             )
 
 

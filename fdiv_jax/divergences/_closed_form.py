@@ -1,7 +1,7 @@
 """F_f(m) in closed form, where the generator is a sum of powers of t times powers of log t.
 
-Between the Gaussians log r ~ N(-m/2, m) under Q, so E_Q[r^p] = exp(p (p - 1) m / 2), and a power of log r is a
-derivative in p. Between kinks the means are truncated, and the normal distribution function appears.
+Between the Gaussians log r ~ N(-m/2, m) under Q, so E_Q[r^p] = exp(p (p - 1) m / 2), and a power of log r
+is a derivative in p. Between kinks the means are truncated, and the normal distribution function appears.
 """
 
 from __future__ import annotations
@@ -102,14 +102,15 @@ def _tidy(expr: sympy.Expr) -> sympy.Expr:
     return sympy.collect(expr, [sympy.exp(a) for a in _exponents(expr)]) if _exponents(expr) else expr
 
 
-def _exponents(expr: sympy.Expr) -> list[sympy.Expr]:
+def _exponents(expr: sympy.Expr) -> list:
     return [n.args[0] for n in expr.atoms(sympy.exp)]
 
 
 def stable_sum(pieces: Sequence[Piece]) -> tuple[tuple[sympy.Expr, sympy.Expr], ...] | None:
     """F_f(m) as a sum of a (e^(c m) - 1)/c, with a m for c = 0 and every a > 0, or None.
 
-    Pairs (a, c). Written so, no two terms ever cancel, and value and weight keep full relative accuracy for every m.
+    Pairs (a, c). Written so, no two terms ever cancel, and value and weight keep full relative accuracy
+    for every m.
     """
     if len(pieces) != 1:
         return None

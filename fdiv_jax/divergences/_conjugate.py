@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +52,19 @@ def _tidy(formula: sympy.Expr, segment: Segment) -> sympy.Expr:
     return min([*options, formula], key=sympy.count_ops)
 
 
+def _through_inverse(inverse: Function, f: Function) -> Function:
+    """f*(s) = s t* - f(t*)"""
+
+    def value(s: jax.Array) -> jax.Array:
+        t = inverse(s)
+        return s * t - f(t)
+
+    return value
+
+
 class Conjugate:
-    """The conjugate of a generator given by its pieces; formulas of a single smooth piece may be known beforehand."""
+    """The conjugate of a generator given by its pieces; formulas of a single smooth piece may be known
+    beforehand."""
 
     def __init__(
         self,
@@ -63,7 +75,7 @@ class Conjugate:
         self.pieces = tuple(pieces)
         self._known = (known_value, known_inverse)
 
-    # --- symbols --------------------------------------------------------------------------------------------
+    # --- symbols ----------------------------------------
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
@@ -89,7 +101,7 @@ class Conjugate:
         return value_at_upper_end(self.pieces, self.highest_slope)
 
     @cached_property
-    def domain(self) -> sympy.Interval:
+    def domain(self) -> Any:
         top = self.highest_slope
         return sympy.Interval(-sympy.oo, top, True, self.value_at_top == sympy.oo)
 
@@ -132,7 +144,7 @@ class Conjugate:
             parts[-1] = (parts[-1][0], True)
         return sympy.Piecewise(*parts)
 
-    # --- numbers --------------------------------------------------------------------------------------------
+    # --- numbers ----------------------------------------
 
     @cached_property
     def value(self) -> Callable[[ArrayLike], jax.Array]:
@@ -198,9 +210,7 @@ class Conjugate:
             else:
                 f = jax_function(stable_form(piece.expression), T)
 
-                def value(s, inverse=inverse, f=f):
-                    t = inverse(s)
-                    return s * t - f(t)
+                value = _through_inverse(inverse, f)
 
             parts.append((value, inverse, jax_function(stable_form(piece.second), T), _inner(piece)))
         return parts

@@ -27,8 +27,8 @@ from fdiv_jax.divergences._pieces import Piece, split
 class Divergence:
     """D_f(P||Q) = E_Q[f(dP/dQ)] for a convex f on t > 0 with f(1) = 0.
 
-    Made by `divergence`; immutable and hashable, so it can be a static argument of `jax.jit`. Every attribute beyond
-    the generator is worked out when first asked for, and kept.
+    Made by `divergence`; immutable and hashable, so it can be a static argument of `jax.jit`. Every
+    attribute beyond the generator is worked out when first asked for, and kept.
 
     Attributes:
       name: catalogue name, "alpha(a)", or the expression.
@@ -68,7 +68,7 @@ class Divergence:
 
         return divergence, (self.name,)
 
-    # --- from f alone ---------------------------------------------------------------------------------------
+    # --- from f alone ----------------------------------------
 
     def f(self, t: ArrayLike) -> jax.Array:
         """f(t), any shape; f(0+) at t = 0 and +inf for t < 0, the closed convex extension."""
@@ -109,7 +109,7 @@ class Divergence:
                 values.append(_value_at_one(piece))
         if sympy.oo in values:
             return sympy.oo
-        return sympy.simplify(sum(values) / len(values))
+        return sympy.simplify(sympy.Add(*values) / len(values))
 
     @property
     def is_smooth(self) -> bool:
@@ -120,8 +120,7 @@ class Divergence:
     def is_symmetric(self) -> bool:
         """D_f(P||Q) = D_f(Q||P) for all P and Q: t f(1/t) = f(t) up to a (t - 1)."""
         difference = self.generator - T * self.generator.subs(T, 1 / T)
-        t, a = sympy.Rational(3), sympy.Symbol("a")
-        slope = sympy.N(difference.subs(T, t), 40) / 2
+        slope = sympy.N(difference.subs(T, 3), 40) / 2
         for point in (
             sympy.Rational(1, 7),
             sympy.Rational(2, 3),
@@ -132,7 +131,6 @@ class Divergence:
             value = sympy.N(difference.subs(T, point), 40) - slope * (point - 1)
             if abs(value) > 1e-25 * (1 + abs(sympy.N(self.generator.subs(T, point), 40))):
                 return False
-        del a
         return True
 
     def reversed(self) -> Divergence:
@@ -141,7 +139,7 @@ class Divergence:
 
         return reversed_of(self)
 
-    # --- conjugate and activation ---------------------------------------------------------------------------
+    # --- conjugate and activation ----------------------------------------
 
     @cached_property
     def _conjugate(self) -> Conjugate:
@@ -151,9 +149,10 @@ class Divergence:
     def conjugate(self, s: ArrayLike) -> jax.Array:
         """f*(s) = sup over t > 0 of s t - f(t), any shape.
 
-        +inf above the domain, with derivative 0 there so that no nan arises. Below f'(0+), where that is finite, the
-        supremum sits at t -> 0 and f*(s) = -f(0+). Closed form where `conjugate_expression` has one, otherwise
-        a numerical Legendre transform with implicit derivatives f*' = t*(s) and f*'' = 1/f''(t*).
+        +inf above the domain, with derivative 0 there so that no nan arises. Below f'(0+), where that is
+        finite, the supremum sits at t -> 0 and f*(s) = -f(0+). Closed form where `conjugate_expression`
+        has one, otherwise a numerical Legendre transform with implicit derivatives f*' = t*(s) and f*'' =
+        1/f''(t*).
         """
         return self._conjugate.value(s)
 
@@ -163,7 +162,8 @@ class Divergence:
 
     @property
     def conjugate_expression(self) -> sympy.Expr | None:
-        """f* as a sympy expression in `sympy.Symbol("s", real=True)`, Piecewise where it has parts; None if numeric.
+        """f* as a sympy expression in `sympy.Symbol("s", real=True)`, Piecewise where it has parts; None
+        if numeric.
 
         Its value is oo above the domain.
         """
@@ -187,7 +187,7 @@ class Divergence:
             for p in self._pieces
             if p.lower <= 1 <= p.upper
         ]
-        return sympy.simplify(sum(slopes) / len(slopes))
+        return sympy.simplify(sympy.Add(*slopes) / len(slopes))
 
     @cached_property
     def activation_map(self) -> _activation.Activation:
@@ -238,7 +238,7 @@ class Divergence:
         """g'(v0)"""
         return self.activation_map.slope(self.equilibrium[1])
 
-    # --- between Gaussians ----------------------------------------------------------------------------------
+    # --- between Gaussians ----------------------------------------
 
     @cached_property
     def _gaussian(self) -> _gaussian.GaussianMoments:
@@ -253,10 +253,11 @@ class Divergence:
 
             F_f(m) = E[f(e^L)],  L ~ N(-m/2, m),  m = ||mu_P - mu_Q||^2 / s^2
 
-        Any shape, m >= 0. Full relative accuracy for small m, saturating at the largest finite number of the dtype
-        where the divergence exceeds it (`gaussian_log_weight` does not saturate). Its derivative is w_f(m)/2 by
-        the weight identity. Where the curvature is infinite, the derivative at m = 0 is taken to be 0, the
-        subgradient at the minimum, so that parameter gradients at Q = P are 0 and not nan.
+        Any shape, m >= 0. Full relative accuracy for small m, saturating at the largest finite number of
+        the dtype where the divergence exceeds it (`gaussian_log_weight` does not saturate). Its
+        derivative is w_f(m)/2 by the weight identity. Where the curvature is infinite, the derivative at
+        m = 0 is taken to be 0, the subgradient at the minimum, so that parameter gradients at Q = P are 0
+        and not nan.
 
         Raises:
           InfiniteDivergenceError: (a ValueError) f grows faster than every power of t.
@@ -267,7 +268,8 @@ class Divergence:
     def gaussian_weight(self, m: ArrayLike) -> jax.Array:
         """w_f(m) = 2 dF_f/dm = E_Q[r^2 f''(r)], the factor that f puts on the squared error's gradient.
 
-        Any shape, m >= 0; w_f(0) = f''(1), +inf at a kink at 1. Saturates at the largest finite number of the dtype.
+        Any shape, m >= 0; w_f(0) = f''(1), +inf at a kink at 1. Saturates at the largest finite number of
+        the dtype.
         Source: Price 1958.
         """
         return self._gaussian.weight(m)
@@ -278,7 +280,8 @@ class Divergence:
 
     @cached_property
     def closed_form(self) -> sympy.Expr | None:
-        """F_f(m) as a sympy expression in `sympy.Symbol("m", nonnegative=True)`, or None where none is known."""
+        """F_f(m) as a sympy expression in `sympy.Symbol("m", nonnegative=True)`, or None where none is
+        known."""
         return closed_form(self._pieces)
 
     def closed(self, m: ArrayLike) -> jax.Array:
@@ -289,12 +292,12 @@ class Divergence:
         """
         if self.closed_form is None:
             raise ValueError(
-                f"{self.name} has no closed form between Gaussians; use the exact loss (gaussian_divergence), "
-                "which serves every generator by quadrature"
+                f"{self.name} has no closed form between Gaussians; use the exact loss "
+                "(gaussian_divergence), which serves every generator by quadrature"
             )
         return self.gaussian_divergence(m)
 
-    # --- end values -----------------------------------------------------------------------------------------
+    # --- end values ----------------------------------------
 
     @cached_property
     def _f(self) -> Callable[[ArrayLike], jax.Array]:

@@ -1,4 +1,5 @@
-"""F_f(m), its weight and their derivatives as JAX functions: closed form where it is stable, quadrature otherwise."""
+"""F_f(m), its weight and their derivatives as JAX functions: closed form where it is stable, quadrature
+otherwise."""
 
 from __future__ import annotations
 
@@ -38,25 +39,17 @@ class GaussianMoments:
         pairs = stable_sum(self.pieces)
         return None if pairs is None else tuple((float(a), float(c)) for a, c in pairs)
 
-    def value(self, m: ArrayLike) -> jax.Array:
-        return self._call(self.order(0), m)
+    @cached_property
+    def value(self) -> Callable[[ArrayLike], jax.Array]:
+        return _of_squared_distance(self.order(0))
 
-    def weight(self, m: ArrayLike) -> jax.Array:
-        return self._call(self._weight, m)
+    @cached_property
+    def weight(self) -> Callable[[ArrayLike], jax.Array]:
+        return _of_squared_distance(self._weight)
 
-    def log_weight(self, m: ArrayLike) -> jax.Array:
-        return self._call(self._log_weight, m)
-
-    def _call(self, function: Function, m: ArrayLike) -> jax.Array:
-        if isinstance(m, (int, float, np.ndarray, np.generic)) and np.any(np.asarray(m) < 0):
-            raise ValueError(f"a squared distance m must be >= 0, got {np.min(m)}")
-        array, answer = as_float(m)
-        # Rounding may leave a traced squared distance slightly negative.
-        result = function(jnp.maximum(array, 0))
-        if answer != array.dtype:
-            limit = jnp.finfo(answer).max.astype(array.dtype)
-            result = jnp.clip(result, -limit, limit)
-        return result.astype(answer)
+    @cached_property
+    def log_weight(self) -> Callable[[ArrayLike], jax.Array]:
+        return _of_squared_distance(self._log_weight)
 
     def profile(self, order: int) -> Profile:
         with self._lock:
@@ -121,6 +114,27 @@ class GaussianMoments:
 
         function.defjvp(rule)
         return function
+
+
+def _of_squared_distance(function: Function) -> Callable[[ArrayLike], jax.Array]:
+    """Check and convert the argument; compiled, also outside `jax.jit`."""
+
+    @jax.jit
+    def compiled(m: ArrayLike) -> jax.Array:
+        array, answer = as_float(m)
+        # Rounding may leave a traced squared distance slightly negative.
+        result = function(jnp.maximum(array, 0))
+        if answer != array.dtype:
+            limit = float(jnp.finfo(answer).max)
+            result = jnp.where(jnp.isfinite(result), jnp.clip(result, -limit, limit), result)
+        return result.astype(answer)
+
+    def checked(m: ArrayLike) -> jax.Array:
+        if isinstance(m, (int, float, np.ndarray, np.generic)) and np.any(np.asarray(m) < 0):
+            raise ValueError(f"a squared distance m must be >= 0, got {np.min(m)}")
+        return compiled(m)
+
+    return checked
 
 
 def _sum_of_exponentials(terms: Sequence[tuple[float, float]], order: int, m: jax.Array) -> jax.Array:

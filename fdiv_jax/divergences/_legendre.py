@@ -1,14 +1,15 @@
 """The convex conjugate f*(s) = sup over t > 0 of s t - f(t), segment by segment of the s axis.
 
-The slopes of f cut the s axis. Below f'(0+) the supremum sits at t -> 0 and f* = -f(0+). Where s is a slope of a
-smooth piece, t*(s) solves f'(t) = s. Where s lies inside the jump of f' at a kink, t* stays at the kink and f* is
-linear. Above f'(oo) the supremum is infinite.
+The slopes of f cut the s axis. Below f'(0+) the supremum sits at t -> 0 and f* = -f(0+). Where s is a
+slope of a smooth piece, t*(s) solves f'(t) = s. Where s lies inside the jump of f' at a kink, t* stays at
+the kink and f* is linear. Above f'(oo) the supremum is infinite.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,11 +80,12 @@ def value_at_upper_end(pieces: Sequence[Piece], upper: sympy.Expr) -> sympy.Expr
     return limit_at_end(upper * T - pieces[-1].expression, sympy.oo)
 
 
-# --- symbolic inverse of f' -----------------------------------------------------------------------------------
+# --- symbolic inverse of f' ----------------------------------------
 
 
-def symbolic_inverse(piece: Piece, seconds: float = 1.5) -> sympy.Expr | None:
-    """t*(s) with f'(t*) = s in closed form, or None; a solution is believed only after it agrees numerically."""
+def symbolic_inverse(piece: Piece, seconds: float = 1.0) -> sympy.Expr | None:
+    """t*(s) with f'(t*) = s in closed form, or None; a solution is believed only after it agrees
+    numerically."""
     samples = _slope_samples(piece)
     slope = piece.first
     plain_t, plain_s = sympy.Symbol("x"), sympy.Symbol("y")
@@ -100,7 +102,9 @@ def symbolic_inverse(piece: Piece, seconds: float = 1.5) -> sympy.Expr | None:
         return [sympy.exp(x) for x in sympy.solve(inner - plain_s, plain_t)]
 
     def through_a_root() -> list[sympy.Expr]:
-        powers = [n.exp for n in sympy.preorder_traversal(slope) if isinstance(n, sympy.Pow) and n.base == T]
+        powers: list[Any] = [
+            n.exp for n in sympy.preorder_traversal(slope) if isinstance(n, sympy.Pow) and n.base == T
+        ]
         root = sympy.ilcm(*[p.q for p in powers if p.is_Rational], 1)
         if root == 1:
             return []
@@ -166,13 +170,15 @@ def _confirm_second(piece: Piece, t: float) -> float:
     return float(abs(mp_function(piece.second, T, context)(context.mpf(t))) + context.mpf(10) ** -300)
 
 
-# --- numerical inverse ----------------------------------------------------------------------------------------
+# --- numerical inverse ----------------------------------------
 
 
 def numeric_inverse(piece: Piece) -> Callable[[jax.Array], jax.Array]:
-    """t*(s) by safeguarded Newton in log t: a step outside the bracket, or one that shrinks it too slowly, bisects.
+    """t*(s) by safeguarded Newton in log t: a step outside the bracket, or one that shrinks it too
+    slowly, bisects.
 
-    The bracket is the part of the piece on which f' is finite in the dtype at hand; slopes beyond it give its ends.
+    The bracket is the part of the piece on which f' is finite in the dtype at hand; slopes beyond it give
+    its ends.
     """
     slope, curvature = stable_form(piece.first), stable_form(piece.second)
     f1, f2 = jax_function(slope, T), jax_function(curvature, T)

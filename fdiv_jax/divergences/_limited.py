@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-import ctypes
+import sys
 import threading
+import time
 from collections.abc import Callable
-from typing import TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
+# A busy machine gives a thread less time than the clock shows.
+_PATIENCE = 30.0
+
 
 class _OutOfTime(BaseException):
-    """Raised inside the worker; not an Exception, so that sympy's own handlers let it through."""
+    """Raised inside sympy; not an Exception, so that sympy's own handlers let it through."""
 
 
 def time_limited(task: Callable[[], Result], seconds: float) -> Result | None:
-    """Result of the task, or None when it fails or takes longer than so many seconds.
+    """Result of the task, or None when it fails or takes longer than so many seconds of processor time.
 
-    The task runs in a thread of its own (signals work only in the main thread); when the time is over, an
-    exception is raised inside that thread, which pure Python code such as sympy's obeys at its next bytecode.
+    The task runs in a thread of its own, traced: once the time is over, the next call of a sympy function raises.
+    (Signals work only in the main thread, and an exception sent from outside may land in the garbage collector,
+    where it is lost.) Processor time makes the outcome independent of what else the machine does.
     """
     results: list[Result] = []
 
+    def watch(frame: FrameType, event: str, arg: Any) -> None:
+        if time.thread_time() > seconds and "sympy" in frame.f_code.co_filename:
+            raise _OutOfTime
+
     def work() -> None:
+        sys.settrace(watch)
         try:
             results.append(task())
         except (Exception, _OutOfTime):
             return
+        finally:
+            sys.settrace(None)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    thread.join(seconds)
-    if thread.is_alive() and thread.ident is not None:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_OutOfTime))
-        thread.join(0.2)
+    thread.join(_PATIENCE * seconds)
     return results[0] if results else None

@@ -1,4 +1,5 @@
-"""Limits of f, f' and s t - f(t) at the ends of (0, oo): exact where sympy is quick, always checked numerically."""
+"""Limits of f, f' and s t - f(t) at the ends of (0, oo): exact where sympy is quick, always checked
+numerically."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ _TOO_LARGE = 1e6
 
 
 def limit_at_end(expr: sympy.Expr, end: sympy.Expr, symbolic_seconds: float = 1.0) -> sympy.Expr:
-    """Limit of a monotone expression as t -> 0+ or t -> oo: an exact number where one is found, +-oo, or a Float.
+    """Limit of a monotone expression as t -> 0+ or t -> oo: an exact number where one is found, +-oo, or
+    a Float.
 
-    Values at t = e^(+-2^k) in enough digits decide whether the limit is finite; sympy's limit is taken when it
-    agrees with them.
+    Values at t = e^(+-2^k) in enough digits decide whether the limit is finite; sympy's limit is taken
+    when it agrees with them.
     """
     if not expr.has(T):
         return expr

@@ -1,8 +1,8 @@
 """Sympy expressions as functions of numbers: one walk of the tree, three kinds of arithmetic.
 
-`jax_function` for users, `numpy_function` for quick scans of a grid, `mp_function` for arbitrary precision. Sympy's
-`lambdify` generates Python source; walking the tree needs no code generation and lets the JAX side use the stable
-form of a function (log1p, W0(e^x)).
+`jax_function` for users, `numpy_function` for quick scans of a grid, `mp_function` for arbitrary
+precision. Sympy's `lambdify` generates Python source; walking the tree needs no code generation and lets
+the JAX side use the stable form of a function (log1p, W0(e^x)).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ Function = Callable[[Any], Any]
 class _Arithmetic:
     """Constants, powers and named functions over one number type."""
 
-    functions: dict[str, Callable]
+    functions: Any
 
     def constant(self, value: sympy.Expr) -> Any:
         return float(value)
@@ -37,16 +37,12 @@ class _Arithmetic:
     def general_power(self, base: Any, exponent: Any) -> Any:
         return base**exponent
 
-    def lambert_w(self, argument: sympy.Expr, walk: Callable[[sympy.Expr], Function]) -> Function:
+    def lambert_w(self, argument: Any, walk: Callable[[sympy.Expr], Function]) -> Function:
         raise NotImplementedError
 
-    def log(self, argument: sympy.Expr, walk: Callable[[sympy.Expr], Function]) -> Function:
+    def log(self, argument: Any, walk: Callable[[sympy.Expr], Function]) -> Function:
         inner, log = walk(argument), self.functions["log"]
         return lambda x: log(inner(x))
-
-
-def _heaviside(where, greater, equal):
-    return lambda x: where(greater(x), 1.0, where(equal(x), 0.5, 0.0))
 
 
 def _softplus(x):
@@ -54,7 +50,7 @@ def _softplus(x):
 
 
 class _Jax(_Arithmetic):
-    functions = {
+    functions: ClassVar[dict[str, Callable]] = {
         "log": jnp.log, "exp": jnp.exp, "Abs": jnp.abs, "sign": jnp.sign, "sin": jnp.sin, "cos": jnp.cos,
         "atan": jnp.arctan, "asinh": jnp.arcsinh, "sinh": jnp.sinh, "cosh": jnp.cosh, "tanh": jnp.tanh,
         "erf": jax.scipy.special.erf, "erfc": jax.scipy.special.erfc,
@@ -74,11 +70,12 @@ class _Jax(_Arithmetic):
     def general_power(self, base, exponent):
         return jnp.power(base, exponent)
 
-    def log(self, argument, walk):
+    def log(self, argument: Any, walk):
         if isinstance(argument, sympy.Add) and sympy.S.One in argument.args:
             rest = argument - 1
             if isinstance(rest, sympy.exp):
-                inner = walk(rest.args[0])
+                exponent: Any = rest.args[0]
+                inner = walk(exponent)
                 return lambda x: _softplus(inner(x))
             inner = walk(rest)
             return lambda x: jnp.log1p(inner(x))
@@ -90,7 +87,7 @@ class _Jax(_Arithmetic):
 
 
 class _Numpy(_Arithmetic):
-    functions = {
+    functions: ClassVar[dict[str, Callable]] = {
         "log": np.log, "exp": np.exp, "Abs": np.abs, "sign": np.sign, "sin": np.sin, "cos": np.cos,
         "atan": np.arctan, "asinh": np.arcsinh, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh,
         "erf": np.vectorize(math.erf, otypes=[float]), "erfc": np.vectorize(math.erfc, otypes=[float]),
@@ -158,7 +155,7 @@ def _fold(function: Callable, values: tuple) -> Any:
     return result
 
 
-def _build(expr: sympy.Expr, symbol: sympy.Symbol, arithmetic: _Arithmetic) -> Function:
+def _build(expr: Any, symbol: sympy.Symbol, arithmetic: _Arithmetic) -> Function:
     def walk(node: Any) -> Function:
         if node == symbol:
             return lambda x: x

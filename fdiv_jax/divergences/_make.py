@@ -27,16 +27,19 @@ def divergence(spec: str | sympy.Expr | Divergence, *, allow_infinite: bool = Fa
     """The f-divergence of a name or of a generator.
 
     Args:
-      spec: a catalogue name ("kl"), "alpha(a)" with a real number a, an expression in t ("t*log(t)"), or a sympy
+      spec: a catalogue name ("kl"), "alpha(a)" with a real number a, an expression in t ("t*log(t)"), or
+      a sympy
         expression in a symbol named t. Decimals are read exactly: 0.1 is 1/10.
-      allow_infinite: accept a generator such as exp(t) - E*t whose divergence between Gaussians is infinite; its
+      allow_infinite: accept a generator such as exp(t) - E*t whose divergence between Gaussians is
+      infinite; its
         conjugate and curvature exist, and its gaussian_* methods raise.
 
     Returns:
       The divergence; the same object for the same spec.
 
     Raises:
-      ValueError: unknown name, unreadable or hostile text, other symbols than t, f(1) != 0 (with the shift that
+      ValueError: unknown name, unreadable or hostile text, other symbols than t, f(1) != 0 (with the
+      shift that
         mends it), not real, not convex (with the place), linear, or infinite between Gaussians.
       TypeError: for anything else than a string, a sympy expression or a Divergence.
 
@@ -93,7 +96,8 @@ def _from_text(text: str, allow_infinite: bool) -> Divergence:
     except ExpressionError as error:
         if name.isidentifier():
             raise ExpressionError(
-                f"unknown divergence {name[:60]!r}; named are {', '.join(CATALOGUE)} and alpha(a), or give an expression in t"
+                f"unknown divergence {name[:60]!r}; named are {', '.join(CATALOGUE)} and alpha(a), "
+                "or give an expression in t"
             ) from None
         raise error
     return _from_expression(expr, name, allow_infinite)
@@ -128,10 +132,11 @@ def _decimal(number: sympy.Expr) -> str:
     return str(number)
 
 
-def _from_sympy(expr: sympy.Basic, allow_infinite: bool) -> Divergence:
-    if not isinstance(expr, sympy.Expr):
-        raise TypeError(f"expected a sympy expression in t, got {type(expr).__name__}")
-    own = {s: T for s in expr.free_symbols if s.name == "t"}  # pyright: ignore[reportAttributeAccessIssue]
+def _from_sympy(given: Any, allow_infinite: bool) -> Divergence:
+    expr: Any = given
+    if not isinstance(given, sympy.Expr):
+        raise TypeError(f"expected a sympy expression in t, got {type(given).__name__}")
+    own = {s: T for s in expr.free_symbols if s.name == "t"}
     expr = expr.subs(own)
     expr = expr.replace(lambda n: isinstance(n, sympy.Float), lambda n: sympy.Rational(str(n)))
     if sympy.count_ops(expr) > 500:

@@ -27,8 +27,9 @@ def as_float(x: ArrayLike) -> tuple[jax.Array, jnp.dtype]:
 
 
 def elementwise(function: Callable[[jax.Array], jax.Array]) -> Callable[[ArrayLike], jax.Array]:
-    """Let a function of float32 or float64 arrays take anything array-like."""
+    """Let a function of float32 or float64 arrays take anything array-like; compiled, also outside `jax.jit`."""
 
+    @jax.jit
     def evaluate(x: ArrayLike) -> jax.Array:
         array, answer = as_float(x)
         return function(array).astype(answer)

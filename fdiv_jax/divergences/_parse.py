@@ -1,8 +1,8 @@
 """From a string to a sympy expression in t, through a whitelist.
 
-Sympy's own parser evaluates Python, so it never sees the text. Python's `ast` module gives a syntax tree, and the
-tree is walked: only the nodes listed here become sympy objects. Sizes are limited before anything is evaluated, so
-that a hostile string costs milliseconds.
+Sympy's own parser evaluates Python, so it never sees the text. Python's `ast` module gives a syntax tree,
+and the tree is walked: only the nodes listed here become sympy objects. Sizes are limited before anything
+is evaluated, so that a hostile string costs milliseconds.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ast
 import math
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
+from typing import Any
 
 import sympy
 
@@ -55,7 +56,7 @@ ALLOWED = "allowed are numbers, t, E, pi, + - * / ** and parentheses, and the fu
     sorted(FUNCTIONS)
 )
 
-_FLOAT_FUNCTIONS: dict[str, Callable[..., float]] = {
+_FLOAT_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "log": math.log, "ln": math.log, "log1p": math.log1p, "log2": math.log2, "log10": math.log10,
     "exp": math.exp, "expm1": math.expm1, "sqrt": math.sqrt, "cbrt": math.cbrt, "Abs": abs, "abs": abs,
     "sign": lambda x: float(x > 0) - float(x < 0), "Max": max, "max": max, "Min": min, "min": min,
@@ -65,7 +66,8 @@ _FLOAT_FUNCTIONS: dict[str, Callable[..., float]] = {
 
 
 class ExpressionError(ValueError):
-    """The text is not an expression in t that this library reads; the message says why and what is allowed."""
+    """The text is not an expression in t that this library reads; the message says why and what is
+    allowed."""
 
 
 def _shorten(text: str) -> str:
@@ -246,7 +248,8 @@ def parse_expression(text: str) -> sympy.Expr:
       A sympy expression in the positive symbol t.
 
     Raises:
-      ExpressionError: (a ValueError) anything else than the whitelist, or too large; the message lists what is allowed.
+      ExpressionError: (a ValueError) anything else than the whitelist, or too large; the message lists
+      what is allowed.
 
     >>> parse_expression("0.5*(t - 1)**2")
     (t - 1)**2/2
@@ -259,18 +262,20 @@ def parse_expression(text: str) -> sympy.Expr:
 
 
 _ALLOWED_NODES = (
-    sympy.Add, sympy.Mul, sympy.Pow, sympy.Rational, sympy.Float, sympy.exp, sympy.log, sympy.Abs, sympy.Max, sympy.Min, sympy.sign,
-    sympy.sin, sympy.cos, sympy.atan, sympy.asinh, sympy.sinh, sympy.cosh, sympy.tanh, sympy.erf, sympy.erfc,
-    sympy.Heaviside,
+    sympy.Add, sympy.Mul, sympy.Pow, sympy.Rational, sympy.Float, sympy.exp, sympy.log, sympy.Abs,
+    sympy.Max, sympy.Min, sympy.sign, sympy.sin, sympy.cos, sympy.atan, sympy.asinh, sympy.sinh,
+    sympy.cosh, sympy.tanh, sympy.erf, sympy.erfc, sympy.Heaviside,
 )  # fmt: skip
 
 
 def check_expression(expr: sympy.Expr) -> None:
-    """Refuse a sympy expression with other symbols than t, other functions than the whitelist, or huge exponents."""
+    """Refuse a sympy expression with other symbols than t, other functions than the whitelist, or huge
+    exponents."""
     foreign = sorted(str(s) for s in expr.free_symbols if s != T)
     if foreign:
         raise ExpressionError(
-            f"the only variable of a generator is t, got {', '.join(foreign)}; give numbers for the other symbols"
+            f"the only variable of a generator is t, got {', '.join(foreign)}; "
+            "give numbers for the other symbols"
         )
     if expr.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo, sympy.I):
         raise ExpressionError(f"the expression is not a finite real function: {expr}")

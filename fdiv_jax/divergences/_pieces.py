@@ -1,13 +1,14 @@
 """A generator as smooth pieces between its kinks.
 
-Abs, Max, Min and sign change their formula where an argument changes its sign. The half line is cut at those points
-(exact numbers where sympy finds them), and between two cuts each of them is replaced by the formula in force.
+Abs, Max, Min and sign change their formula where an argument changes its sign. The half line is cut at
+those points (exact numbers where sympy finds them), and between two cuts each of them is replaced by the
+formula in force.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Piece:
         return sympy.diff(self.expression, T, 2)
 
 
-def _real_powers(expr: sympy.Expr) -> sympy.Expr:
+def _real_powers(expr: Any) -> Any:
     """(x^2n)^r is |x|^(2nr) for real x; sympy leaves it, and the kink in it, unseen."""
 
     def even_root(node: Any) -> bool:
@@ -56,12 +57,13 @@ def _real_powers(expr: sympy.Expr) -> sympy.Expr:
 
 
 def _switch_arguments(expr: sympy.Expr) -> list[sympy.Expr]:
-    arguments: list[sympy.Expr] = []
+    arguments: list[Any] = []
     for node in sympy.preorder_traversal(expr):
+        inner: Any = node.args
         if isinstance(node, (sympy.Abs, sympy.sign, sympy.Heaviside)):
-            arguments.append(node.args[0])
+            arguments.append(inner[0])
         elif isinstance(node, (sympy.Max, sympy.Min)):
-            arguments.extend(a - b for a, b in combinations(node.args, 2))
+            arguments.extend(a - b for a, b in combinations(inner, 2))
     return list(dict.fromkeys(a for a in arguments if a.has(T)))
 
 
@@ -81,7 +83,8 @@ def _exact_root(argument: sympy.Expr, low: float, high: float) -> sympy.Expr:
             break
         a, b, fa = (middle, b, fm) if (fm > 0) == (fa > 0) else (a, middle, fa)
     root = (a + b) / 2
-    fraction = sympy.Rational(float(root)).limit_denominator(1000)
+    nearest: Any = sympy.Rational(float(root))
+    fraction = nearest.limit_denominator(1000)
     if (
         fraction > 0
         and abs(context.mpf(int(fraction.p)) / int(fraction.q) - root) < context.mpf(10) ** -30 * root
@@ -112,7 +115,7 @@ def _roots(argument: sympy.Expr) -> list[sympy.Expr]:
     return roots
 
 
-def _resolve(expr: sympy.Expr, sample: sympy.Rational) -> sympy.Expr:
+def _resolve(expr: sympy.Expr, sample: Any) -> sympy.Expr:
     """Replace every switch by the formula in force at the sample point, innermost first."""
 
     def value(x: sympy.Expr) -> float:
@@ -153,9 +156,12 @@ def split(expr: sympy.Expr) -> tuple[Piece, ...]:
     if not cuts and not expr.has(*_SWITCHES):
         return (Piece(sympy.S.Zero, sympy.oo, expr),)
     cuts.sort(key=float)
-    ends = [sympy.S.Zero, *cuts, sympy.oo]
+    ends: list[Any] = [sympy.S.Zero, *cuts, sympy.oo]
     pieces: list[Piece] = []
-    for lower, upper in zip(ends[:-1], ends[1:], strict=True):
+    lower: Any
+    upper: Any
+    for lower, upper in pairwise(ends):
+        sample: Any
         if lower == 0:
             sample = sympy.Rational(float(upper) / 2) if upper != sympy.oo else sympy.S.One
         elif upper == sympy.oo:
@@ -166,5 +172,5 @@ def split(expr: sympy.Expr) -> tuple[Piece, ...]:
         if pieces and (pieces[-1].expression - formula).expand() == 0:
             pieces[-1] = Piece(pieces[-1].lower, upper, pieces[-1].expression)
         else:
-            pieces.append(Piece(lower, upper, formula))
+            pieces.append(Piece(sympy.sympify(lower), sympy.sympify(upper), formula))
     return tuple(pieces)

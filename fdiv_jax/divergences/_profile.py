@@ -4,11 +4,12 @@ Let A_0 = f - f'(1)(t - 1), which is >= 0, and A_k = t^2 A_{k-1}''. Between the 
 
     E_Q[A_k(r)] = 2^k d^k F_f / dm^k,        so A_0 gives the value and A_1 = t^2 f'' the weight
 
-(Price's theorem with h(l) = f(e^l) and h'' - h' = e^{2l} f''(e^l)). On either side of l = log t = 0 a profile factors
-out the growth and the zero, A_k = t^p (1 - e^-|l|)^a G(|l|): p is the exponent at the end of the side, a the order of
-the zero at t = 1 (2 for the A_0 of a smooth f, 1 at a kink). G varies slowly; it is evaluated by mpmath from the exact formula, so
-nothing cancels, and kept as Chebyshev series on panels that are refined until they resolve it. Far out the panels are
-uniform in log |l|, up to |l| = 1e31.
+(Price's theorem with h(l) = f(e^l) and h'' - h' = e^{2l} f''(e^l)). On either side of l = log t = 0 a
+profile factors out the growth and the zero, A_k = t^p (1 - e^-|l|)^a G(|l|): p is the exponent at the end
+of the side, a the order of the zero at t = 1 (2 for the A_0 of a smooth f, 1 at a kink). G varies slowly;
+it is evaluated by mpmath from the exact formula, so nothing cancels, and kept as Chebyshev series on
+panels that are refined until they resolve it. Far out the panels are uniform in log |l|, up to |l| =
+1e31.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,7 +55,8 @@ class Side:
     """One side of t = 1 in the outward variable x = |log t|.
 
     tilt: c with A_k e^{-l/2} = e^{c x} (1 - e^-x)^a G(x), zero_order: a. breaks: panel ends, from 0.
-    coefficients: (panels, DEGREE). logarithmic: whether a panel is uniform in log x. tail: G beyond the last break.
+    coefficients: (panels, DEGREE). logarithmic: whether a panel is uniform in log x. tail: G beyond the
+    last break.
     """
 
     tilt: float
@@ -86,7 +89,7 @@ def build_profile(pieces: Sequence[Piece], order: int, equilibrium_slope: sympy.
 
 def _jumps(formulas: Sequence[Piece]) -> tuple[Jump, ...]:
     jumps = []
-    for a, b in zip(formulas[:-1], formulas[1:], strict=True):
+    for a, b in pairwise(formulas):
         difference = b.expression - a.expression
         value, slope = (float(sympy.N(e.subs(T, b.lower), 30)) for e in (difference, difference.diff(T)))
         if not (np.isfinite(value) and np.isfinite(slope)):
@@ -154,7 +157,8 @@ def _outward_exponent(function: _SideFunction) -> Any:
 
 
 def _zero_order(function: _SideFunction) -> float:
-    """lim d log|A_k| / d log x at x -> 0, to the nearest multiple of 1/24 (0 where A_k vanishes identically)."""
+    """lim d log|A_k| / d log x at x -> 0, to the nearest multiple of 1/24 (0 where A_k vanishes
+    identically)."""
     if any(cut < 1e-6 for cut in function.cuts):
         return 0.0
     context = function.context
@@ -181,7 +185,7 @@ def _build_side(formulas: Sequence[Piece], sign: int) -> Side:
     panels = _Panels(profile, negligible=1e-18 if exponent + half < 0 else 0.0)
     linear = [0.0, 0.5, 1.0, 2.0, 4.0, _LINEAR_REACH]
     ends = sorted({*linear, *(c for c in function.cuts if c < _LINEAR_REACH)})
-    for a, b in zip(ends[:-1], ends[1:], strict=True):
+    for a, b in pairwise(ends):
         panels.refine(a, b, logarithmic=False)
     outer_cuts = [c for c in function.cuts if c >= _LINEAR_REACH]
     a = _LINEAR_REACH

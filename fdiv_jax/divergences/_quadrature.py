@@ -1,10 +1,10 @@
 """E_Q[A_k(r)] for log r ~ N(-m/2, m), for every m >= 0 and in any float dtype.
 
-On the side x = |log r| the integrand is e^{-m/8} N(x; 0, m) e^{c x} (1 - e^-x)^a G(x) (midpoint measure, `_profile`).
-For c > 0 its mass lies at x = c m; completing the square gives e^{(c^2 - 1/4) m/2} N(x; c m, m) G, without two large
-numbers that cancel. For c <= 0 the mass lies at x = 0. Gauss-Legendre panels are cut where the Gaussian needs it (two
-standard deviations) and where G needs it (the panels of its table), so that neither scale is ever under-resolved. Delta
-functions of f'' at kinks contribute in closed form.
+On the side x = |log r| the integrand is e^{-m/8} N(x; 0, m) e^{c x} (1 - e^-x)^a G(x) (midpoint measure,
+`_profile`). For c > 0 its mass lies at x = c m; completing the square gives e^{(c^2 - 1/4) m/2} N(x; c m,
+m) G, without two large numbers that cancel. For c <= 0 the mass lies at x = 0. Gauss-Legendre panels are
+cut where the Gaussian needs it (two standard deviations) and where G needs it (the panels of its table),
+so that neither scale is ever under-resolved. Delta functions of f'' at kinks contribute in closed form.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def _tiny(dtype) -> float:
 
 
 def all_kink_terms(lower_orders: list[tuple[Jump, ...]], m: jax.Array) -> jax.Array:
-    """Kink terms of order k from the jumps of the orders 0 to k - 1: each later order is 2 d/dm of the one before."""
+    """Kink terms of order k from the jumps of the orders 0 to k - 1: each later order is 2 d/dm of the
+    one before."""
 
     def of_order(k: int) -> Callable[[jax.Array], jax.Array]:
         def terms(x: jax.Array) -> jax.Array:
@@ -173,7 +174,8 @@ def _parts(profile: Profile, lower_jumps: list[tuple[Jump, ...]], m: jax.Array):
 
 
 def in_chunks(function: Callable[[jax.Array], jax.Array], m: jax.Array) -> jax.Array:
-    """Evaluate on large arrays a chunk at a time: the quadrature holds about a thousand numbers per element."""
+    """Evaluate on large arrays a chunk at a time: the quadrature holds about a thousand numbers per
+    element."""
     if m.size <= _CHUNK:
         return function(m)
     flat = m.reshape(-1)

@@ -20,11 +20,10 @@ def variational_value(
     """E_P[T(v_p)] - E_Q[f*(T(v_q))], a lower bound of D_f(P||Q) that is tight at T = f'(dP/dQ).
 
     Args:
-      d: the divergence.
-      v_p: the critic's outputs on samples of P, any shape.
-      v_q: the critic's outputs on samples of Q, any shape.
-      activation: T = g(v) if true, T = v otherwise; then every v_q must lie in dom f*, else the value is -inf.
-      weights: averaging weights that sum to one (the nodes of a quadrature), of the shape of v_p and v_q, or a pair
+      d: the divergence. v_p: the critic's outputs on samples of P, any shape. v_q: the critic's outputs
+      on samples of Q, any shape. activation: T = g(v) if true, T = v otherwise; then every v_q must lie
+      in dom f*, else the value is -inf. weights: averaging weights that sum to one (the nodes of a
+      quadrature), of the shape of v_p and v_q, or a pair
         of them, the first for P; plain means without.
 
     Returns:
