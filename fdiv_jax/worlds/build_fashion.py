@@ -95,7 +95,7 @@ class BuildConfig:
     only: tuple[str, ...] = ("vae", "unet", "judge")
     """Stages to run."""
     vae_steps: int = 1600
-    unet_steps: int = 3600
+    unet_steps: int = 3000
     judge_steps: int = 2500
 
 
@@ -210,6 +210,7 @@ def train_unet(
         loss,
         batch,
         steps=config.unet_steps,
+        decay_steps=config.unet_steps * 6 // 5,
         learning_rate=1e-3,
         seed=config.seed + 1,
         work=config.work,

@@ -1,9 +1,9 @@
 """The judge of the world `fashion`: which item and which style an image shows, and how well a prompt fits it.
 
-A small convolutional network trained on real photographs only (drawn in the world's styles), with a classifier
-for items, one for styles, and a small CLIP trained by the sigmoid loss (Zhai et al., Sigmoid Loss for Language
-Image Pre-Training, 2023). It has never seen a generated image. Its own error on real test images is kept with
-its weights: `Judge.report`.
+A small convolutional network trained on real photographs only (drawn in the world's styles), with a
+classifier for items, one for styles, and a small CLIP trained by the sigmoid loss (Zhai et al., Sigmoid Loss
+for Language Image Pre-Training, 2023). It has never seen a generated image. Its own error on real test images
+is kept with its weights: `Judge.report`.
 """
 
 from __future__ import annotations

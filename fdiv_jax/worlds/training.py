@@ -33,12 +33,13 @@ def train(
     weight_decay: float = 1e-2,
     average: float = 0.999,
     save_every: int = 200,
+    decay_steps: int | None = None,
 ) -> Parameters:
     """AdamW with warm-up and cosine decay; returns the exponential moving average of the parameters.
 
     The batch of step k and its random key depend on (seed, k) alone, so a run that was stopped goes on from
-    its last checkpoint in `work / name` as if it had not been. The batch is cut over all local devices; on a CPU
-    with two cores, XLA_FLAGS=--xla_force_host_platform_device_count=2 is nearly twice as fast as one device.
+    its last checkpoint in `work / name` as if it had not been. The batch is cut over all local devices: on a
+    CPU with two cores, XLA_FLAGS=--xla_force_host_platform_device_count=2 is nearly twice as fast as one.
 
     Args:
         name: of the stage: its directory and its line on the screen.
@@ -52,8 +53,12 @@ def train(
         weight_decay: of AdamW.
         average: decay of the moving average, reached gradually.
         save_every: steps between checkpoints.
+        decay_steps: where the cosine would end; by default at `steps`. A later end leaves the last part of
+            the annealing to the moving average.
     """
-    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(200, steps // 10 + 1), steps)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, min(200, steps // 10 + 1), decay_steps or steps
+    )
     optimiser = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.99, weight_decay=weight_decay)
     )
