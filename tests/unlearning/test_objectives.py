@@ -1,5 +1,7 @@
 """The losses: against numerical integration, finite differences and each other."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +38,13 @@ def objective(name, family, **options):
     return make_objective(
         name, family, schedule=SCHEDULE, latent_shape=(8, 8, 4), critic=SMALL_CRITIC, **options
     )
+
+
+@pytest.fixture(scope="module")
+def critic():
+    """The state of a small critic in float64; it does not depend on the divergence."""
+    with jax.enable_x64(True):
+        return objective("kl", "variational").initial(jax.random.key(0))
 
 
 def weight_by_integration(second, m):
@@ -107,9 +116,9 @@ def test_the_gradient_is_half_the_weight_times_that_of_m(name, family, compariso
         ),
     ],
 )
-def test_the_gradient_is_that_of_finite_differences(name, family, comparison, x64):
+def test_the_gradient_is_that_of_finite_differences(name, family, comparison, critic, x64):
     c, o = comparison(spread=0.5), objective(name, family)
-    state = o.initial(jax.random.key(0))
+    state = critic if family == "variational" else o.initial(jax.random.key(0))
     value = jax.jit(lambda output: o.loss(state, c._replace(prediction=output)))
     gradient = jax.grad(value)(c.prediction)
     direction = np.random.default_rng(1).standard_normal(c.prediction.shape)
@@ -190,9 +199,8 @@ VARIATIONAL = {
 
 
 @pytest.mark.parametrize("name", VARIATIONAL)
-def test_the_variational_loss_is_the_game(name, comparison, x64):
-    c, o = comparison(), objective(name, "variational")
-    state = o.initial(jax.random.key(3))
+def test_the_variational_loss_is_the_game(name, comparison, critic, x64):
+    c, o, state = comparison(), objective(name, "variational"), critic
     v_p, v_q = o.opponent.scores(state.weights, state.spectral, c)
     activated, conjugate = VARIATIONAL[name]
     expected = jnp.mean(activated(v_p)) - jnp.mean(conjugate(v_q))
@@ -210,38 +218,29 @@ def test_the_variational_loss_is_the_game(name, comparison, x64):
     )
 
 
-@pytest.mark.parametrize("name", ["squared_hellinger", "jensen_shannon"])
-def test_the_critic_ascends(name, comparison):
-    c, o = comparison(n=8, spread=2.0), objective(name, "variational")
+def test_the_critic_ascends(comparison, critic, x64):
+    c, o = comparison(n=8, spread=2.0), objective("jensen_shannon", "variational")
     respond = jax.jit(o.respond)
-    start = state = o.initial(jax.random.key(0))
-    values = []
-    for _ in range(30):
+    state, values = critic, []
+    for _ in range(20):
         state, figures = respond(state, c)
         values.append(float(figures["critic_value"]))
-    assert values[-1] > values[0] + 0.02
     assert np.isfinite(values).all()
-    before, after = jax.tree.leaves(start.spectral), jax.tree.leaves(state.spectral)
+    assert values[-1] > values[0] + 0.01
+    before, after = jax.tree.leaves(critic.spectral), jax.tree.leaves(state.spectral)
     pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(before, after, strict=True)]
     assert all(np.any(a != b) for a, b in pairs if a.size > 1)  # the power iteration goes on
 
 
-def test_several_critic_steps_are_as_many_single_ones(comparison):
+def test_several_critic_steps_are_as_many_single_ones(comparison, critic, x64):
     c = comparison()
-    once = objective("kl", "variational")
-    thrice = make_objective(
-        "kl",
-        "variational",
-        schedule=SCHEDULE,
-        latent_shape=(8, 8, 4),
-        critic=CriticConfig(warmup=0, hidden_channels=(6, 6), head_channels=8, learning_rate=1e-3, steps=3),
-    )
-    state = end = once.initial(jax.random.key(0))
-    for _ in range(3):
-        state, _ = once.respond(state, c)
-    end, _ = thrice.respond(end, c)
-    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(end), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    game = objective("kl", "variational").opponent
+    many = dataclasses.replace(game, config=dataclasses.replace(SMALL_CRITIC, steps=2))
+    mean = lambda tree: tree  # noqa: E731
+    twice = game.respond(game.respond(critic, c, mean)[0], c, mean)[0]
+    at_once, _ = many.respond(critic, c, mean)
+    for a, b in zip(jax.tree.leaves(twice), jax.tree.leaves(at_once), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_equal_objectives_are_one_key():

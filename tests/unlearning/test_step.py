@@ -48,13 +48,19 @@ def problem(toy, o, optimiser):
     return initial_state(trained, o, optimiser, jax.random.key(1)), frozen
 
 
-def run(runner, state, frozen, steps=3):
+def run(runner, state, frozen, steps):
+    """The states after 0 .. steps steps, and the metrics of each step."""
     state, frozen = runner.place(state), runner.place(frozen)
-    rows = []
+    states, rows = [jax.device_get(runner.fetch(state))], []
     for k in range(steps):
         state, metrics = runner(state, frozen, batch(seed=k), KEY)
+        states.append(jax.device_get(runner.fetch(state)))
         rows.append(runner.metrics(metrics))
-    return jax.device_get(runner.fetch(state)), rows
+    return states, rows
+
+
+def moved(a, b):
+    return any(np.any(x != y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def test_one_step_of_gradient_descent_by_hand(toy):
@@ -101,38 +107,41 @@ def test_one_step_of_gradient_descent_by_hand(toy):
 
 
 @pytest.mark.parametrize(
-    ("name", "family"),
-    [("squared_hellinger", "closed"), ("jensen_shannon", "exact"), ("jensen_shannon", "variational")],
+    ("name", "family"), [("jensen_shannon", "exact"), ("squared_hellinger", "variational")]
 )
 def test_four_devices_are_one(name, family, toy):
-    """Same global batch, same draws, same result to float32's accuracy: parameters, moments, critic,
-    figures."""
+    """Same global batch, same draws, same result to float32's accuracy: parameters, moments, critic, figures.
+
+    On the way: while the critic warms up, it alone learns.
+    """
     assert jax.local_device_count() == 4
     o, optimiser = objective(name, family), make_optimiser(OptimiserConfig(eps=1e-4), 1e-2)
+    state, frozen = problem(toy, o, optimiser)
 
     def step_for(axis):
         return make_step(toy, o, optimiser, axis=axis)
 
-    one, rows = run(SingleDevice(step_for), *problem(toy, o, optimiser))
-    four, rows_of_four = run(DataParallel(step_for), *problem(toy, o, optimiser))
-    assert relative_error(four.trained, one.trained) < 2e-5
-    assert relative_error(four.opponent, one.opponent) < 2e-4 if family == "variational" else True
+    four, rows_of_four = run(DataParallel(step_for), state, frozen, steps=4)
+    one, rows = run(SingleDevice(step_for), state, frozen, steps=4)  # the last: it gives up its state
+    assert relative_error(four[-1].trained, one[-1].trained) < 2e-5
+    if family == "variational":
+        assert relative_error(four[-1].opponent, one[-1].opponent) < 2e-4
     for a, b in zip(rows, rows_of_four, strict=True):
         assert set(a) == set(b)
         np.testing.assert_array_equal(a["timesteps"], b["timesteps"])
+        assert len(np.unique(b["m"])) == 8  # each device had its own share
         for figure in a:
             np.testing.assert_allclose(a[figure], b[figure], rtol=2e-4, atol=1e-6, err_msg=figure)
 
+    for k, (a, b) in enumerate(itertools.pairwise(one)):
+        assert b.step == k + 1
+        assert moved(a.opponent, b.opponent) == (family == "variational")
+        assert moved(a.trained, b.trained) == moved(a.optimiser, b.optimiser) == (k >= o.warmup)
+    assert o.warmup == (CRITIC.warmup if family == "variational" else 0)
 
-def test_each_device_sees_its_own_share(toy):
-    """The parallel step is not one in which every device repeats the first share."""
-    o, optimiser = objective(), make_optimiser(OptimiserConfig("sgd"), 0.1)
-    runner = DataParallel(lambda axis: make_step(toy, o, optimiser, axis=axis), jax.local_devices()[:2])
-    state, frozen = problem(toy, o, optimiser)
-    _, metrics = runner(runner.place(state), runner.place(frozen), batch(), KEY)
-    m = runner.metrics(metrics)["m"]
-    assert m.shape == (8,)
-    assert len(np.unique(m)) == 8
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused():
+    runner = DataParallel(lambda axis: lambda *state: state, jax.local_devices()[:2])
     with pytest.raises(ValueError, match="batch of 7 for 2 devices"):
         runner.share_out(batch(7))
 
@@ -148,36 +157,21 @@ def test_draws_depend_on_the_position_alone():
     assert float(noise.std()) == pytest.approx(1, abs=0.05)
 
 
-def test_only_the_critic_learns_while_it_warms_up(toy):
-    o, optimiser = objective("jensen_shannon", "variational"), make_optimiser(OptimiserConfig(), 1e-2)
-    state, frozen = problem(toy, o, optimiser)
-    step = jax.jit(make_step(toy, o, optimiser))
-    states = [state]
-    for k in range(4):
-        states.append(step(states[-1], frozen, batch(seed=k), KEY)[0])
-
-    def moved(a, b, what):
-        left, right = (jax.tree.leaves(getattr(state, what)) for state in (a, b))
-        return any(np.any(np.asarray(x) != np.asarray(y)) for x, y in zip(left, right, strict=True))
-
-    for k, (a, b) in enumerate(itertools.pairwise(states)):
-        assert moved(a, b, "opponent")
-        assert moved(a, b, "trained") == moved(a, b, "optimiser") == (k >= CRITIC.warmup)
+def test_clipping_scales_the_gradient_down():
+    gradient = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}
+    for clip, scale in ((None, 1.0), (10.0, 1.0), (0.5, 0.1)):
+        optimiser = make_optimiser(OptimiserConfig("sgd", clip_norm=clip), 2.0)
+        change, _ = optimiser.update(gradient, optimiser.init(gradient), gradient)
+        np.testing.assert_allclose(change["a"], [-6.0 * scale, 0.0], rtol=1e-6)
+        np.testing.assert_allclose(change["b"], [[-8.0 * scale]], rtol=1e-6)
 
 
-def test_the_norm_is_that_before_clipping(toy):
-    o = objective()
-    results = []
-    for clip in (None, 1e-3):
-        optimiser = make_optimiser(OptimiserConfig("sgd", clip_norm=clip), 1.0)
-        state, frozen = problem(toy, o, optimiser)
-        before = jax.device_get(state.trained)
-        after, metrics = jax.jit(make_step(toy, o, optimiser))(state, frozen, batch(), KEY)
-        change = np.sqrt(sum(np.sum((np.asarray(after.trained[k]) - v) ** 2) for k, v in before.items()))
-        results.append((float(metrics["gradient_norm"]), change))
-    assert results[0][0] == results[1][0]
-    assert results[0][1] == pytest.approx(results[0][0], rel=1e-3)
-    assert results[1][1] == pytest.approx(1e-3, rel=1e-2)
+def test_adamw_takes_its_settings():
+    """The first step is -lr (sign of the gradient + weight decay times the parameter)."""
+    parameters = {"a": jnp.array([2.0, -1.0])}
+    optimiser = make_optimiser(OptimiserConfig(weight_decay=0.1, eps=1e-12), 0.01)
+    change, _ = optimiser.update({"a": jnp.array([5.0, 1e-3])}, optimiser.init(parameters), parameters)
+    np.testing.assert_allclose(change["a"], [-0.01 * (1 + 0.2), -0.01 * (1 - 0.1)], rtol=1e-5)
 
 
 @pytest.mark.parametrize("timesteps", [(0, 1000), (-1, 5), (6, 5)])
