@@ -83,6 +83,11 @@ class Context:
     figures: list[dict[str, Any]] = field(default_factory=list)
     claims: list[dict[str, str]] = field(default_factory=list)
 
+    @property
+    def shared(self) -> Path:
+        """A directory that all parts of a run of the same kind (quick or full) share; theirs to keep tidy."""
+        return self.work.parents[1] / "shared"
+
     def progress(self, items: Iterable[T], text: str, total: int | None = None) -> Iterator[T]:
         """Go through `items` with a progress bar that reads `text`."""
         count = len(items) if total is None and isinstance(items, Sized) else total
@@ -268,6 +273,8 @@ def run_parts(
     """
     console = console or Console(stderr=True)
     chosen = [part for part in parts if not only or part.name in only]
+    if settings.force:
+        shutil.rmtree(settings.work / ("quick" if settings.quick else "full") / "shared", ignore_errors=True)
     outcomes: dict[str, dict[str, Any]] = {}
     taken: dict[str, str] = {}
     progress = Progress(

@@ -1,0 +1,444 @@
+"""Unlearning runs in the world `fashion`, and what the judge says of them, each computed once.
+
+The parts on the real model share runs and scores through `Laboratory`: what one part has run, the next reads.
+A run follows `fdiv_jax.unlearn` step for step (same data, same step function, same seeds); it differs in that
+one compiled step serves every divergence and every anchor, and that the distance on held-out images is
+recorded on the way.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from analysis import files
+from analysis.chosen import Chosen
+from analysis.sources import source_digest
+from fdiv_jax.diffusion import NoiseSchedule
+from fdiv_jax.distributed import DataParallel, SingleDevice
+from fdiv_jax.divergences import divergence
+from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
+from fdiv_jax.unlearning import (
+    AnchorData,
+    AnchorImagesConfig,
+    ArrayCache,
+    Batch,
+    Comparison,
+    CriticConfig,
+    CriticGame,
+    Frozen,
+    Network,
+    Objective,
+    UnlearningConfig,
+    initial_state,
+    make_optimiser,
+    make_step,
+    model_digest,
+    prepare_data,
+    resolve_pairs,
+    select,
+    split,
+    squared_distance,
+)
+from fdiv_jax.unlearning.objectives import Formula
+from fdiv_jax.unlearning.step import draw_noise
+from fdiv_jax.worlds import ITEM_NAMES, Judge, SamplingSettings, WorldScores, load_judge, score_world
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from analysis.framework import Context
+
+__all__ = ["RETAINED", "TARGET", "Budget", "Erasure", "Laboratory", "Run", "Scores", "budget", "load_world"]
+
+TARGET = "sneaker"
+RETAINED = tuple(name for name in ITEM_NAMES if name != TARGET)
+FORMULAS = ("kl", "squared_hellinger", "pearson_chi2", "jensen_shannon", "le_cam")
+GAMES = (
+    "kl",
+    "reverse_kl",
+    "jeffreys",
+    "squared_hellinger",
+    "pearson_chi2",
+    "neyman_chi2",
+    "jensen_shannon",
+    "gan",
+    "le_cam",
+)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much work the parts on the real model may do.
+
+    Attributes:
+        steps, game_steps: of the model, by formula and against a critic.
+        warmup: steps of the critic alone before them.
+        batch: samples a step.
+        learning_rate, critic_rate: of the two AdamWs.
+        anchor_images: drawn by the frozen model for training.
+        held_out, every: images for the recorded distance, and every how many steps it is recorded.
+        target_images, retained_images: a prompt, for scores.
+        sampler_steps: of the images that are judged.
+        formulas, games: divergences compared.
+        seeds: of the anchors that are compared by mean and spread.
+        orbit_samples, orbit_steps, orbits: of the game near its equilibrium.
+    """
+
+    steps: int = 100
+    game_steps: int = 60
+    warmup: int = 30
+    batch: int = 16
+    learning_rate: float = 1e-3
+    critic_rate: float = 1e-3
+    anchor_images: int = 125
+    held_out: int = 40
+    every: int = 10
+    target_images: int = 8
+    retained_images: int = 4
+    sampler_steps: int = 12
+    formulas: tuple[str, ...] = FORMULAS
+    games: tuple[str, ...] = GAMES
+    seeds: tuple[int, ...] = (0, 1, 2)
+    orbit_samples: int = 12
+    orbit_steps: int = 60
+    orbits: tuple[str, ...] = ("kl", "squared_hellinger", "pearson_chi2", "jensen_shannon", "le_cam")
+
+
+_QUICK = Budget(
+    steps=40,
+    game_steps=20,
+    warmup=10,
+    anchor_images=60,
+    held_out=20,
+    target_images=4,
+    retained_images=1,
+    formulas=("kl", "squared_hellinger", "pearson_chi2"),
+    games=("kl", "squared_hellinger", "pearson_chi2", "jensen_shannon"),
+    seeds=(0,),
+    orbit_samples=6,
+    orbit_steps=30,
+    orbits=("kl", "squared_hellinger", "pearson_chi2"),
+)
+
+
+def budget(quick: bool) -> Budget:
+    """The work of a full run, or of a quick one."""
+    return _QUICK if quick else Budget()
+
+
+@functools.lru_cache(maxsize=1)
+def load_world() -> tuple[TextToImagePipeline, Judge]:
+    """The frozen model and its judge."""
+    return load_pipeline("fashion"), load_judge()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is unlearned how; everything else is the budget's."""
+
+    divergence: str
+    family: str = "closed"
+    anchor: str = "superclass"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """A run that was made.
+
+    Attributes:
+        run: what was asked for.
+        pipeline: the unlearned model.
+        loss, m, gradient_norm: one entry a step of the model, on its batch.
+        held_out_steps, held_out: the mean m on the held-out images after that many steps of the model.
+        update: all that was learned as one vector: trained minus original parameters.
+    """
+
+    run: Run
+    pipeline: TextToImagePipeline
+    loss: np.ndarray
+    m: np.ndarray
+    gradient_norm: np.ndarray
+    held_out_steps: np.ndarray
+    held_out: np.ndarray
+    update: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the judge says of one model's images.
+
+    Attributes:
+        target: at the target's prompts.
+        retained: at the prompts of the nine other items.
+    """
+
+    target: WorldScores
+    retained: WorldScores
+
+    @property
+    def target_accuracy(self) -> float:
+        """The share of images at the target's prompts that are judged to show it."""
+        return self.target.rate(TARGET, TARGET)
+
+    @property
+    def retained_accuracy(self) -> float:
+        """The mean share, over the nine other items, of images judged as prompted."""
+        return self.retained.item_accuracy()
+
+
+class Laboratory:
+    """Runs and scores, kept on a shelf that the parts share."""
+
+    def __init__(
+        self, shelf: Path, allowed: Budget, pipeline: TextToImagePipeline, judge: Judge, stamp: str = ""
+    ):
+        """`stamp` is part of the key of everything kept."""
+        self.shelf, self.budget, self.frozen, self.judge = shelf, allowed, pipeline, judge
+        self._stamp = stamp
+        self._model = model_digest(pipeline)
+        self._network = Network(pipeline.unet)
+        self._parameters = self._network.parameters(pipeline.unet)
+        self.selection = select(self._parameters, "cross-attn")
+        self.trained, self._rest = split(self._parameters, self.selection)
+
+    @classmethod
+    def open(cls, context: Context) -> Laboratory:
+        """The one that all parts of this run of the analysis share; the work of other code is cleared."""
+        pipeline, judge = load_world()
+        stamp = hashlib.sha256(
+            json.dumps([source_digest("analysis.erasures"), jax.__version__, _digest(judge)]).encode()
+        ).hexdigest()[:16]
+        shelf = context.shared / stamp
+        for stale in context.shared.glob("*"):
+            if stale != shelf:
+                shutil.rmtree(stale)
+        return cls(shelf, budget(context.quick), pipeline, judge, stamp)
+
+    # --- runs ----------------------------------------
+
+    def config(self, run: Run) -> UnlearningConfig:
+        """The configuration with which `fdiv_jax.unlearn` repeats a run."""
+        allowed = self.budget
+        game = run.family == "variational"
+        return UnlearningConfig(
+            target=TARGET,
+            anchor=run.anchor,
+            divergence=run.divergence,
+            loss=cast(Any, run.family),
+            steps=allowed.game_steps if game else allowed.steps,
+            batch_size=allowed.batch,
+            learning_rate=allowed.learning_rate,
+            seed=run.seed,
+            critic=CriticConfig(learning_rate=allowed.critic_rate, warmup=allowed.warmup),
+            images=AnchorImagesConfig(number=allowed.anchor_images, steps=allowed.sampler_steps),
+        )
+
+    def data(self, anchor: str, *, held_out: bool = False) -> AnchorData:
+        """Anchor images and prompts; the held-out images are drawn from other noise."""
+        images = self.config(Run("kl", anchor=anchor)).images
+        if held_out:
+            images = replace(images, number=self.budget.held_out, seed=images.seed + 1)
+        pairs = resolve_pairs(self.frozen.concepts, TARGET, anchor)
+        return prepare_data(self.frozen, pairs, images, ArrayCache(self.shelf / "anchors"), model=self._model)
+
+    def predict(self, trained: Any, inputs: Any) -> jax.Array:
+        """The UNet at inputs (the other parameters, x_t, timesteps, text), see `inputs`."""
+        rest, x_t, t, text = inputs
+        return self._network({**rest, **trained}, x_t, t, text)
+
+    def inputs(self, x_t: jax.Array, t: jax.Array, text: jax.Array) -> Any:
+        """What `predict` takes beside the trainable parameters."""
+        return self._rest, x_t, t, text
+
+    def erase(self, run: Run, progress: Callable[[int, int], None] = lambda done, total: None) -> Erasure:
+        """Make a run, or read it from the shelf.
+
+        Raises:
+            ValueError: a loss that is not finite.
+        """
+        config = self.config(run)
+        stored = self._read("run", config.to_dict(), self.budget.held_out, self.budget.every)
+        if stored is None:
+            stored = self._train(config, progress)
+            self._write(stored, "run", config.to_dict(), self.budget.held_out, self.budget.every)
+        trained = {name: jnp.asarray(stored.pop(name)) for name in self.selection.names}
+        unet = self._network.module({**self._rest, **trained})
+        change = [np.ravel(trained[name] - self.trained[name]) for name in self.selection.names]
+        return Erasure(run, self.frozen.replace(unet=unet), **stored, update=np.concatenate(change))
+
+    def _train(self, config: UnlearningConfig, progress: Callable[[int, int], None]) -> dict[str, np.ndarray]:
+        data = self.data(config.anchor)
+        test = self.data(config.anchor, held_out=True).batch(0, 0, self.budget.held_out)
+        game = config.loss == "variational"
+        names = self.budget.games if game else self.budget.formulas
+        if config.divergence not in names:
+            names = (*names, config.divergence)
+        schedule = self.frozen.schedule
+        shape = self.frozen.latent_shape
+        same_code = replace(config, divergence="kl", anchor="superclass", seed=0)
+        runner = _runner(self._network, schedule, shape, names, same_code)
+        distance = _distance(self._network, schedule)
+        optimiser = make_optimiser(config.optimiser, config.learning_rate)
+        index = jnp.asarray(names.index(config.divergence), jnp.int32)
+        frozen = Frozen({name: self._parameters[name] for name in self.selection.names}, self._rest)
+        objective = _objective(names, 0, schedule, shape, config)
+        opponent_key, training_key = jax.random.split(jax.random.key(config.seed))
+        copy = jax.tree.map(jnp.copy, self.trained)
+        state = runner.place(initial_state(copy, objective, optimiser, opponent_key))
+        constants = runner.place((index, frozen))
+        rows: list[dict[str, Any]] = []
+        marks: list[int] = []
+        curve: list[jax.Array] = []
+        total = objective.warmup + config.steps
+        for step in range(total):
+            done = step - objective.warmup
+            if done >= 0 and done % self.budget.every == 0:
+                marks.append(done)
+                curve.append(distance(runner.fetch(state.trained), frozen, test))
+            batch = data.batch(config.seed, step, config.batch_size)
+            state, metrics = runner(state, constants, batch, training_key)
+            rows.append({name: metrics[name] for name in ("loss", "m", "gradient_norm")})
+            if step >= 2:  # two steps in flight, so that the next is ready when this one ends
+                jax.block_until_ready(rows[step - 2]["loss"])
+            progress(step + 1, total)
+        marks.append(config.steps)
+        curve.append(distance(runner.fetch(state.trained), frozen, test))
+        kept = [runner.metrics(row) for row in rows[objective.warmup :]]
+        history = {
+            "loss": np.array([row["loss"] for row in kept]),
+            "m": np.array([row["m"].mean() for row in kept]),
+            "gradient_norm": np.array([row["gradient_norm"] for row in kept]),
+            "held_out_steps": np.array(marks),
+            "held_out": np.array(jax.device_get(curve)),
+        }
+        for name, values in history.items():
+            if not np.isfinite(values).all():
+                at = int(np.argmin(np.isfinite(values)))
+                raise ValueError(f"{config.divergence}, {config.loss}: {name} is {values[at]} at entry {at}")
+        return history | {name: np.asarray(value) for name, value in runner.fetch(state.trained).items()}
+
+    # --- scores ----------------------------------------
+
+    def scores(self, erasure: Erasure | None = None) -> Scores:
+        """The judge on the images of an unlearned model, or of the frozen one: the same noise for all."""
+        return Scores(
+            self.judged(erasure, (TARGET,), self.budget.target_images),
+            self.judged(erasure, RETAINED, self.budget.retained_images),
+        )
+
+    def judged(
+        self, erasure: Erasure | None, nouns: Sequence[str], images: int, seed: int = 0
+    ) -> WorldScores:
+        """`score_world` for an unlearned model, or for the frozen one."""
+        settings = SamplingSettings(steps=self.budget.sampler_steps, seed=seed)
+        who = "frozen" if erasure is None else self.config(erasure.run).to_dict()
+        key = ("scores", who, list(nouns), images, asdict(settings))
+        stored = self._read(*key)
+        if stored is None:
+            pipeline = self.frozen if erasure is None else erasure.pipeline
+            found = score_world(
+                pipeline, self.judge, nouns=nouns, images_per_prompt=images, settings=settings
+            )
+            stored = {"items": found.items, "styles": found.styles, "images": found.images}
+            self._write(stored, *key)
+        return WorldScores(tuple(nouns), stored["items"], stored["styles"], stored["images"])
+
+    def embeddings(self, scores: WorldScores) -> np.ndarray:
+        """The judge's unit embeddings of all images of some scores, (n, 64)."""
+        return self.judge(scores.images.reshape(-1, *scores.images.shape[-3:])).embeddings
+
+    # --- the shelf ----------------------------------------
+
+    def _path(self, *key: Any) -> Path:
+        text = json.dumps([self._stamp, self._model, *key], sort_keys=True)
+        return self.shelf / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
+
+    def _read(self, *key: Any) -> dict[str, np.ndarray] | None:
+        path = self._path(*key)
+        if not path.is_file():
+            return None
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+                return dict(stored)
+        except Exception:  # damaged: compute it again
+            return None
+
+    def _write(self, arrays: dict[str, np.ndarray], *key: Any) -> None:
+        buffer = io.BytesIO()
+        np.savez(buffer, **cast(Any, arrays))
+        files.write_whole(self._path(*key), buffer.getvalue())
+
+
+def _objective(
+    names: Sequence[str], index: Any, schedule: NoiseSchedule, shape: tuple[int, int, int], config: Any
+) -> Objective:
+    """The objective of the divergence with that index; a closed form is the same function of m."""
+    chosen = cast(Any, Chosen([divergence(name) for name in names], index))
+    game = config.loss == "variational"
+    family = "variational" if game else "exact"
+    opponent = (
+        CriticGame(chosen, shape, config.critic) if game else Formula(chosen, "exact", config.scale, schedule)
+    )
+    return Objective(chosen, family, config.scale, schedule, 1.0, opponent)
+
+
+@functools.lru_cache(maxsize=8)
+def _runner(
+    network: Network,
+    schedule: NoiseSchedule,
+    shape: tuple[int, int, int],
+    names: tuple[str, ...],
+    config: UnlearningConfig,
+) -> SingleDevice | DataParallel:
+    """The step of training with constants (index, frozen), compiled once for all of `names`."""
+
+    def step_for(axis: str | None) -> Callable[..., Any]:
+        def step(state: Any, constants: Any, batch: Any, key: jax.Array) -> Any:
+            index, frozen = constants
+            objective = _objective(names, index, schedule, shape, config)
+            optimiser = make_optimiser(config.optimiser, config.learning_rate)
+            return make_step(network, objective, optimiser, axis=axis)(state, frozen, batch, key)
+
+        return step
+
+    devices = jax.local_devices()
+    shared = len(devices) > 1 and config.batch_size % len(devices) == 0
+    return DataParallel(step_for, devices) if shared else SingleDevice(step_for)
+
+
+@functools.lru_cache(maxsize=8)
+def _distance(network: Network, schedule: NoiseSchedule) -> Callable[..., jax.Array]:
+    """Mean m of a batch: always the same noise, and timesteps spread evenly."""
+
+    @jax.jit
+    def distance(trained: Any, frozen: Frozen, batch: Batch) -> jax.Array:
+        count, end = len(batch.position), schedule.num_train_timesteps
+        t = ((batch.position + 0.5) * end / count).astype(jnp.int32)
+        _, noise = draw_noise(jax.random.key(1), batch.position, batch.latents.shape[1:], 0, end - 1)
+        x_t = schedule.add_noise(batch.latents, noise, t)
+        reference = network({**frozen.rest, **frozen.original}, x_t, t, batch.anchor_text)
+        prediction = network({**frozen.rest, **trained}, x_t, t, batch.target_text)
+        return squared_distance(Comparison(reference, prediction, batch.mask, t), "mean", schedule).mean()
+
+    return distance
+
+
+def _digest(judge: Judge) -> str:
+    """A hash of what the judge answers to fixed noise."""
+    noise = np.random.default_rng(0).integers(256, size=(2, 32, 32, 3)).astype(np.uint8)
+    found = judge(noise)
+    return hashlib.sha256(
+        np.round(found.items, 4).tobytes() + np.round(found.styles, 4).tobytes()
+    ).hexdigest()
