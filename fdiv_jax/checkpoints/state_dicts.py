@@ -124,7 +124,9 @@ def load_state_dict(
             continue
         if kernel:
             value = value.transpose(_FROM_TORCH[len(shape)])
-        filled.append((path, leaf.replace(jnp.asarray(np.ascontiguousarray(value), dtype))))
+        filled.append(
+            (path, leaf.replace(jnp.asarray(np.ascontiguousarray(value).reshape(value.shape), dtype)))
+        )
     _complain(source, misshapen=misshapen)
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
@@ -135,11 +137,8 @@ def _variables(tree: Any) -> list[tuple[tuple[Any, ...], nnx.Variable]]:
     variables = []
     for path, leaf in nnx.to_flat_state(state):
         ndim = len(leaf.get_value().shape)
-        if (
-            not isinstance(leaf, nnx.Param)
-            or path[-1] not in _LEAVES
-            or (path[-1] == "kernel" and ndim not in _TO_TORCH)
-        ):
+        named = ndim == 0 or path[-1] in _LEAVES  # a scalar (CLIP's logit_scale) keeps its own name
+        if not isinstance(leaf, nnx.Param) or not named or (path[-1] == "kernel" and ndim not in _TO_TORCH):
             raise NotImplementedError(
                 f"no rule for {type(leaf).__name__} {'.'.join(map(str, path))} of {ndim} axes; "
                 f"known leaves: {', '.join(_LEAVES)}"
@@ -149,7 +148,7 @@ def _variables(tree: Any) -> list[tuple[tuple[Any, ...], nnx.Variable]]:
 
 
 def _name(path: tuple[Any, ...]) -> str:
-    return ".".join([*map(str, path[:-1]), _LEAVES[path[-1]]])
+    return ".".join([*map(str, path[:-1]), _LEAVES.get(path[-1], str(path[-1]))])
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

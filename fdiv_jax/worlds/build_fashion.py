@@ -271,7 +271,7 @@ def train_judge(config: BuildConfig, images: np.ndarray, labels: np.ndarray) -> 
     )
 
 
-def test_judge(judge: Judge, config: BuildConfig) -> dict[str, Any]:
+def report_on_test_images(judge: Judge, config: BuildConfig) -> dict[str, Any]:
     """Accuracy on all 10,000 real test images in every style."""
     images, labels = load_split("test", config.data)
     report: dict[str, Any] = {
@@ -339,7 +339,7 @@ def main(config: BuildConfig) -> None:
             nnx.graphdef(JudgeNetwork(JudgeConfig(), rngs=nnx.Rngs(0))),
             halve(train_judge(config, images, labels)),
         )
-        report = test_judge(Judge(network), config)
+        report = report_on_test_images(Judge(network), config)
         with atomic_directory(target / "fashion_judge", overwrite=True) as directory:
             save_component(directory, network, stored_dtypes=dict.fromkeys(state_dict(network), "float16"))
             (directory / "report.json").write_text(json.dumps(report, indent=2) + "\n")
