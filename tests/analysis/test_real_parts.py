@@ -1,0 +1,193 @@
+"""The parts on the real model, run on a tiny random one: they share their work and measure what they say."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from analysis import erasures
+from analysis.chosen import Chosen
+from analysis.equilibrium import critic_features, find_equilibrium, play, speeds
+from analysis.erasures import Budget, Laboratory, Run
+from analysis.framework import Context
+from analysis.parts.erasure import kernel_distance
+from analysis.simulate import two_poles
+from fdiv_jax.divergences import divergence
+from fdiv_jax.theory import discrete_rate
+from fdiv_jax.unlearning import unlearn
+from fdiv_jax.worlds.judge import Judge, JudgeConfig, JudgeNetwork
+from tests.tiny import fill, tiny_pipeline
+
+SMALL = Budget(
+    steps=3,
+    game_steps=2,
+    warmup=1,
+    batch=2,
+    anchor_images=2,
+    held_out=2,
+    every=2,
+    target_images=1,
+    retained_images=1,
+    sampler_steps=1,
+    formulas=("kl", "squared_hellinger", "pearson_chi2"),
+    games=("kl", "squared_hellinger", "jensen_shannon"),
+    seeds=(0, 1),
+    orbit_samples=4,
+    orbit_steps=10,
+    orbits=("kl", "squared_hellinger"),
+)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """A tiny random pipeline of 32 px images and a random judge."""
+    network = fill(
+        nnx.eval_shape(lambda: JudgeNetwork(JudgeConfig(), rngs=nnx.Rngs(0))), np.random.default_rng(1)
+    )
+    return tiny_pipeline(latent=16), Judge(network, report={"item": 0.9, "style": 0.99})
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    """Where unfinished work and results of all tests go."""
+    return tmp_path_factory.mktemp("real")
+
+
+@pytest.fixture
+def context(world, shelf, monkeypatch):
+    """Makes the context of a part."""
+    monkeypatch.setattr(erasures, "load_world", lambda: world)
+    monkeypatch.setattr(erasures, "budget", lambda quick: SMALL)
+    return lambda part: Context(part, False, shelf / "out", shelf / "work" / "full" / part / "key")
+
+
+EXPECTED = {
+    "real_game": ({"C7"}, {"real_game_final_m", "real_equilibrium_rate_max_relative_error"}),
+    "gradients": ({"C3"}, {"gradient_order_holds", "gradient_order_share"}),
+    "erasure": ({"C2", "C4", "C5", "C6"}, {"target_accuracy", "retained_accuracy"}),
+    "anchors": ({"C8"}, {"anchor_target_accuracy", "frozen_superclass_rate", "item_accuracy_frozen"}),
+}
+
+
+@pytest.mark.parametrize("part", EXPECTED)
+def test_part_runs(part, context, shelf):
+    here = context(part)
+    entries = importlib.import_module(f"analysis.parts.{part}").run(here)
+    claims, names = EXPECTED[part]
+    assert {claim["claim"] for claim in here.claims} == claims
+    assert names <= set(entries)
+    for figure in here.figures:
+        assert {name.rsplit(".", 1)[1] for name in figure["files"]} >= {"png", "pdf", "csv"}
+        assert all((shelf / "out" / name).stat().st_size > 100 for name in figure["files"])
+
+
+def test_runs_and_scores_are_made_once(context, monkeypatch):
+    laboratory = Laboratory.open(context("first"))
+    before = laboratory.erase(Run("kl"))
+    scores = laboratory.scores(before)
+    again = Laboratory.open(context("second"))
+    monkeypatch.setattr(again, "_train", lambda *_: pytest.fail("trained twice"))
+    monkeypatch.setattr(erasures, "score_world", lambda *_, **__: pytest.fail("scored twice"))
+    after = again.erase(Run("kl"))
+    np.testing.assert_array_equal(after.update, before.update)
+    np.testing.assert_array_equal(again.scores(after).target.images, scores.target.images)
+    assert np.abs(after.update).max() > 0
+
+
+def test_damaged_work_is_done_again(context):
+    laboratory = Laboratory.open(context("first"))
+    before = laboratory.erase(Run("kl"))
+    for path in laboratory.shelf.glob("*.npz"):
+        path.write_bytes(path.read_bytes()[:-50])
+    np.testing.assert_allclose(laboratory.erase(Run("kl")).m, before.m, rtol=1e-6)
+
+
+@pytest.mark.parametrize("run", [Run("squared_hellinger", seed=1), Run("jensen_shannon", "variational")])
+def test_a_run_is_that_of_unlearn(run, context, world):
+    laboratory = Laboratory.open(context("unlearn"))
+    ours = laboratory.erase(run)
+    theirs = unlearn(world[0], laboratory.config(run), progress=False, cache=laboratory.shelf / "anchors")
+    kept = ~theirs.history["warmup"]
+    np.testing.assert_allclose(ours.m, theirs.history["m"][kept], rtol=1e-4)
+    np.testing.assert_allclose(ours.gradient_norm, theirs.history["gradient_norm"][kept], rtol=1e-3)
+
+
+def test_chosen_is_each_of_its_members():
+    members = [divergence(name) for name in ("kl", "le_cam", "jensen_shannon")]
+    x = jnp.linspace(0.1, 2.0, 5)
+
+    @jax.jit
+    def slopes(index):
+        chosen = Chosen(members, index)
+        functions = (chosen.conjugate_of_activation, chosen.activation, chosen.gaussian_divergence)
+        return [jax.vmap(jax.grad(function))(x) for function in functions]
+
+    for index, d in enumerate(members):
+        expected = [jax.vmap(jax.grad(f))(x) for f in (d.conjugate_of_activation, d.activation)]
+        expected.append(d.gaussian_weight(x) / 2)
+        for found, right in zip(slopes(jnp.asarray(index)), expected, strict=True):
+            np.testing.assert_allclose(found, right, rtol=2e-5)
+
+
+def test_kernel_distance_is_the_sum_over_pairs():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 7, 4))
+    x, y = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, y))
+
+    def k(a, b):
+        return (a @ b + 1) ** 3
+
+    pairs = [
+        k(x[i], x[j]) + k(y[i], y[j]) - k(x[i], y[j]) - k(x[j], y[i])
+        for i in range(7)
+        for j in range(7)
+        if i != j
+    ]
+    assert kernel_distance(x, y) == pytest.approx(np.mean(pairs), rel=1e-9)
+    assert kernel_distance(x, x) == pytest.approx(0.0, abs=1e-12)
+    with pytest.raises(ValueError, match="paired embeddings"):
+        kernel_distance(x, y[:3])
+
+
+def test_rates_near_the_equilibrium_of_a_small_network():
+    """K is the dense Jacobian's, and the played game has the predicted rate, in both regimes."""
+    rng = np.random.default_rng(0)
+    inputs = jnp.asarray(rng.standard_normal((6, 8, 8, 4)), jnp.float32)
+    trained = {"w": jnp.asarray(0.3 * rng.standard_normal((4, 4)), jnp.float32)}
+
+    def predict(p, x):
+        return jnp.tanh(x @ p["w"]) + 0.5 * x
+
+    features = critic_features(4, jax.random.key(0))
+    point = find_equilibrium(predict, inputs, trained, features, 3)
+    np.testing.assert_allclose(point.gram, np.eye(3), atol=1e-4)
+    np.testing.assert_allclose(point.directions @ point.directions.T, np.eye(3), atol=1e-4)
+
+    def mean_features(p):
+        return jnp.mean((features(predict(p, inputs)) - point.centre) @ point.whiten, axis=0)
+
+    dense = np.asarray(jax.jacfwd(mean_features)(trained)["w"]).reshape(3, 16)
+    np.testing.assert_allclose(
+        dense, point.couplings[:, None] * point.directions, atol=2e-4 * point.couplings[0]
+    )
+
+    members = [divergence("squared_hellinger"), divergence("jensen_shannon")]
+    k = float(point.couplings[0])
+    games = [(i, *speeds(k, ratio, 0.15)) for ratio in (0.6, 5.0) for i in range(2)]
+    game = play(point, members, games, steps=40, shift=1e-3)
+    for number, (i, a, b) in enumerate(games):
+        path = game(number) / np.sqrt([a, b])
+        expected = discrete_rate(
+            members[i],
+            [[1.0]],
+            [[k]],
+            1.0,
+            scheme="alternating",
+            model_step=a,
+            critic_step=b,
+            activation=True,
+        )
+        assert two_poles(path, 1.0) == pytest.approx(expected, rel=0.02)
