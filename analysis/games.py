@@ -124,7 +124,7 @@ def wave_game(
     activation: bool,
     model_step: Any = 1.0,
     critic_step: Any = 1.0,
-    count: int = 40,
+    count: int = 28,
 ) -> Game:
     """Two dimensions, theta = (mean, log scale), four waves and a constant as features: eight by eight.
 
@@ -176,8 +176,16 @@ def wave_blocks(s: float) -> tuple[np.ndarray, np.ndarray]:
     return gram, np.concatenate([k, np.zeros((1, 3))])
 
 
-def smooth_divergences(alphas: tuple[float, ...] = ()) -> list[Divergence]:
-    """The catalogue's entries with a finite curvature, and members of the alpha family."""
+_QUICK = ("kl", "squared_hellinger", "pearson_chi2", "jensen_shannon", "le_cam")
+
+
+def smooth_divergences(quick: bool, alphas: tuple[float, ...] = ()) -> list[Divergence]:
+    """The catalogue's entries with a finite curvature, and members of the alpha family.
+
+    In a quick run five of them: every curvature, an activation with another slope, a conjugate in pieces.
+    """
+    if quick:
+        return [divergence(name) for name in _QUICK]
     named = [d for d in catalogue_entries() if d.is_smooth]
     return named + [divergence(f"alpha({a:g})") for a in alphas]
 

@@ -69,7 +69,7 @@ def readme(summary: Mapping[str, Any], parts: Sequence[Part]) -> str:
     ]
     quick = [name for name, state in states.items() if state["quick"]]
     if quick:
-        lines += [f"**Quick run**, on smaller grids: {', '.join(quick)}.", ""]
+        lines += [f"**Quick run**, on smaller grids and with fewer divergences: {', '.join(quick)}.", ""]
     failed = {name: state["error"] for name, state in states.items() if state["status"] == "failed"}
     for name, error in failed.items():
         lines += [f"**Part `{name}` failed**: {_cell(error)}", ""]

@@ -32,16 +32,14 @@ def _conjugate_error(d: Divergence) -> float:
 
     f and f' are evaluated from the symbols with 50 digits, apart from the library's own arithmetic.
     """
-    worst = 0.0
-    for t in np.geomspace(0.05, 20.0, 41):
-        if abs(t - 1.0) < 1e-9 and not d.is_smooth:
-            continue
-        point = sympy.Float(t, 50)
-        slope = sympy.diff(d.generator, _T).subs(_T, point).evalf(50)
-        exact = float(point * slope - d.generator.subs(_T, point).evalf(50))
-        found = float(d.conjugate(jnp.asarray(float(slope))))
-        worst = max(worst, abs(found - exact) / (1 + abs(exact)))
-    return worst
+    points = [sympy.Float(t, 50) for t in np.geomspace(0.05, 20.0, 40)]  # an even number: not at a kink in 1
+    first = sympy.diff(d.generator, _T)
+    slopes = [first.subs(_T, t).evalf(50) for t in points]
+    exact = np.array(
+        [float(t * s - d.generator.subs(_T, t).evalf(50)) for t, s in zip(points, slopes, strict=True)]
+    )
+    found = np.asarray(d.conjugate(jnp.asarray([float(s) for s in slopes])))
+    return float(np.max(np.abs(found - exact) / (1 + np.abs(exact))))
 
 
 def run(context: Context) -> dict[str, Any]:

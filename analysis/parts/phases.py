@@ -143,7 +143,7 @@ def run(context: Context) -> dict[str, Any]:
     count = 9 if context.quick else 25
     x = np.geomspace(0.2, 10.0, count)
     y = np.geomspace(0.1, 10.0, count)
-    divergences = smooth_divergences()
+    divergences = smooth_divergences(context.quick)
     members = {d.name: d for d in divergences}
     jobs = [(d, activation) for activation in (False, True) for d in divergences]
     simulated: dict[bool, list[np.ndarray]] = {False: [], True: []}
@@ -211,7 +211,7 @@ def run(context: Context) -> dict[str, Any]:
     below = direct.ratio < edges[0]
     won = np.isin(
         direct_result["winner"],
-        [direct.names.index(n) for n in ("jensen_shannon", "squared_hellinger", "gan")],
+        [direct.names.index(name) for name in smallest],
     )
     last = _text(_winners(direct)[-1])
     hellinger_only = "jensen_shannon" not in _winners(activated)[0]

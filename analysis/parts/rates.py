@@ -135,7 +135,7 @@ def _draw_paths(axis: Any, paths: dict[str, np.ndarray], divergences: list[Diver
 
 def run(context: Context) -> dict[str, Any]:
     """All smooth entries and alpha members, both parameterisations, scales, speeds; total variation apart."""
-    divergences = smooth_divergences(_ALPHAS[:1] if context.quick else _ALPHAS)
+    divergences = smooth_divergences(context.quick, _ALPHAS)
     kinks = [d for d in catalogue_entries() if not d.is_smooth]
     jobs = [(d, activation) for d in divergences for activation in (False, True)]
     rows: list[dict[str, Any]] = []
@@ -143,7 +143,7 @@ def run(context: Context) -> dict[str, Any]:
         for d, activation in context.progress(jobs, "games played"):
             rows += _measure(d, activation, context.quick)
         drift = max((_kink_drift(d, v, context.quick) for d in kinks for v in (False, True)), default=0.0)
-        shown = catalogue_entries()
+        shown = divergences[:5] + kinks if context.quick else catalogue_entries()
         paths = _from_afar(shown, context.quick)
 
     figure, axes = panels(1, 3, width=11.0, height=4.5)

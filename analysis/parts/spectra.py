@@ -106,7 +106,7 @@ def _draw_roots(
 
 def run(context: Context) -> dict[str, Any]:
     """Compare all smooth entries and alpha members, both parameterisations, several scales, two games."""
-    divergences = smooth_divergences(_ALPHAS[:1] if context.quick else _ALPHAS)
+    divergences = smooth_divergences(context.quick, _ALPHAS)
     jobs = [(d, activation) for d in divergences for activation in (False, True)]
     measured: list[dict[str, Any]] = []
     with jax.enable_x64(True):

@@ -55,7 +55,7 @@ def _play(
 
 
 def _readable(path: np.ndarray, least: int) -> np.ndarray:
-    """The iterations while the distance is between 1e-7 and 30 times its start: linear, and above rounding."""
+    """The iterations while the distance is 1e-7 to 30 times its start: linear, and above rounding."""
     size = np.abs(np.nan_to_num(path, nan=1.0)).max(1)
     gone = np.flatnonzero((size < 1e-7 * size[0]) | (size > 30 * size[0]))
     return path[: max(least, gone[0])] if gone.size else path
@@ -135,7 +135,7 @@ def _draw_limits(axis: Any, d: Divergence, rows: list[dict[str, Any]]) -> None:
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Each curvature and the kink with T = v, jensen_shannon with its activation (g'(v0) = 1/2), five schemes."""
+    """Each curvature and the kink with T = v, jensen_shannon with its activation, in five schemes."""
     games = [("squared_hellinger", False), ("pearson_chi2", False)]
     if not context.quick:
         games += [("kl", False), ("total_variation", False), ("jensen_shannon", True)]
@@ -158,9 +158,9 @@ def run(context: Context) -> dict[str, Any]:
     context.figure(
         "steps",
         figure,
-        shows="In discrete time each scheme has its own update matrix, and the played game follows it: factors "
-        f"per iteration agree to {worst:.1e}, and {held:.1%} of {len(beside)} games played {SIDE:.0%} inside or "
-        "outside the predicted limit come closer or move away as predicted.",
+        shows="In discrete time each scheme has its own update matrix, and the played game follows it: "
+        f"factors per iteration agree to {worst:.1e}, and {held:.1%} of {len(beside)} games played "
+        f"{SIDE:.0%} inside or outside the predicted limit come closer or move away as predicted.",
         rows=[{key: "" if value is None else value for key, value in row.items()} for row in rows],
     )
     return {

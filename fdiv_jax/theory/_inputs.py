@@ -118,14 +118,17 @@ def non_negative(name: str, value: ArrayLike) -> Floats:
     return array
 
 
-def _square_root_of_precision(value: ArrayLike) -> float:
+def precision(value: ArrayLike) -> float:
+    """Machine epsilon of the numbers as given: a float32 network gives blocks with float32 noise."""
     dtype = np.asarray(value).dtype
-    return float(np.sqrt(np.finfo(dtype).eps)) if dtype in (np.float32, np.float64) else 1e-8
+    if dtype.kind == "f":
+        return float(np.finfo(dtype).eps)
+    return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(np.float64).eps)
 
 
 def blocks(gram: ArrayLike, coupling: ArrayLike) -> tuple[Floats, Floats]:
     """Gram, symmetric and positive semi-definite, and K (n_omega, n_theta); a number stands for 1 x 1."""
-    tolerance = _square_root_of_precision(gram)
+    tolerance = np.sqrt(precision(gram))
     matrices = []
     for name, value in (("gram", gram), ("coupling", coupling)):
         array = real_array(name, value)

@@ -227,22 +227,23 @@ def game_step_limit(
     """
     _checked(scheme, critic_steps)
     spectrum = game_spectrum(d, gram, coupling, model_step, critic_step, activation)
+    n = spectrum.model_size
+    damping = -spectrum.coupled[n:, n:]
+    levels = np.linalg.eigvalsh(damping)
     size = float(np.abs(spectrum.eigenvalues).max())
-    damped = spectrum.rate > 1e-13 * size
+    # Positive definite damping leaves no mode undamped, however slow; else the eigenvalues must tell.
+    damped = levels[0] > 1e-13 * levels[-1] or spectrum.rate > 1e-13 * size
     if not damped and scheme in ("simultaneous", "alternating"):
         return 0.0
     if scheme != "alternating":
         moving = np.concatenate([spectrum.eigenvalues, spectrum.gauge])
+        moving = moving[np.abs(moving) > 1e-13 * size]  # zero to rounding: too slow to limit a step
         if not damped:  # rounding must not decide on which side of the axis an undamped mode lies
             moving = np.where(np.abs(np.real(moving)) <= 1e-13 * size, 1j * np.imag(moving), moving)
         return min(_polynomial_limit(complex(value), scheme) for value in moving)
-    n = spectrum.model_size
-    damping = -spectrum.coupled[n:, n:]
     gauge_limit = 2.0 / float(np.abs(spectrum.gauge).max()) if spectrum.gauge.size else math.inf
     if critic_steps == 1:
         return min(
             gauge_limit, _alternating_limit(damping, -spectrum.coupled[n:, :n] @ spectrum.coupled[:n, n:])
         )
-    return min(
-        gauge_limit, _scanned_limit(spectrum, critic_steps, 2.0 / float(np.linalg.eigvalsh(damping)[-1]))
-    )
+    return min(gauge_limit, _scanned_limit(spectrum, critic_steps, 2.0 / float(levels[-1])))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fdiv_jax.theory._inputs import Floats, blocks, linearisation, positive
+from fdiv_jax.theory._inputs import Floats, blocks, linearisation, positive, precision
 
 if TYPE_CHECKING:
     from fdiv_jax.divergences import Divergence
@@ -85,15 +85,14 @@ class GameSpectrum:
         return max(0.0, -float(np.real(self.eigenvalues).max()))
 
 
-def _range(matrix: Floats, scale: float) -> Floats:
-    """Orthonormal basis of the column space, columns below rounding against `scale` left out."""
+def _range(matrix: Floats, least: float) -> Floats:
+    """Orthonormal basis of the column space, directions with a singular value up to `least` left out."""
     left, values, _ = np.linalg.svd(matrix, full_matrices=False)
-    return left[:, values > scale * 64 * np.finfo(float).eps * max(matrix.shape)]
+    return left[:, values > least]
 
 
-def _clusters(values: Floats) -> list[slice]:
-    """Runs of equal numbers (to rounding) in a sorted array."""
-    gap = 1e3 * np.finfo(float).eps * max(1e-300, float(np.abs(values).max())) * len(values)
+def _clusters(values: Floats, gap: float) -> list[slice]:
+    """Runs of numbers in a sorted array that lie no more than `gap` apart."""
     edges = [0, *(np.flatnonzero(np.diff(values) > gap) + 1).tolist(), len(values)]
     return [slice(i, j) for i, j in pairwise(edges)]
 
@@ -114,6 +113,9 @@ def game_spectrum(
     rest are the roots of lambda^2 + b d q lambda + a b c k^2 = 0; in general they are the eigenvalues of the
     reduced block matrix.
 
+    What lies below epsilon^(2/3) of the largest, 4e-11 for float64 matrices and 2e-5 for float32, counts as
+    zero: couplings, eigenvalues of Gram and the gaps between them.
+
     Arguments and errors as for `game_jacobian`; also ValueError when coupling is zero altogether.
     """
     g, k = blocks(gram, coupling)
@@ -124,21 +126,24 @@ def game_spectrum(
         raise ValueError(
             "expected a coupling with a non-zero entry, got zero: the critic does not see the model"
         )
+    rounding = max(precision(gram), precision(coupling)) ** (2 / 3)
+    least = rounding * scale
     damping = lin.relaxation * g
     mu, vectors = np.linalg.eigh(damping)
+    flat = rounding * float(mu[-1])
     together, gauge, idle = [], [], 0
-    for run in _clusters(mu):
+    for run in _clusters(mu, flat):
         space = vectors[:, run]
-        inside = _range(space.T @ k, scale)
+        inside = _range(space.T @ k, least)
         together.append(space @ inside)
         apart = space.shape[1] - inside.shape[1]
         level = float(mu[run].mean())
-        if level > 1e3 * np.finfo(float).eps * len(mu) * max(float(mu[-1]), 0.0):
+        if level > flat:
             gauge += [-b * level] * apart
         else:
             idle += apart
     critic = np.concatenate(together, axis=1)
-    model = _range(k.T, scale)
+    model = _range(k.T, least)
     k_reduced = critic.T @ k @ model
     coupled = np.block(
         [

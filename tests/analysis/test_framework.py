@@ -1,0 +1,363 @@
+"""The analysis as a whole: order, resume, failure, --only, and files written whole."""
+
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from analysis import files, framework, sources
+from analysis.claims import CLAIMS
+from analysis.convergence import main
+from analysis.framework import Context, Part, Settings, run_parts
+from analysis.parts import PARTS
+from analysis.report import readme
+
+GOOD = """
+    from analysis.style import panels
+
+    def run(context):
+        figure, axis = panels(1, 1, 2.0, 2.0)
+        axis.plot([0, 1], [0, {slope}])
+        for _ in context.progress(range(3), "drawing"):
+            pass
+        context.figure("{name}", figure, shows="a line | of slope {slope}", rows=[{{"x": 1.0, "y": {slope}}}])
+        context.claim("C7", "holds", "slope {slope}")
+        return {{"{name}_slope": {slope}}}
+"""
+BAD = """
+    def run(context):
+        raise RuntimeError("no such luck")
+"""
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Writes part modules into a package of their own, and says how often each ran."""
+    package = tmp_path / "parts_under_test"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two versions within one second
+    monkeypatch.setattr(framework, "source_digest", lambda module, inputs: digest(module))
+
+    def path(name):
+        return package / f"{name}.py"
+
+    def digest(module):
+        return files.digest(path(module.rsplit(".", 1)[1]))
+
+    def write(name, text, **values):
+        path(name).write_text(textwrap.dedent(text.format(name=name, **values)))
+        sys.modules.pop(f"parts_under_test.{name}", None)
+        sys.modules.pop("parts_under_test", None)
+        return Part(name, f"parts_under_test.{name}", f"title of {name}")
+
+    return write
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(tmp_path / "figures", tmp_path / "state")
+
+
+def run(parts, settings, only=()):
+    """Returns the number of failures and what was printed."""
+    console = Console(file=(out := open(Path(settings.work).with_suffix(".log"), "w+")), width=200)  # noqa: SIM115
+    with out:
+        failed = run_parts(parts, settings, only, console)
+        out.seek(0)
+        return failed, out.read()
+
+
+def summary(settings):
+    return json.loads((settings.output / "summary.json").read_text())
+
+
+def test_a_run_leaves_pictures_numbers_summary_and_page(make, settings):
+    parts = [make("first", GOOD, slope=1.5), make("second", GOOD, slope=2)]
+    failed, _ = run(parts, settings)
+    assert failed == 0
+    for name in ("first", "second"):
+        assert (settings.output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (settings.output / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (settings.output / f"{name}.csv").read_text().startswith("x,y\n1.0,")
+    found = summary(settings)
+    assert (found["first_slope"], found["second_slope"], found["quick"]) == (1.5, 2, False)
+    assert set(found["wall_time_seconds"]) == {"first", "second"}
+    assert found["versions"]["jax"]
+    page = (settings.output / "README.md").read_text()
+    assert "a line | of slope 1.5" in page
+    assert "![second](second.png)" in page
+    assert "| C7 |" in page
+    assert "slope 1.5 (first) slope 2 (second)" in page
+    assert page.count("not measured here") == len(CLAIMS) - 1
+
+
+def test_what_is_still_good_is_kept(make, settings):
+    parts = [make("first", GOOD, slope=1), make("second", GOOD, slope=2)]
+    run(parts, settings)
+    before = (settings.output / "README.md").read_bytes()
+    _, said = run(parts, settings)
+    assert said.count("unchanged, kept") == 2
+    assert (settings.output / "README.md").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change", ["source", "missing picture", "edited numbers", "fresh clone", "quick", "force"]
+)
+def test_what_has_changed_is_computed_again(make, settings, change):
+    parts = [make("first", GOOD, slope=1), make("second", GOOD, slope=2)]
+    run(parts, settings)
+    again = settings
+    if change == "source":
+        parts[1] = make("second", GOOD, slope=3)
+    elif change == "missing picture":
+        (settings.output / "second.pdf").unlink()
+    elif change == "edited numbers":
+        (settings.output / "second.csv").write_text("x,y\n1.0,7\n")
+    elif change == "fresh clone":
+        (settings.work / "full" / "second.json").unlink()
+    else:
+        again = Settings(settings.output, settings.work, quick=change == "quick", force=change == "force")
+    failed, said = run(parts, again)
+    assert failed == 0
+    assert said.count("unchanged, kept") == (0 if change in ("quick", "force") else 1)
+    assert summary(settings)["second_slope"] == (3 if change == "source" else 2)
+    assert (settings.output / "second.csv").read_text() == f"x,y\n1.0,{3 if change == 'source' else 2}\n"
+    assert summary(settings)["quick"] == (change == "quick")
+
+
+def test_only_leaves_the_others_as_they_are(make, settings):
+    parts = [make("first", GOOD, slope=1), make("second", GOOD, slope=2), make("third", GOOD, slope=3)]
+    run(parts[:2], settings)
+    parts[0] = make("first", GOOD, slope=9)
+    _, said = run(parts, settings, only=["third"])
+    assert "first" not in said
+    found = summary(settings)
+    assert [found[f"{name}_slope"] for name in ("first", "second", "third")] == [1, 2, 3]
+    assert list(found["parts"]) == ["first", "second", "third"]
+
+
+def test_a_failure_costs_only_its_part(make, settings):
+    parts = [make("first", GOOD, slope=1), make("second", GOOD, slope=2), make("third", GOOD, slope=3)]
+    run(parts, settings)
+    parts[1] = make("second", BAD)
+    failed, said = run(parts, settings)
+    assert failed == 1
+    assert "no such luck" in said
+    found = summary(settings)
+    assert (found["first_slope"], found["third_slope"]) == (1, 3)
+    assert "second_slope" not in found
+    assert found["parts"]["second"]["status"] == "failed"
+    assert (
+        "**Part `second` failed**: RuntimeError: no such luck" in (settings.output / "README.md").read_text()
+    )
+    parts[1] = make("second", GOOD, slope=4)
+    failed, said = run(parts, settings)
+    assert (failed, said.count("unchanged, kept")) == (0, 2)
+    assert summary(settings)["parts"]["second"]["status"] == "done"
+
+
+def test_two_parts_may_not_write_the_same_entry(make, settings):
+    same = 'def run(context):\n    return {{"speed": 1}}\n'
+    failed, said = run([make("first", same), make("second", same)], settings)
+    assert failed == 1
+    assert "both write the summary entry 'speed'" in said
+
+
+@pytest.mark.parametrize("value", ["float('nan')", "float('inf')", "object()"])
+def test_a_number_that_is_none_fails_the_part(make, settings, value):
+    failed, said = run(
+        [make("first", 'def run(context):\n    return {{"speed": ' + value + "}}\n")], settings
+    )
+    assert failed == 1
+    assert "entries.speed" in said
+
+
+def test_an_interrupted_run_keeps_what_it_has(make, settings):
+    parts = [make("first", GOOD, slope=1), make("second", "def run(context):\n    raise KeyboardInterrupt\n")]
+    with pytest.raises(KeyboardInterrupt):
+        run(parts, settings)
+    assert summary(settings)["first_slope"] == 1
+    parts[1] = make("second", GOOD, slope=2)
+    assert run(parts, settings)[1].count("unchanged, kept") == 1
+
+
+def test_unfinished_work_survives_until_the_code_changes(make, settings):
+    stops = """
+    def run(context):
+        mark = context.work / "half"
+        found = mark.exists()
+        mark.write_text("done")
+        if not found:
+            raise RuntimeError("stopped half way")
+        return {{"{name}_resumed": {value}}}
+    """
+    part = make("first", stops, value=1)
+    assert run([part], settings)[0] == 1
+    assert run([part], settings)[0] == 0
+    part = make("first", stops, value=2)
+    assert run([part], settings)[0] == 1  # another source: nothing of the old work is used
+    assert run([part], settings)[0] == 0
+
+
+def test_an_unknown_name_is_one_line_and_two(capsys, tmp_path):
+    status = main(["--only", "spectra", "nonsense", "--output", str(tmp_path), "--work", str(tmp_path / "w")])
+    said = capsys.readouterr().err
+    assert status == 2
+    assert said.count("\n") == 1
+    assert "'nonsense'" in said
+    assert all(part.name in said for part in PARTS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_options_exit_with_two(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--fast"])
+    assert stop.value.code == 2
+    assert "--fast" in capsys.readouterr().err
+
+
+def test_a_failed_part_makes_the_command_fail(make, tmp_path, capsys):
+    arguments = ["--output", str(tmp_path / "o"), "--work", str(tmp_path / "w")]
+    assert main(arguments, [make("first", BAD)]) == 1
+    assert main(arguments, [make("first", GOOD, slope=1)]) == 0
+    capsys.readouterr()
+
+
+def test_a_figure_needs_its_numbers_and_a_claim_its_name(tmp_path):
+    context = Context("part", False, tmp_path, tmp_path)
+    from analysis.style import panels
+
+    figure, _ = panels(1, 1, 1.0, 1.0)
+    with pytest.raises(ValueError, match="numbers"):
+        context.figure("f", figure, shows="nothing")
+    with pytest.raises(ValueError, match="C1"):
+        context.claim("C10", "holds", "")
+    with pytest.raises(ValueError, match="holds in part"):
+        context.claim("C1", "perhaps", "")
+    context.figure("f", figure, shows="x", numbers={"a": np.float32(1.5)})
+    assert json.loads((tmp_path / "f.json").read_text()) == {"a": 1.5}
+    with pytest.raises(ValueError, match="twice"):
+        context.figure("f", figure, shows="x", numbers={})
+
+
+def test_the_same_numbers_give_the_same_files(tmp_path):
+    from analysis.style import panels
+
+    written = []
+    for name in ("one", "two"):
+        context = Context("part", False, tmp_path / name, tmp_path)
+        figure, axis = panels(1, 1, 2.0, 2.0)
+        axis.plot([0, 1], [0, 1], label="θ")
+        context.figure("f", figure, shows="x", rows={"x": [1.0, 2.0], "y": np.array([0.1, np.inf])})
+        written.append(context.figures[0]["files"])
+    assert written[0] == written[1]
+
+
+def test_mixed_verdicts_hold_in_part():
+    claim = {"claim": "C1", "evidence": "a | b"}
+    states = {
+        name: {
+            "claims": [claim | {"verdict": verdict}],
+            "quick": True,
+            "status": "done",
+            "figures": [],
+            "entries": [],
+        }
+        for name, verdict in (("x", "holds"), ("y", "fails"))
+    }
+    page = readme({"parts": states, "versions": {}, "wall_time_seconds": {}}, [])
+    assert "**holds in part** | a \\| b (x) a \\| b (y) |" in page
+    assert "**Quick run**" in page
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    target = tmp_path / "deep" / "numbers.csv"
+    files.write_whole(target, "old")
+
+    def broken(self, data):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", broken)
+        with pytest.raises(OSError, match="disk full"):
+            files.write_whole(target, "new")
+    assert target.read_text() == "old"
+    assert [p.name for p in target.parent.iterdir()] == ["numbers.csv"]
+
+
+def test_tables_are_checked():
+    assert files.csv_text({"a": [1, 2], "b": np.array([0.1, 1e-300])}) == "a,b\n1,0.1\n2,1e-300\n"
+    with pytest.raises(ValueError, match="at least one row"):
+        files.csv_text([])
+    with pytest.raises(ValueError, match="nan in row 1, column a"):
+        files.csv_text([{"a": 1.0}, {"a": float("nan")}])
+    with pytest.raises(ValueError, match="columns"):
+        files.csv_text([{"a": 1}, {"b": 1}])
+    with pytest.raises(ValueError, match=r"at .a\[1\]"):
+        files.json_text({"a": [1.0, float("inf")]})
+
+
+def test_sources_follow_imports_but_not_types(tmp_path):
+    for name, text in {
+        "fdiv_jax/__init__.py": "",
+        "fdiv_jax/low/__init__.py": "from fdiv_jax.low._inner import x",
+        "fdiv_jax/low/_inner.py": "x = 1",
+        "fdiv_jax/other.py": "",
+        "analysis/__init__.py": "",
+        "analysis/parts/__init__.py": "from analysis import framework",
+        "analysis/framework.py": "",
+        "analysis/tools.py": "import numpy",
+        "analysis/parts/one.py": """
+from typing import TYPE_CHECKING
+from .. import tools
+if TYPE_CHECKING:
+    from analysis.framework import Context
+def run(context):
+    from fdiv_jax.low import x
+""",
+        "analysis/parts/two.py": "import fdiv_jax as fj",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def names(module):
+        return {str(p.relative_to(tmp_path)) for p in sources.sources_of(module, tmp_path)}
+
+    assert names("analysis.parts.one") == {
+        "analysis/__init__.py",
+        "analysis/parts/one.py",
+        "analysis/tools.py",
+        "fdiv_jax/__init__.py",
+        "fdiv_jax/low/__init__.py",
+        "fdiv_jax/low/_inner.py",
+    }
+    assert {"fdiv_jax/other.py", "fdiv_jax/low/_inner.py"} <= names("analysis.parts.two")
+    before = sources.source_digest("analysis.parts.one", root=tmp_path)
+    (tmp_path / "fdiv_jax/other.py").write_text("y = 2")
+    (tmp_path / "analysis/framework.py").write_text("y = 2")
+    assert sources.source_digest("analysis.parts.one", root=tmp_path) == before
+    (tmp_path / "fdiv_jax/low/_inner.py").write_text("x = 2")
+    assert sources.source_digest("analysis.parts.one", root=tmp_path) != before
+    (tmp_path / "weights.bin").write_bytes(b"1")
+    with_input = sources.source_digest("analysis.parts.one", ["*.bin"], root=tmp_path)
+    (tmp_path / "weights.bin").write_bytes(b"2")
+    assert sources.source_digest("analysis.parts.one", ["*.bin"], root=tmp_path) != with_input
+    with pytest.raises(ValueError, match="no file matches"):
+        sources.source_digest("analysis.parts.one", ["*.npz"], root=tmp_path)
+    with pytest.raises(ValueError, match="numpy"):
+        sources.source_digest("numpy", root=tmp_path)
+
+
+def test_every_part_depends_on_what_it_measures():
+    for part in PARTS:
+        found = {str(p.relative_to(sources.ROOT)) for p in sources.sources_of(part.module)}
+        assert f"{part.module.replace('.', '/')}.py" in found
+    spectra = {str(p.relative_to(sources.ROOT)) for p in sources.sources_of("analysis.parts.spectra")}
+    assert {"fdiv_jax/theory/jacobian.py", "fdiv_jax/divergences/variational.py"} <= spectra
+    assert not any(name.startswith(("fdiv_jax/nn", "fdiv_jax/worlds")) for name in spectra)
