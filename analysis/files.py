@@ -9,7 +9,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def json_text(value: Any) -> str:
     return json.dumps(_plain(value, ""), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def csv_text(rows: Iterable[Mapping[str, Any]] | Mapping[str, Sequence[Any]]) -> str:
+def csv_text(rows: Iterable[Mapping[str, Any]] | Mapping[str, Any]) -> str:
     """CSV from rows, or from columns of one length; numbers as the shortest text that reads back the same."""
     table: Any
     if isinstance(rows, Mapping):

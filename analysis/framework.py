@@ -102,7 +102,7 @@ class Context:
         figure: Figure,
         *,
         shows: str,
-        rows: Iterable[Mapping[str, Any]] | Mapping[str, Sequence[Any]] | None = None,
+        rows: Iterable[Mapping[str, Any]] | Mapping[str, Any] | None = None,
         numbers: Mapping[str, Any] | None = None,
     ) -> None:
         """Write name.png and name.pdf, and beside them name.csv from `rows` and/or name.json from `numbers`.

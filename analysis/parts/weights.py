@@ -60,8 +60,8 @@ def run(context: Context) -> dict[str, Any]:
     context.claim(
         "C1",
         "holds" if kl_error < 1e-9 and "kl" in names_of_mse else "fails",
-        f"D_kl = m/2 to {kl_error:.1g} and its weight on the MSE gradient is constant to "
-        f"{constant['kl']:.1g}; so is that of {', '.join(n for n in names_of_mse if n != 'kl')}.",
+        f"D_kl = m/2 with a relative error of {kl_error:.1g}, and its weight on the MSE gradient is constant "
+        f"to {constant['kl']:.1g}; so is that of {', '.join(n for n in names_of_mse if n != 'kl')}.",
     )
     hellinger, chi2 = columns["weight_squared_hellinger"], columns["weight_pearson_chi2"]
     return {

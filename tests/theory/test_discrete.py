@@ -95,12 +95,9 @@ def test_known_limits_without_damping_and_of_a_plain_decay():
     assert theory.game_step_limit(TV, 1.0, 2.0, scheme="extragradient") == pytest.approx(1 / 2)
     assert theory.game_step_limit(TV, 1.0, 2.0, scheme="optimistic") == pytest.approx(1 / (2 * np.sqrt(3)))
     strong = {"gram": np.diag([1e4]), "coupling": np.array([[1e-3]])}
-    for scheme, expected in (
-        ("simultaneous", 2),
-        ("alternating", 2),
-        ("extragradient", 1),
-        ("optimistic", 2 / 3),
-    ):
+    ends: tuple[tuple[theory.Scheme, float], ...]
+    ends = (("simultaneous", 2), ("alternating", 2), ("extragradient", 1), ("optimistic", 2 / 3))
+    for scheme, expected in ends:
         assert theory.game_step_limit(KL, **strong, scheme=scheme) == pytest.approx(expected / 1e4, rel=1e-6)
 
 
