@@ -90,6 +90,10 @@ class CriticGame:
     def _graph(self) -> Any:
         return nnx.split(nnx.eval_shape(lambda: self._build(jax.random.key(0))), nnx.Param, ...)[0]
 
+    def _critic(self, weights: Any, spectral: Any) -> Critic:
+        """The module, with variables of its own: what is done to it does not show in the states."""
+        return nnx.merge(self._graph, *jax.tree.map(lambda leaf: leaf, (weights, spectral)))
+
     def initial(self, key: jax.Array) -> CriticState:
         """A critic with random weights."""
         _, weights, spectral = nnx.split(self._build(key), nnx.Param, ...)
@@ -97,7 +101,7 @@ class CriticGame:
 
     def scores(self, weights: Any, spectral: Any, comparison: Comparison) -> tuple[jax.Array, jax.Array]:
         """The critic's values before the activation at the samples of P and of Q, n h' w' each."""
-        critic = nnx.merge(self._graph, weights, spectral)
+        critic = self._critic(weights, spectral)
         both = jnp.concatenate([comparison.reference, comparison.prediction])
         both = both.astype(jax.tree.leaves(weights)[0].dtype)
         v = critic(both, jnp.concatenate([comparison.mask, comparison.mask]))
@@ -122,7 +126,7 @@ class CriticGame:
             ascent = jax.tree.map(jnp.negative, gradient)
             changes, moments = self.optimiser.update(ascent, moments, weights)
             weights = optax.apply_updates(weights, changes)
-            critic = nnx.merge(self._graph, weights, spectral)
+            critic = self._critic(weights, spectral)
             critic.refresh()
             spectral = nnx.state(critic, nnx.Not(nnx.Param))
         return CriticState(weights, spectral, moments), figures
