@@ -45,12 +45,13 @@ class Activation:
         if self.kind == "tanh":
             lower = float(self.lower)
             return (upper + lower) / 2 + (upper - lower) / 2 * jnp.tanh(v)
+        info = np.finfo(v.dtype)
         if self.kind == "exponential":
             scale = float(self.scale)
-            raw = upper - scale * jnp.exp(-v / scale)
+            # Saturating before the exponential overflows keeps value and slope finite.
+            raw = upper - scale * jnp.exp(jnp.minimum(-v / scale, 0.9 * float(np.log(info.max))))
         else:
             raw = upper - jnp.logaddexp(-v, 0)
-        info = np.finfo(v.dtype)
         # Largest number of the dtype below the upper end, and no overflow at the other side.
         top = np.nextafter(np.asarray(upper, v.dtype), np.asarray(-np.inf, v.dtype))
         if top > -info.tiny:

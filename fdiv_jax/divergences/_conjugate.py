@@ -235,8 +235,11 @@ class Conjugate:
         self, s: jax.Array, functions: Sequence[Function], beyond: float, substitute: bool = True
     ) -> jax.Array:
         result = jnp.full_like(s, beyond)
+        closed = self.highest_slope != sympy.oo and self.value_at_top != sympy.oo
         for segment, function, sample in zip(self.segments, functions, self._samples, strict=True):
             inside = (s >= float(segment.lower)) & (s < float(segment.upper))
+            if closed and segment is self.segments[-1]:
+                inside |= s == jnp.asarray(float(segment.upper), s.dtype)
             result = jnp.where(
                 inside, function(jnp.where(inside, s, sample)) if substitute else function(s), result
             )

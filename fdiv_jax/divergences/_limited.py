@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 import time
@@ -22,14 +23,17 @@ class _OutOfTime(BaseException):
 def time_limited(task: Callable[[], Result], seconds: float) -> Result | None:
     """Result of the task, or None when it fails or takes longer than so many seconds of processor time.
 
-    The task runs in a thread of its own, traced: once the time is over, the next call of a sympy function raises.
-    (Signals work only in the main thread, and an exception sent from outside may land in the garbage collector,
-    where it is lost.) Processor time makes the outcome independent of what else the machine does.
+    The task runs in a thread of its own, traced: once the time is over, the next call of a sympy function
+    raises. (Signals work only in the main thread, and an exception sent from outside may land in the
+    garbage collector, where it is lost.) Processor time makes the outcome independent of what else the
+    machine does.
     """
     results: list[Result] = []
 
     def watch(frame: FrameType, event: str, arg: Any) -> None:
-        if time.thread_time() > seconds and "sympy" in frame.f_code.co_filename:
+        # A generator may be resumed by the collector to close it, and would lose the exception too.
+        ordinary = not frame.f_code.co_flags & inspect.CO_GENERATOR and "sympy" in frame.f_code.co_filename
+        if ordinary and time.thread_time() > seconds:
             raise _OutOfTime
 
     def work() -> None:

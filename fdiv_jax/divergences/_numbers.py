@@ -27,7 +27,8 @@ def as_float(x: ArrayLike) -> tuple[jax.Array, jnp.dtype]:
 
 
 def elementwise(function: Callable[[jax.Array], jax.Array]) -> Callable[[ArrayLike], jax.Array]:
-    """Let a function of float32 or float64 arrays take anything array-like; compiled, also outside `jax.jit`."""
+    """Let a function of float32 or float64 arrays take anything array-like; compiled, also outside
+    `jax.jit`."""
 
     @jax.jit
     def evaluate(x: ArrayLike) -> jax.Array:

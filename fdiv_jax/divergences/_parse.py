@@ -133,6 +133,8 @@ def _literal(node: ast.Constant, source: str) -> _Value:
     if len(text) > MAX_DIGITS:
         raise _refuse(f"the number {_shorten(text)} has more than {MAX_DIGITS} characters")
     number = _bounded(float(value), text)
+    if number == 0 and any(digit in "123456789" for digit in text.lower().split("e")[0]):
+        raise _refuse(f"the number {text} is too small")
     if isinstance(value, int):
         return _Value(sympy.Integer(value), number)
     try:

@@ -164,7 +164,7 @@ def _zero_order(function: _SideFunction) -> float:
     context = function.context
     values = [abs(function(x, 200)) for x in (1e-20, 1e-24)]
     if 0 in values:
-        return 0.0
+        return 2.0
     slope = float((context.log(values[0]) - context.log(values[1])) / (4 * context.log(10)))
     return round(24 * slope) / 24
 

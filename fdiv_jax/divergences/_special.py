@@ -24,7 +24,7 @@ def lambert_w_exp(x: jax.Array) -> jax.Array:
     x_large = jnp.where(large, x, 2.0)
     w = x_large - jnp.log(x_large)
     for _ in range(5):
-        w = w * (1 + x_large - jnp.log(w)) / (1 + w)
+        w = w * ((1 + x_large - jnp.log(w)) / (1 + w))
     x_small = jnp.where(large, 0.0, x)
     # log w = x - w: with y = log w, Newton on y + e^y - x starts above the root for y = x.
     y = x_small - jnp.log1p(jnp.exp(x_small))
@@ -36,4 +36,4 @@ def lambert_w_exp(x: jax.Array) -> jax.Array:
 @lambert_w_exp.defjvp
 def _lambert_w_exp_jvp(primals, tangents):
     w = lambert_w_exp(*primals)
-    return w, tangents[0] * w / (1 + w)
+    return w, tangents[0] * (w / (1 + w))

@@ -1,0 +1,110 @@
+"""`explore` and `divergences`: what they print, draw and refuse."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fdiv_jax import cli
+from fdiv_jax.divergences import catalogue, divergence
+from fdiv_jax.theory import game_rate
+
+
+def run_json(capsys, *arguments):
+    assert cli.main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_explore_shows_everything(capsys):
+    assert cli.main(["explore", "(t - 1)**2/(t + 1)"]) == 0
+    out = capsys.readouterr().out
+    for piece in ("f'(t)", "f''(t)", "f''(1)", "f*(s)", "-s - 4*sqrt(1 - s) + 4", "(-oo, 1]", "1 - exp(-v)",
+                  "w_f(m)", "quadrature", "q/k", "kl", "critically damped"):  # fmt: skip
+        assert piece in out
+
+
+def test_explore_json(capsys):
+    facts = run_json(capsys, "explore", "squared_hellinger")
+    assert facts["curvature"] == {"exact": "1/2", "value": 0.5}
+    assert facts["conjugate"][0] == {"formula": "s/(1 - s)", "where": "s < 1"}
+    assert facts["gaussian"]["closed_form"] == "2 - 2*exp(-m/8)"
+    for row in facts["gaussian"]["table"]:
+        assert row["weight"] == pytest.approx(np.exp(-row["m"] / 8) / 2, rel=1e-12)
+    for row in facts["game"]["rates"]:
+        for key, activated in (("direct", False), ("activated", True)):
+            rate = game_rate(
+                divergence("squared_hellinger"), damping=row["q_over_k"], coupling=1.0, activation=activated
+            )
+            assert row[key] == pytest.approx(rate)
+    assert facts["game"]["critically_damped_at"] == 1.0
+    # Small curvature is fastest where damping is weak.
+    assert facts["game"]["fastest_here"][0]["from"] == 0
+
+
+def test_explore_without_a_linear_rate(capsys):
+    assert "kink" in run_json(capsys, "explore", "total_variation")["game"]["note"]
+    facts = run_json(capsys, "explore", "(t - 1)**4")
+    assert "f''(1) = 0" in facts["game"]["note"]
+    assert facts["conjugate_is_numeric"] in (True, False)
+
+
+def test_explore_reads_an_expression_that_begins_with_a_minus(capsys):
+    assert run_json(capsys, "explore", "-log(t)")["f"] == "-log(t)"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("t**2", "f(1) must be 0"),
+        ("log(t)", "not convex"),
+        ("x*log(x)", "only variable is t"),
+        ("exp(t) - E*t", "infinite"),
+        ("__import__('os').system('true')", "allowed are"),
+        ("", "empty"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(text, reason, capsys):
+    assert cli.main(["explore", text]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert reason in err
+
+
+@pytest.mark.parametrize("text", ["jensen_shannon", "Max(t - 2, 0)"])
+def test_plot(text, tmp_path, capsys):
+    target = tmp_path / "picture.png"
+    assert cli.main(["explore", text, "--plot", str(target)]) == 0
+    with Image.open(target) as picture:
+        assert picture.width > 1000
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+def test_plot_refuses_before_it_works(tmp_path, capsys):
+    assert cli.main(["explore", "kl", "--plot", str(tmp_path / "picture.txt")]) == 2
+    assert "--plot must end in" in capsys.readouterr().err
+    assert cli.main(["explore", "kl", "--plot", str(tmp_path / "no" / "picture.png")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_divergences_lists_the_catalogue(capsys):
+    assert cli.main(["divergences"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in catalogue())
+    entries = run_json(capsys, "divergences")
+    assert [entry["name"] for entry in entries] == list(catalogue())
+    assert entries[0]["closed_form"] == "m/2"
+
+
+def test_explore_starts_quickly_and_without_flax():
+    script = (
+        "import sys, time\nfrom fdiv_jax.cli import main\nmain(['explore', 't*log(t)'])\n"
+        "print(time.process_time(), *[m for m in ('flax', 'torch', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    seconds, *loaded = done.stdout.splitlines()[-1].split()
+    assert not loaded
+    assert float(seconds) < 4  # processor time of all threads; about 1.7 on an idle machine

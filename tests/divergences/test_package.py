@@ -1,0 +1,38 @@
+"""Doctests, the cost of importing, and what the import must not load."""
+
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import fdiv_jax.divergences
+
+MODULES = ["fdiv_jax.divergences", *(
+    f"fdiv_jax.divergences.{module.name}" for module in pkgutil.iter_modules(fdiv_jax.divergences.__path__)
+)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_doctests(name):
+    outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert outcome.failed == 0
+
+
+def test_there_are_doctests():
+    finder = doctest.DocTestFinder()
+    examples = sum(len(t.examples) for n in MODULES for t in finder.find(importlib.import_module(n)))
+    assert examples >= 10
+
+
+def test_import_is_quick_and_loads_no_flax():
+    script = (
+        "import sys, time\nstart = time.process_time()\nimport fdiv_jax.divergences\n"
+        "print(time.process_time() - start, *[m for m in ('flax', 'torch', 'diffusers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    seconds, *loaded = done.stdout.split()
+    assert not loaded
+    assert float(seconds) < 1.5
