@@ -27,7 +27,7 @@ class Command:
     """The seed of the initial noise (and of the sampler's, where it uses any)."""
     steps: int = 25
     """Steps of the sampler."""
-    guidance: float = 4.5
+    guidance: float = 6.0
     """Classifier-free guidance; 1 is none."""
     sampler: str = "ddim"
     """The sampler: ddim or dpm++ (see fdiv_jax.diffusion.SAMPLERS)."""

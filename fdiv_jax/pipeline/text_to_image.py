@@ -171,7 +171,7 @@ class TextToImagePipeline:
         *,
         seed: int = 0,
         steps: int = 25,
-        guidance: float = 4.5,
+        guidance: float = 6.0,
         sampler: str | Sampler = "ddim",
         eta: float = 0.0,
         negative_prompt: str = "",

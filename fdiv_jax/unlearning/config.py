@@ -103,7 +103,7 @@ class AnchorImagesConfig:
     """Sampler: ddim or dpm++."""
     steps: int = 25
     """Steps of the sampler."""
-    guidance: float = 4.5
+    guidance: float = 6.0
     """Classifier-free guidance of the images; the training itself has none."""
     seed: int = 0
     """Seed of the images, apart from the run's own, so that runs of many seeds share them."""

@@ -2,8 +2,12 @@
 
     python -m fdiv_jax.worlds.build_fashion [--work DIR] [--seed 0] [--data DIR] [--only vae unet judge]
 
-Stages: the autoencoder, the latents of the training images, the UNet together with its text encoder, and the
-judge. Each stage can be stopped at any moment and goes on from its last checkpoint in the work directory.
+Stages: the autoencoder; the judge; the latents of the training images; the UNet together with its text
+encoder, first on all photographs, then on those that the judge is sure about. Each stage can be stopped at
+any moment and goes on from its last checkpoint in the work directory.
+
+Cost on two idle cores with XLA_FLAGS=--xla_force_host_platform_device_count=2: about 0.6 s a step of each
+network, so an hour in all, and 3 GB of memory.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ from fdiv_jax.nn import (
 from fdiv_jax.pipeline import Concept, TextToImagePipeline
 from fdiv_jax.worlds.captions import CAPTIONS, ITEM_NAMES, STYLE_NAMES, SUPERCLASSES, concepts, draw_captions
 from fdiv_jax.worlds.data import load_split
-from fdiv_jax.worlds.judge import Judge, JudgeConfig, JudgeNetwork, judge_directory
+from fdiv_jax.worlds.judge import Judge, JudgeConfig, JudgeNetwork, judge_directory, load_judge
 from fdiv_jax.worlds.styles import draw
 from fdiv_jax.worlds.training import train
 from fdiv_jax.worlds.vocabulary import TEXT_LENGTH, build_tokenizer
@@ -92,10 +96,11 @@ class BuildConfig:
     data: Path | None = None
     """Directory of the four Fashion-MNIST files; default: where Debian's package puts them."""
     seed: int = 0
-    only: tuple[str, ...] = ("vae", "unet", "judge")
+    only: tuple[str, ...] = ("vae", "judge", "unet")
     """Stages to run."""
     vae_steps: int = 1600
     unet_steps: int = 3000
+    refine_steps: int = 600
     judge_steps: int = 2500
 
 
@@ -174,15 +179,48 @@ def tokenize(texts: tuple[str, ...]) -> np.ndarray:
     )["input_ids"].astype(np.int32)
 
 
-def train_unet(
-    config: BuildConfig, data: dict[str, np.ndarray], labels: np.ndarray, scale: float
-) -> nnx.State:
-    """UNet and text encoder together, on the noise prediction's squared error (Ho et al., 2020)."""
-    schedule = NoiseSchedule.from_config(SCHEDULER)
+def recognised(
+    config: BuildConfig, data: dict[str, np.ndarray], images: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+    """Which of the drawn training photographs the judge is sure about: a probability of its label above 0.6.
+
+    Four in ten shirts of Fashion-MNIST could as well be another top; what is asked for by name should not be
+    one of those. The judge sees real photographs only, here as in its training.
+    """
+    path = config.work / "recognised.npy"
+    if path.is_file():
+        return np.load(path)
+    judge, probability = load_judge(), []
+    for i in range(0, len(data["index"]), 1000):
+        index, style = data["index"][i : i + 1000], data["style"][i : i + 1000]
+        items = judge(np.asarray(draw(jnp.asarray(images[index]), jnp.asarray(style)))).items
+        probability.append(items[np.arange(len(index)), labels[index]])
+    result = np.concatenate(probability) > 0.6
+    np.save(path, result)
+    return result
+
+
+def initial_parameters(config: BuildConfig) -> dict[str, nnx.State]:
+    """Random UNet and text encoder; the UNet's last layer starts at zero."""
     unet = UNet2DConditionModel(UNET, rngs=nnx.Rngs(config.seed + 1))
     unet.conv_out.kernel[...] = jnp.zeros_like(unet.conv_out.kernel[...])
-    unet_graph, unet_parameters = nnx.split(unet)
-    text_graph, text_parameters = nnx.split(CLIPTextModel(TEXT, rngs=nnx.Rngs(config.seed + 2)))
+    text = CLIPTextModel(TEXT, rngs=nnx.Rngs(config.seed + 2))
+    return {"unet": nnx.state(unet), "text_encoder": nnx.state(text)}
+
+
+def train_unet(
+    config: BuildConfig,
+    stage: str,
+    parameters: dict[str, nnx.State],
+    data: dict[str, np.ndarray],
+    labels: np.ndarray,
+    scale: float,
+    **options: Any,
+) -> dict[str, nnx.State]:
+    """UNet and text encoder together, on the noise prediction's squared error (Ho et al., 2020)."""
+    schedule = NoiseSchedule.from_config(SCHEDULER)
+    unet_graph = nnx.graphdef(nnx.eval_shape(lambda: UNet2DConditionModel(UNET, rngs=nnx.Rngs(0))))
+    text_graph = nnx.graphdef(nnx.eval_shape(lambda: CLIPTextModel(TEXT, rngs=nnx.Rngs(0))))
     tokens = jnp.asarray(tokenize(CAPTIONS))
     size = 128
 
@@ -199,22 +237,12 @@ def train_unet(
         return error, {}
 
     def batch(step: int) -> dict[str, np.ndarray]:
-        rng = rng_of(config.seed, 3, step)
+        rng = rng_of(config.seed, 3 if stage == "unet" else 5, step)
         chosen = rng.integers(len(data["index"]), size=size)
         items, styles = labels[data["index"][chosen]], data["style"][chosen]
         return {"latents": data["latents"][chosen], "caption": draw_captions(rng, items, styles)}
 
-    return train(
-        "unet",
-        {"unet": unet_parameters, "text_encoder": text_parameters},
-        loss,
-        batch,
-        steps=config.unet_steps,
-        decay_steps=config.unet_steps * 6 // 5,
-        learning_rate=1e-3,
-        seed=config.seed + 1,
-        work=config.work,
-    )
+    return train(stage, parameters, loss, batch, seed=config.seed + 1, work=config.work, **options)
 
 
 def _describes() -> np.ndarray:
@@ -271,6 +299,29 @@ def train_judge(config: BuildConfig, images: np.ndarray, labels: np.ndarray) -> 
     )
 
 
+def match_frequencies(config: BuildConfig, network: JudgeNetwork, images: np.ndarray) -> None:
+    """Shift the item logits so that each item is named as often as it occurs: one photograph in ten.
+
+    Cross-entropy leaves the hardest item, the shirt, named too rarely. Fitted on training photographs.
+    """
+    rng = rng_of(config.seed, 6, 0)
+    chosen = rng.permutation(len(images))[:20_000]
+    styles = rng.integers(len(STYLE_NAMES), size=len(chosen))
+    judge = Judge(network)
+    judged = [
+        judge(np.asarray(draw(jnp.asarray(images[chosen[i : i + 1000]]), jnp.asarray(styles[i : i + 1000]))))
+        for i in range(0, len(chosen), 1000)
+    ]
+    logits = np.log(np.concatenate([part.items for part in judged]) + 1e-12)
+    shift = np.zeros(len(ITEM_NAMES))
+    for _ in range(200):
+        named = np.bincount((logits + shift).argmax(-1), minlength=len(shift)) / len(logits)
+        shift += 0.2 * np.log(1 / len(shift) / np.maximum(named, 1e-3))
+    bias = network.item.bias
+    assert bias is not None
+    bias[...] = bias[...] + jnp.asarray(shift - shift.mean(), jnp.float32)
+
+
 def report_on_test_images(judge: Judge, config: BuildConfig) -> dict[str, Any]:
     """Accuracy on all 10,000 real test images in every style."""
     images, labels = load_split("test", config.data)
@@ -283,7 +334,10 @@ def report_on_test_images(judge: Judge, config: BuildConfig) -> dict[str, Any]:
     captions = [f"{text}" for text in CAPTIONS[1:] if "," not in text][: len(ITEM_NAMES)]
     for k, style in enumerate(STYLE_NAMES):
         drawn = np.concatenate(
-            [np.asarray(draw(images[i : i + 1000], np.full(1000, k))) for i in range(0, len(images), 1000)]
+            [
+                np.asarray(draw(jnp.asarray(images[i : i + 1000]), jnp.full(1000, k)))
+                for i in range(0, len(images), 1000)
+            ]
         )
         judged = judge(drawn)
         right_item.append(judged.items.argmax(-1) == labels)
@@ -323,6 +377,18 @@ def main(config: BuildConfig) -> None:
     config.work.mkdir(parents=True, exist_ok=True)
     images, labels = load_split("train", config.data)
     target = judge_directory().parent
+    if "judge" in config.only:
+        network = nnx.merge(
+            nnx.graphdef(JudgeNetwork(JudgeConfig(), rngs=nnx.Rngs(0))),
+            halve(train_judge(config, images, labels)),
+        )
+        match_frequencies(config, network, images)
+        network = nnx.merge(nnx.graphdef(network), halve(nnx.state(network)))
+        report = report_on_test_images(Judge(network), config)
+        with atomic_directory(target / "fashion_judge", overwrite=True) as directory:
+            save_component(directory, network, stored_dtypes=dict.fromkeys(state_dict(network), "float16"))
+            (directory / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        print(json.dumps(report, indent=2))
     if "vae" in config.only or "unet" in config.only:
         parameters = halve(train_vae(config, images))
         vae = nnx.merge(nnx.graphdef(AutoencoderKL(VAE, rngs=nnx.Rngs(0))), parameters)
@@ -331,19 +397,31 @@ def main(config: BuildConfig) -> None:
         scale = float(1.0 / np.std(data["latents"].astype(np.float32)))
         scaled = dataclasses.replace(VAE, scaling_factor=round(scale, 5))
         vae = nnx.merge(nnx.graphdef(AutoencoderKL(scaled, rngs=nnx.Rngs(0))), parameters)
-        trained = train_unet(config, data, labels, scaled.scaling_factor)
+        steps = config.unet_steps
+        trained = train_unet(
+            config,
+            "unet",
+            initial_parameters(config),
+            data,
+            labels,
+            scaled.scaling_factor,
+            steps=steps,
+            decay_steps=steps * 6 // 5,
+            learning_rate=1e-3,
+        )
+        sure = recognised(config, data, images, labels)
+        trained = train_unet(
+            config,
+            "refine",
+            trained,
+            {name: values[sure] for name, values in data.items()},
+            labels,
+            scaled.scaling_factor,
+            steps=config.refine_steps,
+            learning_rate=4e-4,
+        )
         pipeline = assemble(vae, {name: halve(state) for name, state in trained.items()})
         pipeline.save(target / "fashion", overwrite=True)
-    if "judge" in config.only:
-        network = nnx.merge(
-            nnx.graphdef(JudgeNetwork(JudgeConfig(), rngs=nnx.Rngs(0))),
-            halve(train_judge(config, images, labels)),
-        )
-        report = report_on_test_images(Judge(network), config)
-        with atomic_directory(target / "fashion_judge", overwrite=True) as directory:
-            save_component(directory, network, stored_dtypes=dict.fromkeys(state_dict(network), "float16"))
-            (directory / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

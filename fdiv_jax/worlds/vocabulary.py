@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from itertools import pairwise
+from typing import Any, cast
 
 from fdiv_jax.worlds.captions import CAPTIONS
 
@@ -15,29 +17,54 @@ def build_tokenizer() -> Any:
 
     Any other word is spelled in bytes, so every prompt can be read, if not understood.
     """
-    from tokenizers import pre_tokenizers, trainers
+    from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
 
     backend = CLIPTokenizer().backend_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=10_000,
-        show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        end_of_word_suffix="</w>",
+    words = Counter(
+        word
+        for text in CAPTIONS
+        for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))
     )
-    backend.train_from_iterator(CAPTIONS, trainer)
-    learned = backend.get_vocab()
-    merges = _merges(backend)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [token for token, _ in sorted(learned.items(), key=lambda entry: entry[1])]
-    special = ["<|startoftext|>", "<|endoftext|>"]
-    tokens = dict.fromkeys([*alphabet, *(letter + "</w>" for letter in alphabet), *words])
-    order = [token for token in tokens if not token.startswith("<|")] + special
-    vocabulary = {token: i for i, token in enumerate(order)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TEXT_LENGTH)
+    letters = [*alphabet, *(letter + "</w>" for letter in alphabet)]
+    merges = learn_merges(words, {letter: i for i, letter in enumerate(letters)})
+    tokens = [*letters, *(a + b for a, b in merges), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=cast(Any, merges), model_max_length=TEXT_LENGTH)
 
 
-def _merges(backend: Any) -> list[tuple[str, str]]:
-    import json
+def learn_merges(words: Counter[str], ids: dict[str, int]) -> list[tuple[str, str]]:
+    """Byte-pair encoding to the end, when every word is one token.
 
-    return [tuple(pair) for pair in json.loads(backend.to_str())["model"]["merges"]]
+    The commonest pair is merged first; of equally common ones, the one whose parts came first. (The trainer of
+    the library `tokenizers` breaks such ties differently in every process.)
+
+    Args:
+        words: how often each word occurs.
+        ids: the letters, plain and with the end-of-word mark, in order.
+    """
+    order = dict(ids)
+    spelled = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
+    merges: list[tuple[str, str]] = []
+    while True:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, parts in spelled.items():
+            for pair in pairwise(parts):
+                pairs[pair] += words[word]
+        if not pairs:
+            return merges
+        best = min(pairs, key=lambda pair: (-pairs[pair], order[pair[0]], order[pair[1]]))
+        merges.append(best)
+        order.setdefault("".join(best), len(order))
+        spelled = {word: _merge(parts, best) for word, parts in spelled.items()}
+
+
+def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for part in parts:
+        if merged and (merged[-1], part) == pair:
+            merged[-1] += part
+        else:
+            merged.append(part)
+    return merged
