@@ -31,7 +31,9 @@ def test_images_are_the_pipelines_own(pipe):
     latents = anchor_latents(pipe, PROMPTS, CONFIG, ArrayCache(None))
     assert latents.shape == (2, 3, 8, 8, 4)  # 5 over 2 prompts, rounded up
     assert latents.dtype == np.float32
-    expected = pipe.generate([PROMPTS[0]] * 3 + [PROMPTS[1]] * 3, seed=0, steps=2, sampler="dpm++")
+    expected = pipe.generate(
+        [PROMPTS[0]] * 3 + [PROMPTS[1]] * 3, seed=0, steps=2, sampler="dpm++", guidance=CONFIG.guidance
+    )
     np.testing.assert_allclose(latents.reshape(6, 8, 8, 4), expected, atol=1e-5)
 
 
