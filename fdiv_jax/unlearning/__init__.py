@@ -9,7 +9,7 @@ f-divergence, arXiv 2509.21167, 2025.
 """
 
 from fdiv_jax.unlearning.cache import ArrayCache, default_cache
-from fdiv_jax.unlearning.concepts import PromptPair, resolve_pairs
+from fdiv_jax.unlearning.concepts import PromptPair, resolve_pairs, resolve_retained
 from fdiv_jax.unlearning.config import AnchorImagesConfig, CriticConfig, OptimiserConfig, UnlearningConfig
 from fdiv_jax.unlearning.critic import CriticGame, CriticState
 from fdiv_jax.unlearning.data import AnchorData, anchor_latents, model_digest, prepare_data
@@ -56,6 +56,7 @@ __all__ = [
     "objective_of",
     "prepare_data",
     "resolve_pairs",
+    "resolve_retained",
     "select",
     "split",
     "squared_distance",

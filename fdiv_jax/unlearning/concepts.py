@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fdiv_jax.pipeline import Concept
 from fdiv_jax.unlearning._validate import nearest
 
-__all__ = ["PromptPair", "resolve_pairs"]
+__all__ = ["PromptPair", "resolve_pairs", "resolve_retained"]
 
 _WHOLE_PROMPT = re.compile(r"prompt:\s*(.*)", re.IGNORECASE | re.DOTALL)
 
@@ -79,6 +79,41 @@ def resolve_pairs(
             )
         pairs[PromptPair(prompt, replaced)] = None
     return tuple(pairs)
+
+
+def resolve_retained(
+    concepts: Mapping[str, Concept], target: str, retained: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """The prompts at which the model is to stay as it is.
+
+    Args:
+        concepts: what the model says can be unlearned; may be empty.
+        target: the concept that is unlearned.
+        retained: the prompts; None: the empty one and those of the other concepts of the target's kind that
+            do not show the target, none where the target is not a known concept.
+
+    Raises:
+        ValueError: a retained prompt that shows the target.
+    """
+    concept = _find(concepts, target)
+    phrases = [target] if concept is None else [concept.phrase]
+    shows = [_pattern(phrase) for phrase in phrases]
+    if retained is not None:
+        for prompt in retained:
+            if any(pattern.search(prompt) for pattern in shows):
+                raise ValueError(f"retained prompt {prompt!r} shows the target {target!r}")
+        return tuple(dict.fromkeys(retained))
+    if concept is None:
+        return ()
+    others = [
+        prompt
+        for other in concepts.values()
+        if other.kind == concept.kind and other != concept
+        for prompt in other.prompts
+    ]
+    return tuple(
+        prompt for prompt in dict.fromkeys(["", *others]) if not any(p.search(prompt) for p in shows)
+    )
 
 
 def _find(concepts: Mapping[str, Concept], word: str) -> Concept | None:

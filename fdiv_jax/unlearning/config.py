@@ -37,12 +37,12 @@ class OptimiserConfig:
     """adamw, or sgd: plain gradient descent, whose path is the one that the theory's rates describe."""
     b1: float = 0.9
     """Decay of AdamW's first moment."""
-    b2: float = 0.999
+    b2: float = 0.99
     """Decay of AdamW's second moment."""
     eps: float = 1e-8
     """Added to the root of AdamW's second moment."""
-    weight_decay: float = 0.01
-    """Of AdamW, decoupled."""
+    weight_decay: float = 0.0
+    """Of AdamW, decoupled. It would pull the trained parameters to zero, not to where they were."""
     clip_norm: float | None = None
     """Scale gradients of a greater global norm down to it; None: never."""
 
@@ -151,11 +151,17 @@ class UnlearningConfig:
     of every attention), full, or a regular expression to be found in the parameters' dotted names."""
     prompts: tuple[str, ...] = ()
     """Prompts that show the target; empty: those of the model's concepts.json."""
+    retained: tuple[str, ...] | None = None
+    """Prompts at which the model is to stay as it is: a share of every batch compares the model with itself
+    there. None: the empty prompt and the prompts of the model's other concepts of the target's kind; empty:
+    none, the plain method of the paper."""
+    retained_share: float = 0.5
+    """The share of a batch at retained prompts, where there are any."""
     steps: int = 300
     """Steps of the model."""
     batch_size: int = 16
     """Samples a step, over all devices."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     """Of the trained parameters; constant."""
     seed: int = 0
     """Of everything random in the training."""
@@ -181,6 +187,9 @@ class UnlearningConfig:
         check.truth("normalise_curvature", self.normalise_curvature)
         check.text("trainable", self.trainable)
         _set(self, "prompts", check.texts("prompts", self.prompts))
+        if self.retained is not None:
+            _set(self, "retained", check.texts("retained", self.retained))
+        _set(self, "retained_share", check.real("retained_share", self.retained_share, least=0, below=1))
         _set(self, "steps", check.whole("steps", self.steps, least=1))
         _set(self, "batch_size", check.whole("batch_size", self.batch_size, least=1))
         _set(self, "learning_rate", check.real("learning_rate", self.learning_rate, above=0))

@@ -34,6 +34,8 @@ class AnchorData:
         anchor_of: (pairs,), which anchor prompt each pair has.
         target_text: pairs l d, features of the target prompts.
         anchor_text: pairs l d, features of the anchor prompts.
+        retained: how many pairs, the last ones, are of a retained prompt with itself.
+        retained_share: their share of a batch.
     """
 
     pairs: tuple[PromptPair, ...]
@@ -41,16 +43,25 @@ class AnchorData:
     anchor_of: np.ndarray
     target_text: np.ndarray
     anchor_text: np.ndarray
+    retained: int = 0
+    retained_share: float = 0.0
 
     def choose(self, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Pair and image of each sample of a step's batch, (size,) each: a function of (seed, step, size)
         alone.
 
-        Every pair has an equal share of a batch, to within one sample; images are drawn uniformly.
+        Every target pair has an equal share of what `retained_share` leaves of a batch, to within one sample,
+        and every retained prompt of the rest; images are drawn uniformly.
         """
         rng = np.random.default_rng((seed, _BATCHES, step))
-        start = int(rng.integers(len(self.pairs)))
-        pairs = rng.permutation((start + np.arange(size)) % len(self.pairs))
+        targets = len(self.pairs) - self.retained
+        kept = round(size * self.retained_share) if self.retained else 0
+        start = int(rng.integers(targets))
+        pairs = (start + np.arange(size - kept)) % targets
+        if kept:
+            start = int(rng.integers(self.retained))
+            pairs = np.concatenate([pairs, targets + (start + np.arange(kept)) % self.retained])
+        pairs = rng.permutation(pairs)
         return pairs, rng.integers(self.latents.shape[1], size=size)
 
     def batch(self, seed: int, step: int, size: int) -> Batch:
@@ -77,6 +88,8 @@ def prepare_data(
     images: AnchorImagesConfig,
     cache: ArrayCache,
     *,
+    retained: Sequence[str] = (),
+    retained_share: float = 0.0,
     model: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AnchorData:
@@ -87,9 +100,12 @@ def prepare_data(
         pairs: of prompts.
         images: how many and how they are drawn.
         cache: where the images are kept.
+        retained: prompts at which the model is to stay as it is.
+        retained_share: their share of a batch.
         model: its `model_digest`, when it is known.
         progress: called with (images done, images in all).
     """
+    pairs = (*pairs, *(PromptPair(prompt, prompt) for prompt in retained))
     anchors = list(dict.fromkeys(pair.anchor for pair in pairs))
     latents = anchor_latents(pipe, anchors, images, cache, model=model, progress=progress)
     text = {}
@@ -101,6 +117,8 @@ def prepare_data(
         np.array([anchors.index(pair.anchor) for pair in pairs]),
         np.stack([text[pair.target] for pair in pairs]),
         np.stack([text[pair.anchor] for pair in pairs]),
+        len(retained),
+        retained_share,
     )
 
 

@@ -17,7 +17,7 @@ from fdiv_jax.divergences import divergence
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning._progress import Display
 from fdiv_jax.unlearning.cache import ArrayCache, default_cache
-from fdiv_jax.unlearning.concepts import resolve_pairs
+from fdiv_jax.unlearning.concepts import resolve_pairs, resolve_retained
 from fdiv_jax.unlearning.config import OptimiserConfig, UnlearningConfig
 from fdiv_jax.unlearning.data import AnchorData, model_digest, prepare_data
 from fdiv_jax.unlearning.objectives import Objective, objective_of
@@ -71,6 +71,7 @@ def unlearn(
         raise TypeError(f"config must be an UnlearningConfig, got {type(config).__name__}")
     target = None if output is None else check_output(output)
     pairs = resolve_pairs(pipe.concepts, config.target, config.anchor, config.prompts)
+    retained = resolve_retained(pipe.concepts, config.target, config.retained)
     network = Network(pipe.unet)
     parameters = network.parameters(pipe.unet)
     selection = select(parameters, config.trainable)
@@ -89,7 +90,16 @@ def unlearn(
     opponent_key, training_key = jax.random.split(jax.random.key(config.seed))
 
     with Display(progress, config.batch_size) as display:
-        data = prepare_data(pipe, pairs, config.images, images, model=model, progress=display.images)
+        data = prepare_data(
+            pipe,
+            pairs,
+            config.images,
+            images,
+            retained=retained if config.retained_share else (),
+            retained_share=config.retained_share,
+            model=model,
+            progress=display.images,
+        )
         trained, rest = split(parameters, selection)
         original = {name: parameters[name] for name in selection.names}
         state = runner.place(initial_state(trained, objective, optimiser, opponent_key))

@@ -37,7 +37,7 @@ def build_tokenizer() -> Any:
 def learn_merges(words: Counter[str], ids: dict[str, int]) -> list[tuple[str, str]]:
     """Byte-pair encoding to the end, when every word is one token.
 
-    The commonest pair is merged first; of equally common ones, the one whose parts came first. (The trainer of
+    The commonest pair is merged first; of equally common ones, that whose parts came first. (The trainer of
     the library `tokenizers` breaks such ties differently in every process.)
 
     Args:

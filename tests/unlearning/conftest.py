@@ -25,6 +25,7 @@ def config():
             "steps": 6,
             "batch_size": 4,
             "images": AnchorImagesConfig(number=4, steps=2),
+            "retained": (),
         }
         return UnlearningConfig(**{**settings, **changes})
 
