@@ -130,7 +130,7 @@ def _draw_paths(axis: Any, paths: dict[str, np.ndarray], divergences: list[Diver
         axis.plot(time[meet:], slope, color=look["color"], linewidth=0.7, alpha=0.8)
     axis.set(yscale="log", xlim=(0, 60), ylim=(1e-9, 4), xlabel="time")
     axis.set_ylabel("distance ‖(θ, w)‖ to the equilibrium")
-    axis.set_title("the game from one σ away, T = g(v)")
+    axis.set_title("from one σ away, T = g(v); thin: predicted")
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -177,16 +177,22 @@ def run(context: Context) -> dict[str, Any]:
         "x",
         color=INK,
         markersize=5,
-        label="a plain line fit at critical damping",
+        label="plain line fit",
     )
     axes[2].axhline(BAR, color=INK, linestyle="--", linewidth=1)
     beside = {"transform": axes[2].get_yaxis_transform(), "ha": "right", "fontsize": 8, "color": INK}
     axes[2].text(0.985, BAR * 1.12, "1 %", **beside)
     axes[2].axvline(1.0, color=INK, linewidth=0.6, zorder=1)
-    axes[2].set(xscale="log", yscale="log", ylim=(3e-10, 3), xlabel="damping ratio ζ = b d q / (2k√(abc))")
+    axes[2].set(
+        xscale="log",
+        yscale="log",
+        xlim=(0.02, 30),
+        ylim=(3e-10, 3),
+        xlabel="damping ratio ζ = b d q / (2k√(abc))",
+    )
     axes[2].set_ylabel("relative error of the rate")
     axes[2].set_title("relative error")
-    axes[2].legend(loc="upper right", bbox_to_anchor=(1.0, 0.72), fontsize=7, handletextpad=0.2)
+    axes[2].legend(loc="upper right", fontsize=8, handletextpad=0.2)
     panel_letters(axes)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=5)
