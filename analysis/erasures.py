@@ -46,6 +46,7 @@ from fdiv_jax.unlearning import (
     model_digest,
     prepare_data,
     resolve_pairs,
+    resolve_retained,
     select,
     split,
     squared_distance,
@@ -95,13 +96,13 @@ class Budget:
         orbit_samples, orbit_steps, orbits: of the game near its equilibrium.
     """
 
-    steps: int = 100
+    steps: int = 300
     game_steps: int = 60
     warmup: int = 30
     batch: int = 16
     learning_rate: float = 1e-3
     critic_rate: float = 1e-3
-    anchor_images: int = 125
+    anchor_images: int = 153
     held_out: int = 40
     every: int = 10
     target_images: int = 8
@@ -251,7 +252,17 @@ class Laboratory:
         if held_out:
             images = replace(images, number=self.budget.held_out, seed=images.seed + 1)
         pairs = resolve_pairs(self.frozen.concepts, TARGET, anchor)
-        return prepare_data(self.frozen, pairs, images, ArrayCache(self.shelf / "anchors"), model=self._model)
+        config = self.config(Run("kl", anchor=anchor))
+        retained = () if held_out else resolve_retained(self.frozen.concepts, TARGET, config.retained)
+        return prepare_data(
+            self.frozen,
+            pairs,
+            images,
+            ArrayCache(self.shelf / "anchors"),
+            retained=retained,
+            retained_share=config.retained_share,
+            model=self._model,
+        )
 
     def predict(self, trained: Any, inputs: Any) -> jax.Array:
         """The UNet at inputs (the other parameters, x_t, timesteps, text), see `inputs`."""
@@ -287,7 +298,7 @@ class Laboratory:
             names = (*names, config.divergence)
         schedule = self.frozen.schedule
         shape = self.frozen.latent_shape
-        same_code = replace(config, divergence="kl", anchor="superclass", seed=0)
+        same_code = replace(config, divergence="kl", anchor="superclass", seed=0, steps=1)
         runner = _runner(self._network, schedule, shape, names, same_code)
         distance = _distance(self._network, schedule)
         optimiser = make_optimiser(config.optimiser, config.learning_rate)
