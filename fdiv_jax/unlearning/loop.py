@@ -84,7 +84,7 @@ def unlearn(
         )
     optimiser = make_optimiser(config.optimiser, config.learning_rate)
     parallel = tuple(devices) if config.devices == "all" else None
-    runner = _runner(network, objective, config.optimiser, config.learning_rate, timesteps, parallel)
+    runner = _runner(network, objective, config.optimiser, timesteps, parallel)
     model = model_digest(pipe)
     images = ArrayCache(None if cache is False else (default_cache() if cache is None else Path(cache)))
     opponent_key, training_key = jax.random.split(jax.random.key(config.seed))
@@ -142,15 +142,14 @@ def _runner(
     network: Network,
     objective: Objective,
     optimiser: OptimiserConfig,
-    learning_rate: float,
     timesteps: tuple[int, int],
     devices: tuple[Any, ...] | None,
 ) -> SingleDevice | DataParallel:
-    """The compiled step; runs that differ in prompts, data or seed alone share it."""
+    """The compiled step; runs that differ in prompts, data, seed or learning rate alone share it."""
 
     def step_for(axis: str | None) -> StepFunction:
-        transformation = make_optimiser(optimiser, learning_rate)
-        return make_step(network, objective, transformation, timesteps=timesteps, axis=axis)
+        update = make_optimiser(optimiser, 0.0)  # the learning rate comes with the state
+        return make_step(network, objective, update, timesteps=timesteps, axis=axis)
 
     return SingleDevice(step_for) if devices is None else DataParallel(step_for, devices)
 

@@ -86,18 +86,24 @@ StepFunction = Callable[[TrainState, Frozen, Batch, jax.Array], tuple[TrainState
 
 
 def make_optimiser(config: OptimiserConfig, learning_rate: float) -> optax.GradientTransformation:
-    """The optimiser of the trained parameters."""
-    if config.name == "sgd":
-        update = optax.sgd(learning_rate)
-    else:
-        update = optax.adamw(
-            learning_rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay
-        )
-    return (
-        update
-        if config.clip_norm is None
-        else optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
-    )
+    """The optimiser of the trained parameters.
+
+    The learning rate is part of its state, so that a compiled step serves every one.
+    """
+
+    def build(learning_rate: float) -> optax.GradientTransformation:
+        if config.name == "sgd":
+            update = optax.sgd(learning_rate)
+        else:
+            decay = config.weight_decay
+            update = optax.adamw(
+                learning_rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=decay
+            )
+        if config.clip_norm is None:
+            return update
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+
+    return optax.inject_hyperparams(build)(learning_rate=learning_rate)
 
 
 def initial_state(
