@@ -4,13 +4,14 @@ A directory holds `config.json` and weights in safetensors.
 Names and layouts convert by rule (`state_dict`, `load_state_dict`); pickles are never opened.
 """
 
-from fdiv_jax.checkpoints.atomic import atomic_directory
+from fdiv_jax.checkpoints.atomic import atomic_directory, atomic_file
 from fdiv_jax.checkpoints.components import LoadedComponent, load_component, save_component
 from fdiv_jax.checkpoints.state_dicts import load_state_dict, state_dict
 
 __all__ = [
     "LoadedComponent",
     "atomic_directory",
+    "atomic_file",
     "load_component",
     "load_state_dict",
     "save_component",

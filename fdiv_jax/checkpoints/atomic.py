@@ -1,4 +1,4 @@
-"""A directory that is written whole or not at all."""
+"""Directories and files that are written whole or not at all."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_directory"]
+__all__ = ["atomic_directory", "atomic_file"]
 
 
 @contextlib.contextmanager
@@ -21,9 +21,7 @@ def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -
     Raises FileExistsError when `path` is a directory with something in it and `overwrite` is off,
     NotADirectoryError when it is a file; both before the block runs.
     """
-    target = Path(os.path.abspath(path))
-    if target.is_symlink():
-        target = target.resolve()
+    target = _target(path)
     _refuse(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(4)
@@ -36,6 +34,41 @@ def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -
         _swap(temporary, target, target.with_name(f".{target.name}.old-{token}"))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Gives a temporary sibling of `path` to write, and renames it to `path` when the block ends well.
+
+    As `atomic_directory`, for one file. The sibling has the ending of `path`.
+
+    Raises FileExistsError when `path` is there and `overwrite` is off, IsADirectoryError when it is a
+    directory; both before the block runs.
+    """
+    target = _target(path)
+    _refuse_file(target, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem}.tmp-{secrets.token_hex(4)}{target.suffix}")
+    try:
+        yield temporary
+        _fsync(temporary)
+        _refuse_file(target, overwrite)
+        temporary.replace(target)
+        _fsync(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    target = Path(os.path.abspath(path))
+    return target.resolve() if target.is_symlink() else target
+
+
+def _refuse_file(target: Path, overwrite: bool) -> None:
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a directory, expected a file to write or a free name")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists; expected a new file")
 
 
 def _refuse(target: Path, overwrite: bool) -> None:

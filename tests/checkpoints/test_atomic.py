@@ -1,11 +1,11 @@
-"""A directory is there whole, or as it was."""
+"""A directory or a file is there whole, or as it was."""
 
 import os
 import stat
 
 import pytest
 
-from fdiv_jax.checkpoints import atomic_directory
+from fdiv_jax.checkpoints import atomic_directory, atomic_file
 
 
 def names(directory):
@@ -138,3 +138,60 @@ def test_a_link_is_followed(tmp_path):
         (directory / "a").touch()
     assert (tmp_path / "link").is_symlink()
     assert names(tmp_path / "real") == ["a"]
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path):
+    target = tmp_path / "deep" / "model.safetensors"
+    with atomic_file(target) as file:
+        assert file.suffix == ".safetensors"
+        file.write_text("whole")
+        assert not target.exists()
+    assert target.read_text() == "whole"
+    assert names(tmp_path / "deep") == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_failure_leaves_the_old_file(tmp_path, existing, error):
+    target = tmp_path / "a.txt"
+    if existing:
+        target.write_text("old")
+
+    def write():
+        with atomic_file(target, overwrite=True) as file:
+            file.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert names(tmp_path) == (["a.txt"] if existing else [])
+    assert not existing or target.read_text() == "old"
+
+
+def test_a_file_is_replaced_only_when_told_so(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    ran = []
+    with pytest.raises(FileExistsError, match=r"a\.txt exists"), atomic_file(target):
+        ran.append(1)
+    assert not ran
+    with atomic_file(target, overwrite=True) as file:
+        file.write_text("new")
+    assert target.read_text() == "new"
+    with pytest.raises(IsADirectoryError, match="is a directory"), atomic_file(tmp_path, overwrite=True):
+        pass
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
+    target = tmp_path / "a.txt"
+
+    def write():
+        with atomic_file(target) as file:
+            file.write_text("ours")
+            target.write_text("another process was quicker")
+
+    with pytest.raises(FileExistsError):
+        write()
+    assert target.read_text() == "another process was quicker"
+    assert names(tmp_path) == ["a.txt"]
