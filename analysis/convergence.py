@@ -11,6 +11,7 @@ computes them again. Exit status: 0, 1 when a part failed, 2 for wrong arguments
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,5 +60,16 @@ def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) 
     return 1 if failed else 0
 
 
+def _share_cores() -> None:
+    """Show a CPU to JAX as one device a core, up to 8, before JAX starts: the batches of unlearning and
+    sampling are cut over devices, which is nearly twice as fast on two cores as threads inside one device."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "host_platform_device_count" not in flags:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        devices = 1 << min(3, cores.bit_length() - 1)
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
+
+
 if __name__ == "__main__":
+    _share_cores()
     sys.exit(main())

@@ -41,17 +41,18 @@ def draw_mosaic(
             for image, left in zip(block, places, strict=True):
                 canvas[place * pitch : place * pitch + size, left : left + size] = image
     tall, wide = canvas.shape[:2]
+    edge = wide + 22  # clear of the slanted head of the last column
     figure, axis = panels(1, 1, width=width, height=width * 0.72 * tall / wide + 0.9)
     axis.imshow(canvas, interpolation="nearest", aspect="equal")
     axis.set_axis_off()
     for place, (name, _, text) in enumerate(rows):
         middle = place * pitch + size / 2
         axis.text(-6, middle, name, ha="right", va="center", fontsize=8.5)
-        axis.text(wide + 6, middle, text, ha="left", va="center", fontsize=8.5)
+        axis.text(edge, middle, text, ha="left", va="center", fontsize=8.5)
     for (title, heads), places in zip(blocks, lefts, strict=True):
         for head, left in zip(heads, places, strict=True):
             axis.text(left + 2, -4, head, rotation=35, ha="left", va="bottom", fontsize=7.5, color=INK)
         centre = (places[0] + places[-1] + size) / 2
         axis.text(centre, -1.35 * size, title, ha="center", va="bottom", fontsize=9)
-    axis.text(wide + 6, -4, end, ha="left", va="bottom", fontsize=8, color=INK)
+    axis.text(edge, -4, end, ha="left", va="bottom", fontsize=8, color=INK)
     return figure

@@ -66,7 +66,7 @@ def _draw_points(axis: Any, values: dict[str, list[float]], before: float) -> No
         axis.bar(place, np.mean(found), width=0.56, color=_COLOURS[anchor], alpha=0.35)
         shift = np.linspace(-0.12, 0.12, len(found)) if len(found) > 1 else [0.0]
         axis.plot(place + np.asarray(shift), found, "o", color=_COLOURS[anchor], markersize=5)
-        axis.text(place, np.mean(found) + 0.035, f"{np.mean(found):.2f}", ha="center", fontsize=8)
+        axis.text(place, 0.035, f"{np.mean(found):.2f}", ha="center", fontsize=8)
     axis.axhline(before, color=INK, linewidth=0.9)
     axis.text(len(values) - 0.45, before + 0.012, "frozen model", ha="right", fontsize=7.5, color=INK)
     axis.set_xticks(range(len(values)), list(values))

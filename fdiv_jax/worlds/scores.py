@@ -17,7 +17,7 @@ class SamplingSettings:
     """How images are drawn for a score; the defaults are those of every figure in this repository."""
 
     steps: int = 12
-    guidance: float = 6.0
+    guidance: float = 3.0
     sampler: str = "dpmsolver++"
     seed: int = 0
 
