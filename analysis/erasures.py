@@ -86,7 +86,9 @@ class Budget:
         steps, game_steps: of the model, by formula and against a critic.
         warmup: steps of the critic alone before them.
         batch: samples a step.
-        learning_rate, critic_rate: of the two AdamWs.
+        learning_rate: of the model's AdamW by formula.
+        game_rate, critic_rate: of the two AdamWs against a critic. A critic that lags behind drives the model
+            away from the anchor, so it learns faster and takes `critic_steps` steps for each of the model.
         anchor_images: drawn by the frozen model for training.
         held_out, every: images for the recorded distance, and every how many steps it is recorded.
         target_images, retained_images: a prompt, for scores.
@@ -97,11 +99,13 @@ class Budget:
     """
 
     steps: int = 300
-    game_steps: int = 60
-    warmup: int = 30
+    game_steps: int = 120
+    warmup: int = 100
     batch: int = 16
     learning_rate: float = 1e-3
+    game_rate: float = 1e-4
     critic_rate: float = 1e-3
+    critic_steps: int = 3
     anchor_images: int = 153
     held_out: int = 40
     every: int = 10
@@ -119,7 +123,7 @@ class Budget:
 _QUICK = Budget(
     steps=40,
     game_steps=20,
-    warmup=10,
+    warmup=20,
     anchor_images=60,
     held_out=20,
     target_images=4,
@@ -240,9 +244,11 @@ class Laboratory:
             loss=cast(Any, run.family),
             steps=allowed.game_steps if game else allowed.steps,
             batch_size=allowed.batch,
-            learning_rate=allowed.learning_rate,
+            learning_rate=allowed.game_rate if game else allowed.learning_rate,
             seed=run.seed,
-            critic=CriticConfig(learning_rate=allowed.critic_rate, warmup=allowed.warmup),
+            critic=CriticConfig(
+                learning_rate=allowed.critic_rate, warmup=allowed.warmup, steps=allowed.critic_steps
+            ),
             images=AnchorImagesConfig(number=allowed.anchor_images, steps=allowed.sampler_steps),
         )
 

@@ -157,7 +157,7 @@ def run(context: Context) -> dict[str, Any]:
         "real_game",
         figure,
         shows=f"(a) The UNet unlearning {TARGET} against the critic, same start, seed and batches: the "
-        f"distance falls from {start:.3g} to between {min(final.values()):.3g} and {max(final.values()):.3g} "
+        f"distance goes from {start:.3g} to between {min(final.values()):.3g} and {max(final.values()):.3g} "
         f"in {allowed.game_steps} steps; fastest {label(ranked[0])}, slowest {label(ranked[-1])}. (b-d) "
         f"Around the self-anchored point, pushed by a little, all {laboratory.selection.count:,} trainable "
         "parameters against a linear read-out of the critic's features: the rate measured on the real "
