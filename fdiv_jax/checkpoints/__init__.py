@@ -6,6 +6,7 @@ Names and layouts convert by rule (`state_dict`, `load_state_dict`); pickles are
 
 from fdiv_jax.checkpoints.atomic import atomic_directory, atomic_file
 from fdiv_jax.checkpoints.components import LoadedComponent, load_component, save_component
+from fdiv_jax.checkpoints.lora import load_lora, save_lora
 from fdiv_jax.checkpoints.state_dicts import load_state_dict, state_dict
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "atomic_directory",
     "atomic_file",
     "load_component",
+    "load_lora",
     "load_state_dict",
     "save_component",
+    "save_lora",
     "state_dict",
 ]

@@ -17,7 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-__all__ = ["canonical_name", "load_state_dict", "state_dict", "tensor_names"]
+__all__ = [
+    "canonical_name",
+    "kernel_shapes",
+    "kernel_to_weight",
+    "load_state_dict",
+    "state_dict",
+    "tensor_names",
+    "weight_to_kernel",
+]
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
@@ -65,6 +73,23 @@ def tensor_names(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     return result
 
 
+def kernel_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """The kernels of a module by the path of their layer, with their shapes in PyTorch's layout."""
+    names = tensor_names(model)
+    paths = [path for path, _ in _variables(model) if path[-1] == "kernel"]
+    return {".".join(map(str, path[:-1])): names[_name(path)] for path in paths}
+
+
+def kernel_to_weight(kernel: Any) -> np.ndarray:
+    """A kernel of a Linear or a convolution in PyTorch's layout."""
+    return np.ascontiguousarray(np.asarray(kernel).transpose(_TO_TORCH[kernel.ndim]))
+
+
+def weight_to_kernel(weight: np.ndarray) -> np.ndarray:
+    """The inverse of `kernel_to_weight`."""
+    return np.ascontiguousarray(weight.transpose(_FROM_TORCH[weight.ndim]))
+
+
 def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
     """The parameters of a module as PyTorch would name and lay them out, in the module's own dtypes.
 
@@ -74,7 +99,7 @@ def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
     for path, variable in _variables(model):
         value = np.asarray(variable.get_value())
         if path[-1] == "kernel":
-            value = np.ascontiguousarray(value.transpose(_TO_TORCH[value.ndim]))
+            value = kernel_to_weight(value)
         result[_name(path)] = value
     return result
 

@@ -1,0 +1,262 @@
+"""Low-rank changes of weights: W' = W + (alpha / rank) down up.
+
+Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021. Everything here is a pure function of
+parameters by their dotted names, in Flax's layouts:
+
+    kernel of a Linear       P.kernel  (in, out)        down (in, rank)        up (rank, out)
+    kernel of a convolution  P.kernel  (h, w, in, out)  down (h, w, in, rank)  up (1, 1, rank, out)
+
+The factors of P.kernel are named P.lora_down.kernel and P.lora_up.kernel; P is called the target.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["ExtractedLora", "Lora", "extract_lora", "init_lora", "merge_lora"]
+
+_KERNEL = ".kernel"
+_DOWN, _UP = ".lora_down.kernel", ".lora_up.kernel"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """Low-rank factors for some of a network's kernels; a pytree whose leaves are the factors.
+
+    Attributes:
+        factors: the arrays that learn, by name (see the module).
+        alpha: by target; a change is scaled by alpha / rank.
+
+    Raises:
+        ValueError: a factor without its other half or its alpha, or of shapes that do not go together.
+    """
+
+    factors: dict[str, jax.Array]
+    alpha: dict[str, float]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The changed layers, sorted."""
+        return tuple(sorted(self.alpha))
+
+    def pair(self, target: str) -> tuple[jax.Array, jax.Array]:
+        """(down, up) of a layer."""
+        return self.factors[target + _DOWN], self.factors[target + _UP]
+
+    def rank(self, target: str) -> int:
+        """The rank of a layer's change."""
+        return self.factors[target + _UP].shape[-2]
+
+    def scale(self, target: str) -> float:
+        """alpha / rank."""
+        return self.alpha[target] / self.rank(target)
+
+    def __post_init__(self) -> None:
+        expected = {target + part for target in self.alpha for part in (_DOWN, _UP)}
+        if expected != set(self.factors):
+            odd = sorted(expected ^ set(self.factors))
+            raise ValueError(f"factors and alphas do not go together: {', '.join(odd[:4])}")
+        for target in self.alpha:
+            down, up = (np.shape(factor) for factor in self.pair(target))
+            if not (len(down) == len(up) and down[-1] == up[-2] and set(up[:-2]) <= {1}):
+                raise ValueError(
+                    f"{target}: factors of shapes {down} and {up}, expected (..., r) and (r, out)"
+                )
+
+
+def _flatten(lora: Lora) -> tuple[tuple[dict[str, jax.Array]], tuple[tuple[str, float], ...]]:
+    return (lora.factors,), tuple(sorted(lora.alpha.items()))
+
+
+def _flatten_with_keys(lora: Lora):
+    children, alpha = _flatten(lora)
+    return ((jax.tree_util.GetAttrKey("factors"), children[0]),), alpha
+
+
+def _unflatten(alpha: tuple[tuple[str, float], ...], children: Iterable[dict[str, jax.Array]]) -> Lora:
+    lora = object.__new__(Lora)  # leaves may be anything, such as gradients or shardings
+    (factors,) = children
+    object.__setattr__(lora, "factors", factors)
+    object.__setattr__(lora, "alpha", dict(alpha))
+    return lora
+
+
+jax.tree_util.register_pytree_with_keys(Lora, _flatten_with_keys, _unflatten, _flatten)
+
+
+class ExtractedLora(NamedTuple):
+    """The best low-rank change from one network to another, and what it leaves out."""
+
+    lora: Lora
+    errors: dict[str, float]
+    """By target: |D - D_r| / |D| in the Frobenius norm, for the change D and its low-rank form D_r."""
+    error: float
+    """The same over all targets together."""
+
+
+def init_lora(
+    parameters: Mapping[str, jax.Array],
+    names: Iterable[str],
+    *,
+    rank: int,
+    alpha: float | None = None,
+    key: jax.Array,
+) -> Lora:
+    """Factors that change nothing yet: down uniform in +-1 / sqrt(fan-in), up zero, as in Hu et al. 2021.
+
+    Args:
+        parameters: by name, as `fdiv_jax.unlearning.Network.parameters` gives them.
+        names: of the kernels to change, such as `fdiv_jax.unlearning.select(parameters, group).names`.
+        rank: of each change.
+        alpha: scale times rank; None: the rank.
+        key: of the random numbers.
+
+    Raises:
+        ValueError: no name, an unknown one, one of a bias, norm or embedding, or a rank below 1 or above that
+            of the kernel.
+    """
+    targets = sorted({_target(name, parameters) for name in names})
+    if not targets:
+        raise ValueError("no parameter named, expected at least one kernel")
+    shapes = {target: parameters[target + _KERNEL].shape for target in targets}
+    for target, shape in shapes.items():
+        _check_rank(rank, target, shape)
+    sizes = [int(np.prod(shape[:-1])) * rank for shape in shapes.values()]
+    # one draw, cut up by NumPy: an operation a shape would be compiled a shape
+    drawn = np.split(
+        np.asarray(jax.random.uniform(key, (sum(sizes),), minval=-1, maxval=1)), np.cumsum(sizes)[:-1]
+    )
+    factors = {}
+    for (target, shape), values in zip(shapes.items(), drawn, strict=True):
+        dtype = parameters[target + _KERNEL].dtype
+        down = float(np.prod(shape[:-1])) ** -0.5 * values
+        factors[target + _DOWN] = jnp.asarray(down.reshape(*shape[:-1], rank).astype(dtype))
+        factors[target + _UP] = jnp.asarray(np.zeros((*(1 for _ in shape[:-2]), rank, shape[-1]), dtype))
+    return Lora(factors, dict.fromkeys(targets, float(rank if alpha is None else alpha)))
+
+
+def merge_lora(
+    parameters: Mapping[str, jax.Array], lora: Lora, *, strength: float | jax.Array = 1.0
+) -> dict[str, jax.Array]:
+    """The parameters with W + strength (alpha / rank) down up for each target; differentiable in all three.
+
+    Args:
+        parameters: by name.
+        lora: factors of some of them.
+        strength: a further scale, as programs that draw images let their users choose.
+
+    Returns:
+        all parameters; the untouched ones are the same arrays. Dtypes stay.
+
+    Raises:
+        ValueError: a target that is no kernel of the parameters, or is of another shape.
+    """
+    merged = dict(parameters)
+    for target in lora.targets:
+        name = _target(target + _KERNEL, parameters) + _KERNEL
+        kernel, (down, up) = parameters[name], lora.pair(target)
+        if (*down.shape[:-1], up.shape[-1]) != kernel.shape:
+            raise ValueError(
+                f"{name} has shape {kernel.shape}, factors of shapes {down.shape} and {up.shape} do not fit"
+            )
+        dtype = jnp.promote_types(kernel.dtype, jnp.float32)
+        flat = up.reshape(up.shape[-2:])
+        change = jnp.matmul(down.astype(dtype), flat.astype(dtype), precision=jax.lax.Precision.HIGHEST)
+        merged[name] = (kernel.astype(dtype) + strength * lora.scale(target) * change).astype(kernel.dtype)
+    return merged
+
+
+def extract_lora(
+    original: Mapping[str, jax.Array],
+    changed: Mapping[str, jax.Array],
+    rank: int,
+    names: Iterable[str] | None = None,
+    *,
+    alpha: float | None = None,
+) -> ExtractedLora:
+    """The change between two networks, each kernel's cut to its greatest `rank` singular values.
+
+    D = U S V^T, and down = U_r sqrt(S_r / scale), up = sqrt(S_r / scale) V_r^T: the closest change of this
+    rank (Eckart and Young, 1936). Kernels of convolutions are taken as matrices (h w in, out).
+
+    Args:
+        original: parameters by name.
+        changed: parameters of the same names and shapes.
+        rank: of each kernel's change.
+        names: parameters to look at; None: all. Those that did not change are left out.
+        alpha: scale times rank; None: the rank.
+
+    Returns:
+        the factors, float32, and the relative errors left.
+
+    Raises:
+        ValueError: names or shapes that differ, no change, a change of a bias, norm or embedding (which no
+            LoRA can hold: leave it out by `names`, or keep a delta), or a rank below 1 or above that of a
+            kernel.
+    """
+    if set(original) != set(changed):
+        odd = sorted(set(original) ^ set(changed))
+        raise ValueError(f"the networks differ in parameters: {', '.join(odd[:4])} ({len(odd)} in all)")
+    alpha = float(rank if alpha is None else alpha)
+    if rank > 0 and not alpha > 0:
+        raise ValueError(f"alpha {alpha}, expected a positive number")
+    wanted = sorted(original) if names is None else sorted(set(names))
+    moved = [name for name in wanted if _differs(name, original, changed)]
+    if not moved:
+        raise ValueError(f"none of {len(wanted)} parameters changed")
+    others = [name for name in moved if not name.endswith(_KERNEL)]
+    if others:
+        raise ValueError(
+            f"{len(others)} changed parameters are no kernels, and a LoRA holds kernels alone: "
+            f"{', '.join(others[:4])}; name the kernels, or keep a delta"
+        )
+    factors, errors, left, total = {}, {}, 0.0, 0.0
+    for name in moved:
+        target = name.removesuffix(_KERNEL)
+        shape = original[name].shape
+        _check_rank(rank, target, shape)
+        difference = np.asarray(changed[name], np.float64) - np.asarray(original[name], np.float64)
+        matrix = difference.reshape(-1, shape[-1])
+        u, s, v = np.linalg.svd(matrix, full_matrices=False)
+        root = np.sqrt(s[:rank] * rank / alpha)
+        factors[target + _DOWN] = jnp.asarray((u[:, :rank] * root).reshape(*shape[:-1], rank), jnp.float32)
+        up = (root[:, None] * v[:rank]).reshape(*(1 for _ in shape[:-2]), rank, shape[-1])
+        factors[target + _UP] = jnp.asarray(up, jnp.float32)
+        rest, whole = float(np.sum(s[rank:] ** 2)), float(np.sum(s**2))
+        errors[target] = (rest / whole) ** 0.5
+        left, total = left + rest, total + whole
+    lora = Lora(factors, dict.fromkeys(errors, alpha))
+    return ExtractedLora(lora, errors, (left / total) ** 0.5)
+
+
+def _target(name: str, parameters: Mapping[str, jax.Array]) -> str:
+    if name not in parameters:
+        raise ValueError(f"no parameter {name}; the network has {len(parameters)} others")
+    if not name.endswith(_KERNEL):
+        raise ValueError(f"{name} is no kernel; a LoRA changes the kernels of Linear and Conv layers alone")
+    return name.removesuffix(_KERNEL)
+
+
+def _check_rank(rank: int, target: str, shape: tuple[int, ...]) -> None:
+    full = min(int(np.prod(shape[:-1])), shape[-1])
+    if not 1 <= rank <= full:
+        raise ValueError(
+            f"rank {rank} for {target}, whose kernel {shape} has rank {full}; expected 1 to {full}"
+        )
+
+
+def _differs(name: str, original: Mapping[str, jax.Array], changed: Mapping[str, jax.Array]) -> bool:
+    if name not in original:
+        raise ValueError(f"no parameter {name}; the networks have {len(original)} others")
+    a, b = np.asarray(original[name]), np.asarray(changed[name])
+    if a.shape != b.shape:
+        raise ValueError(f"{name} has shapes {a.shape} and {b.shape}, expected the same")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError(f"{name} has values that are not finite")
+    return not np.array_equal(a, b)
