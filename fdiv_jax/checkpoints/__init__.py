@@ -7,6 +7,7 @@ Names and layouts convert by rule (`state_dict`, `load_state_dict`); pickles are
 from fdiv_jax.checkpoints.atomic import atomic_directory, atomic_file
 from fdiv_jax.checkpoints.components import LoadedComponent, load_component, save_component
 from fdiv_jax.checkpoints.lora import load_lora, save_lora
+from fdiv_jax.checkpoints.single_file import load_single_file, save_single_file
 from fdiv_jax.checkpoints.state_dicts import load_state_dict, state_dict
 
 __all__ = [
@@ -15,8 +16,10 @@ __all__ = [
     "atomic_file",
     "load_component",
     "load_lora",
+    "load_single_file",
     "load_state_dict",
     "save_component",
     "save_lora",
+    "save_single_file",
     "state_dict",
 ]

@@ -1,0 +1,189 @@
+"""A whole model in one file, in the layout of the original Stable Diffusion code.
+
+    model.diffusion_model.*                     the UNet
+    first_stage_model.*                         the autoencoder, its attention as 1 x 1 convolutions
+    cond_stage_model.transformer.*              the text tower of Stable Diffusion 1, as transformers names it
+    cond_stage_model.model.*                    that of Stable Diffusion 2, as OpenCLIP names it
+    conditioner.embedders.0.transformer.*, conditioner.embedders.1.model.*      the two towers of XL
+
+Names follow from the configurations (`original_names`). OpenCLIP keeps q, k and v of an attention in one
+tensor, and its text projection transposed. Stable Diffusion 2 uses the penultimate layer of its tower: a file
+may hold the one after it, and one written from a model that lacks it does not.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import nnx
+
+from fdiv_jax.checkpoints.components import _Tensors
+from fdiv_jax.checkpoints.files import cast, read_metadata, write_tensors
+from fdiv_jax.checkpoints.original_names import (
+    clip_original_name,
+    family,
+    open_clip_name,
+    unet_original_name,
+    vae_original_name,
+)
+from fdiv_jax.checkpoints.state_dicts import load_state_dict, state_dict, tensor_names
+
+__all__ = ["load_single_file", "save_single_file"]
+
+_VAE_MATRIX = re.compile(r"(?:en|de)coder\.mid\.attn_1\.(?:q|k|v|proj_out)\.weight")
+_QKV = re.compile(r"(?P<layer>.+\.attn)\.(?P<part>[qkv])\.(?P<leaf>weight|bias)")
+# Of the towers' files: buffers, what only training reads, and layers that the model does not have.
+_NOT_READ = re.compile(
+    r"transformer\.text_model\.embeddings\.position_ids|model\.(?:attn_mask|logit_scale|text_projection)"
+    r"|model\.transformer\.resblocks\..+"
+)
+_MAX_LISTED = 4
+
+
+class _Place(NamedTuple):
+    """Where a component is in the file."""
+
+    prefix: str
+    rename: Callable[[str], str]
+
+    def locate(self, name: str) -> tuple[str, str | None]:
+        """(the file's name of the tensor that holds one of ours, which third of it: q, k, v, or None)."""
+        original = self.rename(name)
+        if self.rename is open_clip_name and (found := _QKV.fullmatch(original)):
+            return f"{self.prefix}{found['layer']}.in_proj_{found['leaf']}", found["part"]
+        return self.prefix + original, None
+
+
+def save_single_file(
+    path: str | os.PathLike[str],
+    modules: Mapping[str, nnx.Module],
+    *,
+    dtype: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write one file that A1111, ComfyUI and diffusers' `from_single_file` read, whole or not at all.
+
+    Args:
+        path: of the file, ending in .safetensors.
+        modules: by component: "unet", "vae", "text_encoder" and, for XL, "text_encoder_2".
+        dtype: of all tensors: "float32", "float16", "bfloat16"; None: as they are.
+        metadata: more entries for the file's header.
+        overwrite: replace what is there.
+
+    Raises:
+        ValueError: a component missing or unknown, an unknown dtype, or values that it cannot hold.
+        FileExistsError: the file is there and `overwrite` is False.
+    """
+    places = _places(modules)
+    tensors: dict[str, np.ndarray] = {}
+    fused: dict[str, dict[str, np.ndarray]] = {}
+    for component, place in places.items():
+        for name, value in state_dict(modules[component]).items():
+            original, part = place.locate(name)
+            value = _to_original(original.removeprefix(place.prefix), value)
+            if part is None:
+                tensors[original] = cast(original, value, dtype)
+            else:
+                fused.setdefault(original, {})[part] = cast(original, value, dtype)
+    for original, parts in fused.items():
+        tensors[original] = np.concatenate([parts[part] for part in "qkv"])
+    return write_tensors(path, tensors, metadata=metadata or {}, overwrite=overwrite)
+
+
+def load_single_file(
+    path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]
+) -> dict[str, nnx.Module]:
+    """Read a file of the original layout.
+
+    Args:
+        path: of the file.
+        modules: by component, as for `save_single_file`, of the configurations the file belongs to; they may
+            be abstract, from `nnx.eval_shape`.
+
+    Returns:
+        the modules with the file's parameters. Averages, schedules and other tensors beside the components
+        are passed over.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, or tensors of a component that are missing, unexpected or misshapen.
+    """
+    path = Path(path)
+    read_metadata(path)
+    with _Tensors([path]) as tensors:
+        return {
+            component: load_state_dict(
+                modules[component], _Component(path, tensors, place, modules[component]), source=str(path)
+            )
+            for component, place in _places(modules).items()
+        }
+
+
+class _Component(Mapping[str, np.ndarray]):
+    """One component's tensors in a file, by our names, each read when it is asked for."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, np.ndarray], place: _Place, module: nnx.Module):
+        self._tensors = tensors
+        self._where = {name: place.locate(name) for name in tensor_names(module)}
+        needed = {original for original, _ in self._where.values()}
+        missing = sorted(needed - set(tensors))
+        unexpected = [
+            name
+            for name in tensors
+            if name.startswith(place.prefix)
+            and name not in needed
+            and not _NOT_READ.fullmatch(name.removeprefix(place.prefix))
+        ]
+        for kind, names in (("missing", missing), ("unexpected", unexpected)):
+            if names:
+                listed = "; ".join(names[:_MAX_LISTED])
+                rest = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+                raise ValueError(f"{path} does not fit the model. {len(names)} {kind}: {listed}{rest}")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        original, part = self._where[name]
+        value = self._tensors[original]
+        if part is not None:
+            third = len(value) // 3
+            value = value["qkv".index(part) * third :][:third]
+        return value.T if original.endswith(".model.text_projection") else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+
+def _places(modules: Mapping[str, nnx.Module]) -> dict[str, _Place]:
+    configs: dict[str, Any] = {name: getattr(module, "config", None) for name, module in modules.items()}
+    if "unet" not in configs:
+        raise ValueError(f"components {', '.join(modules) or 'none'}, expected unet among them")
+    kind = family(configs["unet"])
+    expected = {"unet", "vae", "text_encoder"} | ({"text_encoder_2"} if kind == "sdxl" else set())
+    if set(modules) != expected:
+        raise ValueError(
+            f"components {', '.join(sorted(modules))} for a model of the family {kind}, "
+            f"expected {', '.join(sorted(expected))}"
+        )
+    places = {
+        "unet": _Place("model.diffusion_model.", unet_original_name(configs["unet"])),
+        "vae": _Place("first_stage_model.", vae_original_name(len(configs["vae"].block_out_channels))),
+    }
+    if kind == "sdxl":
+        places["text_encoder"] = _Place("conditioner.embedders.0.", clip_original_name)
+        places["text_encoder_2"] = _Place("conditioner.embedders.1.", open_clip_name)
+    else:
+        tower = clip_original_name if kind == "sd1" else open_clip_name
+        places["text_encoder"] = _Place("cond_stage_model.", tower)
+    return places
+
+
+def _to_original(name: str, value: np.ndarray) -> np.ndarray:
+    if _VAE_MATRIX.fullmatch(name):
+        return value[:, :, None, None]
+    return value.T if name == "model.text_projection" else value
