@@ -6,19 +6,23 @@ Names and layouts convert by rule (`state_dict`, `load_state_dict`); pickles are
 
 from fdiv_jax.checkpoints.atomic import atomic_directory, atomic_file
 from fdiv_jax.checkpoints.components import LoadedComponent, load_component, save_component
+from fdiv_jax.checkpoints.delta import apply_delta, model_digest, save_delta
 from fdiv_jax.checkpoints.lora import load_lora, save_lora
 from fdiv_jax.checkpoints.single_file import load_single_file, save_single_file
 from fdiv_jax.checkpoints.state_dicts import load_state_dict, state_dict
 
 __all__ = [
     "LoadedComponent",
+    "apply_delta",
     "atomic_directory",
     "atomic_file",
     "load_component",
     "load_lora",
     "load_single_file",
     "load_state_dict",
+    "model_digest",
     "save_component",
+    "save_delta",
     "save_lora",
     "save_single_file",
     "state_dict",
