@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ from fdiv_jax.nn import (
     AutoencoderKL,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     UNet2DConditionModel,
     UNetConfig,
     VAEConfig,
@@ -54,14 +56,51 @@ CONCEPTS = {
 }
 
 
-def tiny_tokenizer() -> Any:
-    """A CLIP tokenizer that knows bytes only; prompts are cut to 24 tokens."""
+Family = Literal["sd1", "sd2", "sdxl"]
+
+_UNETS: dict[str, dict[str, Any]] = {
+    "sd1": {
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",),
+        "block_out_channels": (8,),
+        "attention_head_dim": 2,
+    },
+    "sd2": {
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "block_out_channels": (8, 16),
+        "attention_head_dim": (1, 2),
+        "use_linear_projection": True,
+        "upcast_attention": True,
+    },
+    "sdxl": {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (8, 16),
+        "attention_head_dim": (1, 2),
+        "transformer_layers_per_block": (1, 2),
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 4,
+        "projection_class_embeddings_input_dim": 6 * 4 + 12,
+    },
+}
+_SCHEDULERS: dict[str, dict[str, Any]] = {
+    "sd1": {},
+    "sd2": {"prediction_type": "v_prediction"},
+    "sdxl": {},
+}
+
+
+def tiny_tokenizer(pad: str = "<|endoftext|>") -> Any:
+    """A CLIP tokenizer that knows bytes only; prompts are cut to 24 tokens and filled up with `pad`."""
     from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=24)
+    vocabulary = {t: i for i, t in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=24, pad_token=pad)
 
 
 def fill(module: Any, rng: np.random.Generator) -> Any:
@@ -81,11 +120,17 @@ def fill(module: Any, rng: np.random.Generator) -> Any:
 
 
 def tiny_pipeline(
-    seed: int = 0, *, concepts: bool = True, scheduler: dict[str, Any] | None = None, latent: int = 8
+    seed: int = 0,
+    *,
+    concepts: bool = True,
+    scheduler: dict[str, Any] | None = None,
+    latent: int = 8,
+    family: Family = "sd1",
 ) -> TextToImagePipeline:
     """A pipeline of 2 `latent` px images with random weights; as many concepts as the tests need, or none.
 
-    `scheduler` replaces entries of the scheduler's configuration.
+    `scheduler` replaces entries of the scheduler's configuration. `family`: "sd1"; "sd2" with OpenCLIP's text
+    tower, linear projections and v-prediction; "sdxl" with two text towers, pooled text and sizes.
     """
     tokenizer = tiny_tokenizer()
     size = len(tokenizer)
@@ -94,22 +139,21 @@ def tiny_pipeline(
         hidden_size=8,
         intermediate_size=16,
         projection_dim=8,
-        num_hidden_layers=1,
+        num_hidden_layers=2 if family == "sdxl" else 1,
         num_attention_heads=2,
         max_position_embeddings=24,
+        hidden_act="gelu" if family == "sd2" else "quick_gelu",
         pad_token_id=size - 1,
         bos_token_id=size - 2,
         eos_token_id=size - 1,
     )
+    second = dataclasses.replace(text, hidden_size=16, projection_dim=12, hidden_act="gelu", eos_token_id=2)
     unet = UNetConfig(
         sample_size=latent,
-        down_block_types=("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",),
-        block_out_channels=(8,),
         layers_per_block=1,
         norm_num_groups=4,
-        cross_attention_dim=8,
-        attention_head_dim=2,
+        cross_attention_dim=8 + 16 if family == "sdxl" else 8,
+        **_UNETS[family],
     )
     vae = VAEConfig(
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -117,14 +161,16 @@ def tiny_pipeline(
         block_out_channels=(8, 8),
         norm_num_groups=4,
         sample_size=2 * latent,
+        scaling_factor=0.13025 if family == "sdxl" else 0.18215,
     )
-    config = {**SCHEDULER, **(scheduler or {})}
+    config = {**SCHEDULER, **_SCHEDULERS[family], **(scheduler or {})}
 
     shapes = nnx.eval_shape(
         lambda: (
             UNet2DConditionModel(unet, rngs=nnx.Rngs(0)),
             AutoencoderKL(vae, rngs=nnx.Rngs(0)),
             CLIPTextModel(text, rngs=nnx.Rngs(0)),
+            *([CLIPTextModelWithProjection(second, rngs=nnx.Rngs(0))] if family == "sdxl" else []),
         )
     )
     rng = np.random.default_rng(seed)
@@ -138,4 +184,7 @@ def tiny_pipeline(
         scheduler_config=config,
         concepts=dict(CONCEPTS) if concepts else {},
         name="tiny",
+        extras={"force_zeros_for_empty_prompt": True} if family == "sdxl" else {},
+        text_encoder_2=models[3] if family == "sdxl" else None,
+        tokenizer_2=tiny_tokenizer("!") if family == "sdxl" else None,
     )

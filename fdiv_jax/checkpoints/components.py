@@ -110,7 +110,9 @@ def save_component(
         if stored is not None and stored not in known:
             raise ValueError(f"dtype of {name} must be one of {', '.join(known)}, got {stored!r}")
         tensors[name] = _as_stored(value, None if stored is None else known[stored])
-    stem = "model" if class_name.startswith("CLIP") else "diffusion_pytorch_model"
+    stem = "diffusion_pytorch_model"
+    if class_name.startswith("CLIP"):  # transformers', which finds the class by this key
+        stem, values = "model", {"architectures": [class_name], **values}
     save_file(tensors, directory / f"{stem}.safetensors", metadata={"format": "pt"})
     text = json.dumps(values, indent=2, sort_keys=True) + "\n"
     (directory / "config.json").write_text(text, encoding="utf-8")

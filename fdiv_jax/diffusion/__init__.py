@@ -4,8 +4,11 @@ Latents are channels-last (n h w c) or of any other shape with the batch first; 
 (nearly clean) to `schedule.num_train_timesteps - 1` (nearly noise), one for each sample.
 """
 
-from fdiv_jax.diffusion.plans import SAMPLERS, Sampler, SamplingPlan, ddim, dpm_solver_pp
-from fdiv_jax.diffusion.sampling import sample, sampling_plan
+from fdiv_jax.diffusion._ddim import ddim
+from fdiv_jax.diffusion._dpm_solver import dpm_solver_pp
+from fdiv_jax.diffusion._euler import euler, euler_ancestral
+from fdiv_jax.diffusion.plans import Sampler, SamplingPlan
+from fdiv_jax.diffusion.sampling import SAMPLERS, sample, sampling_plan, with_karras
 from fdiv_jax.diffusion.schedule import NoiseSchedule, SolverOptions
 
 __all__ = [
@@ -16,6 +19,9 @@ __all__ = [
     "SolverOptions",
     "ddim",
     "dpm_solver_pp",
+    "euler",
+    "euler_ancestral",
     "sample",
     "sampling_plan",
+    "with_karras",
 ]

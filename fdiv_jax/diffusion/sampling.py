@@ -1,7 +1,9 @@
 """Running a sampler: one compiled scan over the steps of its plan."""
 
+import dataclasses
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -9,18 +11,46 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from fdiv_jax.diffusion.plans import SAMPLERS, Sampler, SamplingPlan
+from fdiv_jax.diffusion._ddim import ddim
+from fdiv_jax.diffusion._dpm_solver import dpm_solver_pp
+from fdiv_jax.diffusion._euler import euler, euler_ancestral
+from fdiv_jax.diffusion.plans import Sampler, SamplingPlan
 from fdiv_jax.diffusion.schedule import NoiseSchedule
 
-__all__ = ["sample", "sampling_plan"]
+__all__ = ["SAMPLERS", "sample", "sampling_plan", "with_karras"]
 
 Denoise = Callable[[jax.Array, jax.Array], jax.Array]
+Progress = Callable[[int], None]
+
+
+def with_karras(sampler: Sampler) -> Sampler:
+    """The sampler with Karras' noise levels, whatever the schedule's configuration says of them."""
+
+    def plan(schedule: NoiseSchedule, steps: int, eta: float | None = None) -> SamplingPlan:
+        solver = dataclasses.replace(schedule.solver, karras=True)
+        return sampler(dataclasses.replace(schedule, solver=solver), steps, eta)
+
+    return plan
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": ddim,
+    "dpmsolver++": dpm_solver_pp,
+    "dpm++": dpm_solver_pp,
+    "dpmsolver++karras": with_karras(dpm_solver_pp),
+    "euler": euler,
+    "euler_karras": with_karras(euler),
+    "euler_a": euler_ancestral,
+}
+"""The samplers by name; a new one is a function of the `Sampler` signature."""
 
 
 def sampling_plan(
-    schedule: NoiseSchedule, steps: int, *, sampler: str | Sampler = "ddim", eta: float = 0.0
+    schedule: NoiseSchedule, steps: int, *, sampler: str | Sampler = "ddim", eta: float | None = None
 ) -> SamplingPlan:
     """The plan of a sampler given by its name in `SAMPLERS` or as a function.
+
+    `eta` in [0, 1] is the share of fresh noise, for samplers that take it; None is the sampler's own.
 
     Raises ValueError for an unknown name, and what the sampler raises.
     """
@@ -40,23 +70,28 @@ def sample(
     *,
     sampler: str | Sampler = "ddim",
     steps: int = 25,
-    eta: float = 0.0,
+    eta: float | None = None,
     key: jax.Array | None = None,
     trajectory: bool = False,
+    progress: Progress | None = None,
 ) -> jax.Array:
     """Follow the reverse process from noise to a sample.
 
-    `latents` (n, ...) is the initial noise, N(0, I). `denoise(x, timesteps)` gives the network's raw output,
-    of x's shape, for timesteps int32 of shape (n,). Pass `jax.tree_util.Partial(function, parameters, ...)`
-    with a module-level function to compile once for all parameters; any other callable is compiled for
+    `latents` (n, ...) is the initial noise, N(0, I), for every sampler. `denoise(x, timesteps)` gives the
+    network's raw output, of x's shape, for timesteps of shape (n,): int32, or of x's dtype for a plan that
+    goes between two timesteps (Euler's and Karras' may). Pass `jax.tree_util.Partial(function, parameters,
+    ...)` with a module-level function to compile once for all parameters; any other callable is compiled for
     itself, its arrays as constants.
 
-    `key` is for samplers that draw noise (ddim with eta > 0): step i uses normal(fold_in(key, i), shape).
-    Computes in float32 or better. Returns the sample, of the shape of `latents`; with `trajectory`, every x
-    from the first to the last, (steps + 1, n, ...).
+    `key` is for samplers that draw noise (ddim with eta > 0, euler_a): one key, or n of them. Step i draws
+    normal(fold_in(k_j, i)) for image j, with k_j = key[j], or fold_in(key, j) of one key, so that no image
+    depends on the others. `progress(done)` is told the number of steps behind it, after each.
 
-    Raises ValueError for an unknown sampler, steps or eta out of range, noise without a key, or an output of
-    another shape than x; TypeError for latents that are not floating-point.
+    Computes in float32 or better. Returns the sample, of the shape of `latents`; with `trajectory`, every x
+    from the first to the last, (steps + 1, n, ...), all of them in the scale that the network reads.
+
+    Raises ValueError for an unknown sampler, steps or eta out of range, noise without a key, keys that are
+    not one an image, or an output of another shape than x; TypeError for latents that are not floating-point.
     """
     plan = sampling_plan(schedule, steps, sampler=sampler, eta=eta)
     latents = jnp.asarray(latents)
@@ -64,37 +99,85 @@ def sample(
         raise TypeError(f"latents must be floating-point, got {latents.dtype}")
     if latents.ndim < 1:
         raise ValueError(f"latents must have a batch axis, got shape {latents.shape}")
-    if plan.stochastic and key is None:
-        raise ValueError(f"eta = {eta} draws noise: expected a key, got None")
+    keys = _keys(key, len(latents)) if plan.stochastic else None
     bound = denoise if isinstance(denoise, Partial) else Partial(denoise)
-    return _run(bound, plan, latents, key if plan.stochastic else None, trajectory)
+    start = latents.astype(jnp.promote_types(latents.dtype, jnp.float32)) * plan.initial
+    rows = dataclasses.replace(plan, initial=1.0)
+    with _listening(progress):
+        found = _run(bound, rows, start, keys, trajectory, progress is not None)
+    return found.astype(latents.dtype)
 
 
-@partial(jax.jit, static_argnames="trajectory")
+def _keys(key: jax.Array | None, number: int) -> jax.Array:
+    if key is None:
+        raise ValueError("the sampler draws noise: expected a key, got None")
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    keys: jax.Array = key if typed else jax.random.wrap_key_data(key)
+    if keys.shape == ():
+        return jax.vmap(partial(jax.random.fold_in, keys))(jnp.arange(number))
+    if keys.shape != (number,):
+        raise ValueError(f"keys of shape {keys.shape}, expected one key or ({number},)")
+    return keys
+
+
+@partial(jax.jit, static_argnames=("trajectory", "report"))
 def _run(
-    denoise: Any, plan: SamplingPlan, latents: jax.Array, key: jax.Array | None, trajectory: bool
+    denoise: Any,
+    plan: SamplingPlan,
+    start: jax.Array,
+    keys: jax.Array | None,
+    trajectory: bool,
+    report: bool,
 ) -> jax.Array:
-    dtype = jnp.promote_types(latents.dtype, jnp.float32)
-    start = latents.astype(dtype)
+    dtype = start.dtype
+    integer = lambda a: jnp.issubdtype(a.dtype, jnp.integer)  # noqa: E731
+    rows = jax.tree.map(lambda a: a.astype(jnp.int32 if integer(a) else dtype), plan)
 
     def step(carry: tuple[jax.Array, jax.Array], row: tuple[SamplingPlan, jax.Array]):
         x, before = carry
         c, index = row
-        timesteps = jnp.full(x.shape[:1], c.timesteps, jnp.int32)
-        output = denoise(x, timesteps)
+        output = denoise(x, jnp.broadcast_to(c.timesteps, x.shape[:1]))
         if output.shape != x.shape:
             raise ValueError(f"denoise must give an output of shape {x.shape}, got {output.shape}")
         output = output.astype(dtype)
         x0 = jnp.clip(c.x0_of_x * x + c.x0_of_output * output, -c.clip, c.clip)
         epsilon = c.eps_of_x * x + c.eps_of_output * output
         new = c.keep * x + c.data * x0 + c.previous_data * before + c.direction * epsilon
-        if key is not None:
-            new = new + c.noise * jax.random.normal(jax.random.fold_in(key, index), x.shape, dtype)
+        if keys is not None:
+            new = new + c.noise * _fresh_noise(keys, index, x)
+        if report:
+            jax.debug.callback(_tell, index + 1)
         return (new, x0), new if trajectory else None
 
-    rows = jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.integer) else a.astype(dtype), plan)
     indices = jnp.arange(plan.timesteps.shape[0])
     (end, _), visited = jax.lax.scan(step, (start, jnp.zeros_like(start)), (rows, indices))
-    if visited is None:
-        return end.astype(latents.dtype)
-    return jnp.concatenate([start[None], visited]).astype(latents.dtype)
+    return end if visited is None else jnp.concatenate([start[None], visited])
+
+
+def _fresh_noise(keys: jax.Array, index: jax.Array, like: jax.Array) -> jax.Array:
+    def draw(key: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(key, index), like.shape[1:], like.dtype)
+
+    return jax.vmap(draw)(keys)
+
+
+_listeners: list[Progress] = []
+"""Who is told of the steps; the compiled sampler calls the innermost, and so is the same for all."""
+
+
+def _tell(done: Any) -> None:
+    if _listeners:
+        _listeners[-1](int(done))
+
+
+@contextmanager
+def _listening(progress: Progress | None) -> Iterator[None]:
+    if progress is None:
+        yield
+        return
+    _listeners.append(progress)
+    try:
+        yield
+        jax.effects_barrier()
+    finally:
+        _listeners.remove(progress)

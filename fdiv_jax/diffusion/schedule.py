@@ -37,7 +37,7 @@ _NEVER_CLIPPING = (
 
 @dataclass(frozen=True)
 class SolverOptions:
-    """What a configuration says about DPM-Solver++; the other samplers do not read it."""
+    """What a configuration says about DPM-Solver++ and the noise levels of Euler; DDIM does not read it."""
 
     order: int = 2
     algorithm: str = "dpmsolver++"
@@ -46,6 +46,12 @@ class SolverOptions:
     euler_at_final: bool = False
     final_sigma: str = "zero"
     lambda_min_clipped: float = -np.inf
+    karras: bool = False
+    """Whether the noise levels are those of Karras et al., from `sigma_max` to `sigma_min` where given."""
+    round_karras: bool = True
+    """Whether DPM-Solver++ rounds the timesteps of Karras' noise levels, or rounds them down (cosine)."""
+    sigma_min: float | None = None
+    sigma_max: float | None = None
     unsupported: tuple[str, ...] = ()
     """Options that are on in the configuration and that the solver here does not have."""
 
@@ -261,7 +267,11 @@ class NoiseSchedule:
 
 
 def _solver_options(config: Mapping[str, Any]) -> SolverOptions:
-    switches = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+    switches = ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+    modes = (("interpolation_type", "log_linear"), ("timestep_type", "continuous"))
+    off = [key for key in switches if config.get(key)]
+    off += [f"{key} {value}" for key, value in modes if config.get(key) == value]
+    bounds = {key: config.get(key) for key in ("sigma_min", "sigma_max")}
     clipped = config.get("lambda_min_clipped")
     return SolverOptions(
         order=config.get("solver_order", 2),
@@ -271,7 +281,10 @@ def _solver_options(config: Mapping[str, Any]) -> SolverOptions:
         euler_at_final=bool(config.get("euler_at_final", False)),
         final_sigma=config.get("final_sigmas_type", "zero"),
         lambda_min_clipped=-np.inf if clipped is None else float(clipped),
-        unsupported=tuple(key for key in switches if config.get(key)),
+        karras=bool(config.get("use_karras_sigmas")),
+        round_karras=config.get("beta_schedule") != "squaredcos_cap_v2",
+        **{key: None if value is None else float(value) for key, value in bounds.items()},
+        unsupported=tuple(off),
     )
 
 

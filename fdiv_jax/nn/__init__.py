@@ -5,7 +5,13 @@ Attribute names follow the state dicts of diffusers and transformers one to one,
 """
 
 from fdiv_jax.nn.attention import dot_product_attention
-from fdiv_jax.nn.clip_text import CLIPTextConfig, CLIPTextModel
+from fdiv_jax.nn.clip_text import (
+    CLIPTextConfig,
+    CLIPTextFeatures,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+)
+from fdiv_jax.nn.conditioning import Text, TextConditioning, sized_text
 from fdiv_jax.nn.critic import Critic, SpectralVector
 from fdiv_jax.nn.unet import UNet2DConditionModel, UNetConfig
 from fdiv_jax.nn.vae import AutoencoderKL, VAEConfig
@@ -13,11 +19,16 @@ from fdiv_jax.nn.vae import AutoencoderKL, VAEConfig
 __all__ = [
     "AutoencoderKL",
     "CLIPTextConfig",
+    "CLIPTextFeatures",
     "CLIPTextModel",
+    "CLIPTextModelWithProjection",
     "Critic",
     "SpectralVector",
+    "Text",
+    "TextConditioning",
     "UNet2DConditionModel",
     "UNetConfig",
     "VAEConfig",
     "dot_product_attention",
+    "sized_text",
 ]

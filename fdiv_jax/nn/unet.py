@@ -1,7 +1,7 @@
 """The text-conditioned UNet of Stable Diffusion.
 
-Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, 2022. Structure and names follow
-diffusers' UNet2DConditionModel, so that a state dict converts by rule.
+Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, 2022; Podell et al., SDXL, 2023.
+Structure and names follow diffusers' UNet2DConditionModel, so that a state dict converts by rule.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fdiv_jax.nn.attention import Transformer2DModel
+from fdiv_jax.nn.conditioning import Text, TextConditioning
 from fdiv_jax.nn.config import ModelConfig, per_block, require
 from fdiv_jax.nn.layers import Precision, activation, conv, group_norm
 from fdiv_jax.nn.resnet import (
@@ -31,7 +32,11 @@ _UP = ("CrossAttnUpBlock2D", "UpBlock2D")
 
 @dataclasses.dataclass(frozen=True)
 class UNetConfig(ModelConfig):
-    """`unet/config.json`. `attention_head_dim` is, as in diffusers, the *number* of heads of SD 1 and 2."""
+    """`unet/config.json`. `attention_head_dim` is, as in diffusers, the *number* of heads.
+
+    With `addition_embed_type` "text_time" (Stable Diffusion XL) an embedding of the pooled text and the
+    sinusoids of six sizes, `projection_class_embeddings_input_dim` numbers in all, is added to that of time.
+    """
 
     sample_size: int | tuple[int, int] | None = None
     in_channels: int = 4
@@ -52,6 +57,9 @@ class UNetConfig(ModelConfig):
     attention_head_dim: int | tuple[int, ...] = 8
     use_linear_projection: bool = False
     upcast_attention: bool | None = False
+    addition_embed_type: str | None = None
+    addition_time_embed_dim: int | None = None
+    projection_class_embeddings_input_dim: int | None = None
 
     class_name: ClassVar[str] = "UNet2DConditionModel"
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
@@ -69,7 +77,7 @@ class UNetConfig(ModelConfig):
         "conv_out_kernel": (3, None),
         "attention_type": ("default", None),
         "cross_attention_norm": (None,),
-        "addition_embed_type_num_heads": (),  # read only with an addition_embed_type, which is refused
+        "addition_embed_type_num_heads": (),  # read only with addition_embed_type "text", which is refused
     }
 
     def __post_init__(self) -> None:
@@ -90,8 +98,29 @@ class UNetConfig(ModelConfig):
             "transformer_layers_per_block",
             "attention_head_dim",
         ):
-            per_block(name, getattr(self, name), blocks)
+            for value in per_block(name, getattr(self, name), blocks):
+                if not isinstance(value, int):
+                    raise NotImplementedError(f"{name}={getattr(self, name)!r}; supported: a number a block")
         activation(self.act_fn)
+        if self.addition_embed_type not in (None, "text_time"):
+            raise NotImplementedError(
+                f"addition_embed_type={self.addition_embed_type!r}; supported: None, 'text_time'"
+            )
+        if self.addition_embed_type is not None:
+            require(
+                bool(self.addition_time_embed_dim) and self.pooled_dim > 0,
+                "addition_embed_type 'text_time' with addition_time_embed_dim="
+                f"{self.addition_time_embed_dim} and projection_class_embeddings_input_dim="
+                f"{self.projection_class_embeddings_input_dim}, "
+                "expected the second to be above 6 times the first",
+            )
+
+    @property
+    def pooled_dim(self) -> int:
+        """Width of the pooled text; 0 for a network that takes none."""
+        if self.addition_embed_type is None:
+            return 0
+        return (self.projection_class_embeddings_input_dim or 0) - 6 * (self.addition_time_embed_dim or 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +267,9 @@ class UNet2DConditionModel(nnx.Module):
         self.dtype = dtype
         self.conv_in = conv(config.in_channels, channels[0], 3, precision, rngs, padding=1)
         self.time_embedding = TimestepEmbedding(channels[0], time, config.act_fn, precision, rngs)
+        if config.addition_embed_type is not None:
+            width = config.projection_class_embeddings_input_dim or 0
+            self.add_embedding = TimestepEmbedding(width, time, "silu", precision, rngs)
 
         self.down_blocks = nnx.List()
         skip_channels = [channels[0]]
@@ -288,33 +320,57 @@ class UNet2DConditionModel(nnx.Module):
         """A network from a `config.json` mapping; see `UNetConfig.from_dict` for what it raises."""
         return cls(UNetConfig.from_dict(mapping), rngs=rngs, **precision)
 
-    def __call__(self, latents: jax.Array, timesteps: jax.Array, text: jax.Array) -> jax.Array:
+    def __call__(self, latents: jax.Array, timesteps: jax.Array, text: Text) -> jax.Array:
         """The raw prediction.
 
         Args:
             latents: n h w in_channels, scaled.
             timesteps: (n,), integers from 0 to the length of the schedule - 1.
-            text: n l cross_attention_dim.
+            text: features n l cross_attention_dim, or a `TextConditioning` of such; a network with
+                addition_embed_type "text_time" needs the latter, with `time_ids`.
 
         Returns:
             n h w out_channels, float32 or wider.
+
+        Raises:
+            TypeError: a network that needs pooled text and sizes got none.
         """
-        c = self.config
         latents = latents.astype(self.dtype)
-        text = text.astype(self.dtype)
-        if c.center_input_sample:
+        if self.config.center_input_sample:
             latents = 2 * latents - 1
-        sinusoids = sinusoidal_embedding(
-            timesteps, c.block_out_channels[0], flip_sin_to_cos=c.flip_sin_to_cos, freq_shift=c.freq_shift
-        )
-        time = self.time_embedding(sinusoids.astype(self.dtype))
+        time = self.time_embedding(self._sinusoids(timesteps, self.config.block_out_channels[0]))
+        if self.config.addition_embed_type is not None:
+            time = time + self._size_and_pooled(text)
+        features = text.hidden if isinstance(text, TextConditioning) else text
+        features = features.astype(self.dtype)
         x = self.conv_in(latents)
         skips = [x]
         for down in self.down_blocks:
-            x, more = down(x, time, text)
+            x, more = down(x, time, features)
             skips += more
-        x = self.mid_block(x, time, text)
+        x = self.mid_block(x, time, features)
         for up in self.up_blocks:
-            x = up(x, skips, time, text)
+            x = up(x, skips, time, features)
         x = self.conv_out(self.act(self.conv_norm_out(x)))
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+    def _sinusoids(self, values: jax.Array, width: int) -> jax.Array:
+        c = self.config
+        embedding = sinusoidal_embedding(
+            values, width, flip_sin_to_cos=c.flip_sin_to_cos, freq_shift=c.freq_shift
+        )
+        return embedding.astype(self.dtype)
+
+    def _size_and_pooled(self, text: Text) -> jax.Array:
+        """n time: the embedding of the pooled text and the sizes."""
+        if not isinstance(text, TextConditioning) or text.time_ids is None:
+            got = "one without time_ids" if isinstance(text, TextConditioning) else type(text).__name__
+            raise TypeError(f"a UNet of addition_embed_type 'text_time' takes a TextConditioning, got {got}")
+        if text.time_ids.shape != (text.pooled.shape[0], 6) or text.pooled.shape[1] != self.config.pooled_dim:
+            raise ValueError(
+                f"pooled text of shape {text.pooled.shape} with time_ids of shape {text.time_ids.shape}, "
+                f"expected (n, {self.config.pooled_dim}) and (n, 6)"
+            )
+        sizes = self._sinusoids(text.time_ids.reshape(-1), self.config.addition_time_embed_dim or 0)
+        sizes = sizes.reshape(text.pooled.shape[0], -1)
+        return self.add_embedding(jnp.concatenate([text.pooled.astype(self.dtype), sizes], axis=-1))

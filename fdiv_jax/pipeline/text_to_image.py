@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from fdiv_jax.diffusion import NoiseSchedule, Sampler, sample
-from fdiv_jax.nn import AutoencoderKL, CLIPTextModel, UNet2DConditionModel
+from fdiv_jax.nn import (
+    AutoencoderKL,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Text,
+    TextConditioning,
+    UNet2DConditionModel,
+    sized_text,
+)
 from fdiv_jax.pipeline.concepts import Concept
 
 _LATENT_PIXELS_A_CALL = 16_384
@@ -41,6 +49,8 @@ class TextToImagePipeline:
         concepts: what the model directory says can be unlearned; empty for most models.
         name: what it was loaded by.
         extras: what `model_index.json` held beside the components.
+        text_encoder_2: the second text tower, of Stable Diffusion XL; None for models with one.
+        tokenizer_2: its tokenizer.
     """
 
     unet: UNet2DConditionModel
@@ -53,11 +63,21 @@ class TextToImagePipeline:
     name: str = ""
     extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     stored_dtypes: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict, repr=False)
+    text_encoder_2: CLIPTextModelWithProjection | None = None
+    tokenizer_2: Any = None
 
     def __post_init__(self) -> None:
+        second = self.text_encoder_2
+        if (second is None) != (self.tokenizer_2 is None):
+            raise ValueError("text_encoder_2 and tokenizer_2 come together, got one of them")
         width, context = self.text_encoder.config.hidden_size, self.unet.config.cross_attention_dim
+        if second is not None:
+            width += second.config.hidden_size
         if any(width != c for c in (context if isinstance(context, tuple) else (context,))):
-            raise ValueError(f"text encoder of width {width} for a UNet with cross_attention_dim={context}")
+            raise ValueError(f"text features of width {width} for a UNet with cross_attention_dim={context}")
+        pooled, expected = 0 if second is None else second.config.projection_dim, self.unet.config.pooled_dim
+        if pooled != expected and expected:
+            raise ValueError(f"pooled text of width {pooled} for a UNet that takes a width of {expected}")
         if self.unet.config.in_channels != self.vae.config.latent_channels:
             raise ValueError(
                 f"UNet with in_channels={self.unet.config.in_channels} for an autoencoder with "
@@ -76,39 +96,71 @@ class TextToImagePipeline:
         return h, w, self.unet.config.in_channels
 
     @property
+    def components(self) -> dict[str, nnx.Module]:
+        """The networks by their names on disk: unet, vae, text_encoder and, for XL, text_encoder_2."""
+        networks = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+        return (
+            networks if self.text_encoder_2 is None else {**networks, "text_encoder_2": self.text_encoder_2}
+        )
+
+    @property
     def text_length(self) -> int:
         """Tokens a prompt is padded or cut to."""
-        return min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+        return min(
+            length
+            for tokenizer, encoder in self._text_towers
+            for length in (tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        )
 
-    def encode_prompts(self, prompts: Sequence[str]) -> jax.Array:
-        """The features that the UNet attends to.
+    @property
+    def _text_towers(self) -> list[tuple[Any, CLIPTextModel]]:
+        first = (self.tokenizer, self.text_encoder)
+        return [first] if self.text_encoder_2 is None else [first, (self.tokenizer_2, self.text_encoder_2)]
+
+    def encode_prompts(self, prompts: Sequence[str | None]) -> Text:
+        """What the UNet is told of prompts.
 
         Args:
-            prompts: texts; "" is the unconditional one. Longer ones than `text_length` tokens are cut.
+            prompts: texts; None is no prompt at all, what guidance leads away from: the same as "", but zeros
+                for a model with two text towers, unless its `model_index.json` has
+                force_zeros_for_empty_prompt off. Longer ones than `text_length` tokens are cut.
 
         Returns:
-            n l d, float32.
+            n l d, float32: the last hidden states of the text tower, after the final norm. With two towers a
+            `TextConditioning`: the penultimate hidden states of both, without a norm, side by side, and the
+            pooled projection of the second.
 
         Raises:
             TypeError: a single string, or something that is not text.
         """
-        tokens = self.tokenizer(
-            check_prompts(prompts),
-            padding="max_length",
-            max_length=self.text_length,
-            truncation=True,
-            return_tensors="np",
-        )["input_ids"]
-        graph, parameters = nnx.split(self.text_encoder)
-        return _encode_text(graph, parameters, jnp.asarray(tokens, jnp.int32))
+        texts = check_prompts(
+            prompts if isinstance(prompts, str) else ["" if p is None else p for p in prompts]
+        )
+        tokens, towers = [], []
+        for tokenizer, encoder in self._text_towers:
+            ids = tokenizer(
+                texts,
+                padding="max_length",
+                max_length=self.text_length,
+                truncation=True,
+                return_tensors="np",
+            )["input_ids"]
+            tokens.append(jnp.asarray(ids, jnp.int32))
+            towers.append(nnx.split(encoder))
+        graphs, parameters = zip(*towers, strict=True)
+        text = _encode_text(graphs, parameters, tokens)
+        if self.text_encoder_2 is None or not self.extras.get("force_zeros_for_empty_prompt", True):
+            return text
+        given = np.array([prompt is not None for prompt in prompts])
+        return jax.tree.map(lambda x: x * given.reshape(-1, *(1,) * (x.ndim - 1)), text)
 
-    def denoise(self, latents: jax.Array, timesteps: jax.Array, text: jax.Array) -> jax.Array:
+    def denoise(self, latents: jax.Array, timesteps: jax.Array, text: Text) -> jax.Array:
         """The UNet's raw output (noise or v, as `schedule.prediction_type` says).
 
         Args:
             latents: n h w c, scaled.
             timesteps: (n,) or (), integers from 0 to `schedule.num_train_timesteps` - 1.
-            text: n l d, from `encode_prompts`.
+            text: from `encode_prompts`, for n prompts; the image's size is filled in from the latents'.
 
         Returns:
             n h w c, float32.
@@ -116,19 +168,27 @@ class TextToImagePipeline:
         Raises:
             ValueError: shapes that do not fit; TypeError: timesteps that are not integers.
         """
-        latents, text, timesteps = jnp.asarray(latents), jnp.asarray(text), jnp.asarray(timesteps)
+        latents, timesteps = jnp.asarray(latents), jnp.asarray(timesteps)
         if latents.ndim != 4 or latents.shape[-1] != self.unet.config.in_channels:
             raise ValueError(
                 f"latents of shape {latents.shape}, expected (n, h, w, {self.unet.config.in_channels})"
             )
-        if text.ndim != 3 or text.shape[0] != latents.shape[0]:
-            raise ValueError(f"text of shape {text.shape}, expected ({latents.shape[0]}, l, d)")
+        text = self.sized(jax.tree.map(jnp.asarray, text), latents.shape)
+        hidden = text.hidden if isinstance(text, TextConditioning) else text
+        if hidden.ndim != 3 or any(len(part) != len(latents) for part in jax.tree.leaves(text)):
+            shapes = ", ".join(str(part.shape) for part in jax.tree.leaves(text))
+            raise ValueError(f"text of shape {shapes}, expected ({latents.shape[0]}, l, d)")
         if not jnp.issubdtype(timesteps.dtype, jnp.integer):
             raise TypeError(f"timesteps of dtype {timesteps.dtype}, expected integers")
         if timesteps.shape not in ((), latents.shape[:1]):
             raise ValueError(f"timesteps of shape {timesteps.shape}, expected ({latents.shape[0]},)")
         graph, parameters = nnx.split(self.unet)
         return _denoise(graph, parameters, latents, jnp.broadcast_to(timesteps, latents.shape[:1]), text)
+
+    def sized(self, text: Text, latents: tuple[int, ...]) -> Text:
+        """`text` with the size of the image that latents of this shape (n h w c) make, if it has none."""
+        factor = self.vae.config.downsampling
+        return sized_text(text, latents[1] * factor, latents[2] * factor)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Images of scaled latents: n h w c -> n H W 3, float32, -1 black, 1 white, not clipped."""
@@ -169,75 +229,100 @@ class TextToImagePipeline:
         self,
         prompts: Sequence[str],
         *,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         steps: int = 25,
         guidance: float = 6.0,
         sampler: str | Sampler = "ddim",
-        eta: float = 0.0,
-        negative_prompt: str = "",
+        eta: float | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        size: tuple[int, int] | None = None,
         initial: jax.Array | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> jax.Array:
         """Scaled latents drawn for prompts.
 
         With guidance g > 1 the network's output is u + g (c - u), with c the one at the prompt and u the one
         at `negative_prompt`, both from one batched call (Ho and Salimans, Classifier-free diffusion guidance,
         2022).
-        The initial noise of image i depends on (seed, i) alone.
+        All that is random in image i depends on (seed, i), or on seed[i], alone.
 
         Args:
             prompts: one an image.
-            seed: of the noise.
+            seed: of the noise; or one an image.
             steps: of the sampler.
             guidance: g; 1 or less leaves the guidance out.
             sampler: a name in `fdiv_jax.diffusion.SAMPLERS`, or a sampler.
-            eta: the share of fresh noise a step, for samplers that take it.
-            negative_prompt: what to be guided away from.
+            eta: the share of fresh noise a step, for samplers that take it; None: the sampler's own.
+            negative_prompt: what to be guided away from, for all images or one an image; None: no prompt, see
+                `encode_prompts`.
+            size: (height, width) of the images in pixels, multiples of the autoencoder's factor; None: the
+                model's own.
             initial: n h w c, the initial noise, instead of the seed's.
+            progress: called with (network calls done, calls in all) as the sampler goes on.
 
         Returns:
             n h w c, float32.
 
         Raises:
-            ValueError: an unknown sampler, steps or eta out of range, noise of another shape.
+            ValueError: an unknown sampler, steps or eta out of range, a size, noise, seeds or negative
+                prompts that do not fit.
             TypeError: prompts that are not a list of strings.
         """
         prompts = check_prompts(prompts)
         if not np.isfinite(guidance):
             raise ValueError(f"guidance {guidance}, expected a finite number")
-        root = jax.random.key(seed)
+        count = len(prompts)
+        keys = _image_keys(seed, count)
+        shape = self._latent_shape_of(size)
         if initial is None:
-            keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(len(prompts)))
-            initial = jax.vmap(lambda key: jax.random.normal(key, self.latent_shape))(keys)
+            initial = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         initial = jnp.asarray(initial)
-        if (
-            initial.shape[0] != len(prompts)
-            or initial.shape[-1] != self.latent_shape[-1]
-            or initial.ndim != 4
-        ):
-            raise ValueError(
-                f"initial noise of shape {initial.shape}, "
-                f"expected ({len(prompts)}, h, w, {self.latent_shape[-1]})"
-            )
-        distinct = list(dict.fromkeys([negative_prompt, *prompts]))
-        table = self.encode_prompts(distinct)
-        text = table[np.asarray([distinct.index(prompt) for prompt in prompts])]
+        if initial.ndim != 4 or initial.shape[0] != count or initial.shape[-1] != shape[-1]:
+            raise ValueError(f"initial noise of shape {initial.shape}, expected ({count}, h, w, {shape[-1]})")
+        negatives = _one_an_image(negative_prompt, count)
+        distinct = list(dict.fromkeys([*negatives, *prompts]))
+        table = self.sized(self.encode_prompts(distinct), initial.shape)
+        places, away = (np.asarray([distinct.index(p) for p in some]) for some in (prompts, negatives))
         graph, parameters = nnx.split(self.unet)
-        parts = []
-        for number, x in enumerate(self._calls(initial)):
+        calls = self._calls(initial)
+        parts: list[jax.Array] = []
+        for number, x in enumerate(calls):
             first = sum(len(part) for part in parts)
-            c = text[first : first + len(x)]
-            x, c, here = _share_out(x, c, parameters)
+            rows = slice(first, first + len(x))
+            key = jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys[rows])  # apart from the initial noise's
+            texts = [_rows(table, places[rows]), _rows(table, away[rows])]
+            x, (c, u, key), here = _share_out(x, (*texts, key), parameters)
             if guidance > 1:
-                pairs = jnp.stack([jnp.broadcast_to(table[:1], c.shape), c], axis=1)
-                function = Partial(
-                    _guided(graph), here, pairs.reshape(-1, *c.shape[1:]), jnp.float32(guidance)
-                )
+                pairs = jax.tree.map(_alternate, u, c)
+                function = Partial(_guided(graph), here, pairs, jnp.float32(guidance))
             else:
                 function = Partial(_unguided(graph), here, c)
-            key = jax.random.fold_in(jax.random.fold_in(root, len(prompts)), number)
-            drawn = sample(function, self.schedule, x, sampler=sampler, steps=steps, eta=eta, key=key)
+
+            def tell(done: int, number: int = number) -> None:
+                if progress is not None:
+                    progress(number * steps + done, len(calls) * steps)
+
+            drawn = sample(
+                function,
+                self.schedule,
+                x,
+                sampler=sampler,
+                steps=steps,
+                eta=eta,
+                key=key,
+                progress=None if progress is None else tell,
+            )
             parts.append(jax.device_put(drawn, jax.local_devices()[0]))
         return jnp.concatenate(parts)
+
+    def _latent_shape_of(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
+        """(h, w, c) of the latents of an image of `size` pixels."""
+        if size is None:
+            return self.latent_shape
+        factor = self.vae.config.downsampling
+        if len(size) != 2 or any(side < factor or side % factor for side in size):
+            raise ValueError(f"size {size}, expected (height, width), each a multiple of {factor} px")
+        return size[0] // factor, size[1] // factor, self.latent_shape[-1]
 
     def __call__(self, prompts: Sequence[str], **options: Any) -> np.ndarray:
         """Images drawn for prompts: uint8, n H W 3. Options as for `generate`."""
@@ -257,14 +342,43 @@ class TextToImagePipeline:
         return [x[i : i + size] for i in range(0, len(x), size)]
 
 
-def _share_out(x: jax.Array, text: jax.Array, parameters: Any) -> tuple[jax.Array, jax.Array, Any]:
+def _image_keys(seed: int | Sequence[int], count: int) -> jax.Array:
+    """(count,): a key an image, from one seed or from one each."""
+    if np.ndim(seed) == 0:
+        root = jax.random.key(int(cast(int, seed)))
+        return jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(count))
+    seeds = [int(one) for one in cast(Sequence[int], seed)]
+    if len(seeds) != count:
+        raise ValueError(f"{len(seeds)} seeds for {count} prompts, expected one seed or as many")
+    return jnp.stack([jax.random.key(one) for one in seeds])
+
+
+def _one_an_image(negative: str | Sequence[str] | None, count: int) -> list[str | None]:
+    """The negative prompt of every image."""
+    if negative is None or isinstance(negative, str):
+        return [negative] * count
+    if len(negative) != count:
+        raise ValueError(f"{len(negative)} negative prompts for {count} prompts, expected one or as many")
+    return list(check_prompts(negative))
+
+
+def _share_out(x: jax.Array, others: Any, parameters: Any) -> tuple[jax.Array, Any, Any]:
     """Cut a batch over the local devices, with the parameters on each of them, where it comes out even."""
     devices = jax.local_devices()
     if len(devices) == 1 or len(x) % len(devices):
-        return x, text, parameters
+        return x, others, parameters
     mesh = Mesh(np.asarray(devices), ("batch",))
     split, everywhere = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
-    return jax.device_put(x, split), jax.device_put(text, split), jax.device_put(parameters, everywhere)
+    return jax.device_put(x, split), jax.device_put(others, split), jax.device_put(parameters, everywhere)
+
+
+def _rows(table: Text, places: np.ndarray) -> Text:
+    return jax.tree.map(lambda entries: entries[places], table)
+
+
+def _alternate(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Rows of both in turn: n ... twice -> 2 n ..."""
+    return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
 
 
 def to_uint8(images: jax.Array) -> np.ndarray:
@@ -287,14 +401,17 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode_text(graph: Any, parameters: Any, tokens: jax.Array) -> jax.Array:
-    return nnx.merge(graph, parameters)(tokens)
+def _encode_text(graphs: tuple[Any, ...], parameters: Any, tokens: list[jax.Array]) -> Text:
+    parts = zip(graphs, parameters, tokens, strict=True)
+    features = [nnx.merge(graph, own).features(ids) for graph, own, ids in parts]
+    if len(features) == 1:
+        return features[0].last
+    hidden = jnp.concatenate([tower.hidden[-2] for tower in features], axis=-1)
+    return TextConditioning(hidden, features[-1].pooled)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _denoise(
-    graph: Any, parameters: Any, latents: jax.Array, timesteps: jax.Array, text: jax.Array
-) -> jax.Array:
+def _denoise(graph: Any, parameters: Any, latents: jax.Array, timesteps: jax.Array, text: Text) -> jax.Array:
     return nnx.merge(graph, parameters)(latents, timesteps, text)
 
 
@@ -315,9 +432,7 @@ def _encode_images(graph: Any, parameters: Any, images: jax.Array) -> jax.Array:
 
 @functools.lru_cache
 def _guided(graph: Any) -> Any:
-    def denoise(
-        parameters: Any, text: jax.Array, guidance: jax.Array, x: jax.Array, t: jax.Array
-    ) -> jax.Array:
+    def denoise(parameters: Any, text: Text, guidance: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
         # each image beside its unconditional twin, so that a batch cut over devices stays where it is
         output = nnx.merge(graph, parameters)(jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2), text)
         u, c = output[0::2], output[1::2]
@@ -328,7 +443,7 @@ def _guided(graph: Any) -> Any:
 
 @functools.lru_cache
 def _unguided(graph: Any) -> Any:
-    def denoise(parameters: Any, text: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
+    def denoise(parameters: Any, text: Text, x: jax.Array, t: jax.Array) -> jax.Array:
         return nnx.merge(graph, parameters)(x, t, text)
 
     return denoise

@@ -1,0 +1,86 @@
+"""Which timesteps, and which noise levels sigma = sqrt(1 - abar) / sqrt(abar), a sampler visits."""
+
+import numpy as np
+
+from fdiv_jax.diffusion.schedule import NoiseSchedule, SolverOptions
+
+
+def check_steps(steps: int, total: int) -> None:
+    """Raises TypeError or ValueError for a number of steps that is not an integer from 1 to `total`."""
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
+        raise TypeError(f"steps must be an integer, got {type(steps).__name__}")
+    if not 1 <= steps <= total:
+        raise ValueError(f"steps must lie between 1 and the schedule's {total} timesteps, got {steps}")
+
+
+def check_timesteps(timesteps: np.ndarray, schedule: NoiseSchedule) -> np.ndarray:
+    """The timesteps, int64 where all are whole numbers.
+
+    Raises ValueError for timesteps that leave the schedule or that do not decrease.
+    """
+    steps, total = len(timesteps), schedule.num_train_timesteps
+    if timesteps.max() > total - 1 or timesteps.min() < 0:
+        raise ValueError(
+            f"{steps} steps with steps_offset {schedule.steps_offset} reach timestep {timesteps.max():g}, "
+            f"but the schedule ends at {total - 1}; use fewer steps"
+        )
+    if steps > 1 and np.diff(timesteps).max() >= 0:
+        raise ValueError(f"{steps} steps visit a timestep twice in a schedule of {total}; use fewer steps")
+    return whole(timesteps)
+
+
+def whole(timesteps: np.ndarray) -> np.ndarray:
+    """int64 where all are whole numbers, else unchanged."""
+    return timesteps.astype(np.int64) if np.all(timesteps == np.round(timesteps)) else timesteps
+
+
+def check_eta(eta: float) -> float:
+    """Raises ValueError for a share of noise outside [0, 1]."""
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1], got {eta}")
+    return eta
+
+
+def check_no_eta(eta: float | None, sampler: str) -> None:
+    """Raises ValueError for a share of noise other than None or 0."""
+    if eta:
+        raise ValueError(f"{sampler} solves the ODE and draws no noise: eta must be 0, got {eta}")
+
+
+def check_options(options: SolverOptions, sampler: str) -> None:
+    """Raises NotImplementedError or ValueError for what a configuration asks of the noise levels."""
+    if options.unsupported:
+        raise NotImplementedError(f"{', '.join(options.unsupported)} with sampler {sampler}")
+    if options.final_sigma not in ("zero", "sigma_min"):
+        raise ValueError(f"final_sigmas_type must be zero or sigma_min, got {options.final_sigma!r}")
+
+
+def noise_levels(schedule: NoiseSchedule) -> np.ndarray:
+    """sigma_t of every timestep, increasing, shape (T,); diffusers' stand-in where it would be infinite."""
+    abar = schedule.alphas_bar.copy()
+    if abar[-1] == 0:
+        abar[-1] = 2.0**-24
+    return np.sqrt((1 - abar) / abar)
+
+
+def signal_and_noise(sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(alpha_t, sqrt(1 - alpha_t^2)) of noise levels."""
+    alpha = 1 / np.sqrt(1 + sigma**2)
+    return alpha, sigma * alpha
+
+
+def karras(
+    first: float, last: float, steps: int, levels: np.ndarray, options: SolverOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Noise levels evenly spaced in sigma^(1/7) between two of them, and their (real) timesteps.
+
+    The configuration's own sigma_max and sigma_min come before `first` and `last`. A level's timestep is
+    interpolated in log sigma.
+
+    Source: Karras, Aittala, Aila, Laine, Elucidating the design space of diffusion-based generative models,
+    2022, eq. 5.
+    """
+    first = first if options.sigma_max is None else options.sigma_max
+    last = last if options.sigma_min is None else options.sigma_min
+    sigma = np.linspace(first ** (1 / 7), last ** (1 / 7), steps) ** 7
+    return sigma, np.interp(np.log(sigma), np.log(levels), np.arange(len(levels)))

@@ -1,0 +1,158 @@
+"""What CLIP's two towers share: the configuration's common part and the encoder, names as in transformers.
+
+Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+from flax import nnx
+
+from fdiv_jax.nn.attention import dot_product_attention
+from fdiv_jax.nn.config import ModelConfig, require
+from fdiv_jax.nn.layers import Precision, activation, layer_norm, linear
+
+NOT_READ = (
+    "add_cross_attention",
+    "architectures",
+    "attention_dropout",
+    "chunk_size_feed_forward",
+    "diversity_penalty",
+    "dropout",
+    "dtype",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "id2label",
+    "initializer_factor",
+    "initializer_range",
+    "is_decoder",
+    "label2id",
+    "length_penalty",
+    "logit_scale_init_value",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "problem_type",
+    "repetition_penalty",
+    "return_dict",
+    "return_dict_in_generate",
+    "temperature",
+    "tie_encoder_decoder",
+    "tie_word_embeddings",
+    "top_k",
+    "top_p",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "typical_p",
+    "use_bfloat16",
+    "use_cache",
+)
+"""What training, generation or bookkeeping reads from a configuration, and inference does not."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPTowerConfig(ModelConfig):
+    """What the configurations of both towers have."""
+
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    projection_dim: int = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+    model_type: ClassVar[str] = ""
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "model_type": ("clip_text_model", "clip_vision_model"),
+        **dict.fromkeys(NOT_READ, ()),
+    }
+
+    def __post_init__(self) -> None:
+        require(
+            self.hidden_size % self.num_attention_heads == 0,
+            f"{self.num_attention_heads} attention heads do not divide hidden_size={self.hidden_size}",
+        )
+        activation(self.hidden_act)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The mapping for `config.json`, with what transformers needs to know the model."""
+        return {"model_type": self.model_type, **super().to_dict()}
+
+
+class CLIPAttention(nnx.Module):
+    """Multi-head self-attention with the names of transformers."""
+
+    def __init__(self, config: CLIPTowerConfig, precision: Precision, rngs: nnx.Rngs):
+        """As `config` says."""
+        width = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.k_proj = linear(width, width, precision, rngs)
+        self.v_proj = linear(width, width, precision, rngs)
+        self.q_proj = linear(width, width, precision, rngs)
+        self.out_proj = linear(width, width, precision, rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """n l d -> n l d."""
+        split = lambda y: y.reshape(*y.shape[:2], self.heads, -1)  # noqa: E731
+        out = dot_product_attention(split(self.q_proj(x)), split(self.k_proj(x)), split(self.v_proj(x)), mask)
+        return self.out_proj(out.reshape(x.shape))
+
+
+class CLIPMLP(nnx.Module):
+    """The position-wise network."""
+
+    def __init__(self, config: CLIPTowerConfig, precision: Precision, rngs: nnx.Rngs):
+        """As `config` says."""
+        self.act = activation(config.hidden_act)
+        self.fc1 = linear(config.hidden_size, config.intermediate_size, precision, rngs)
+        self.fc2 = linear(config.intermediate_size, config.hidden_size, precision, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """n l d -> n l d."""
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class CLIPEncoderLayer(nnx.Module):
+    """Attention and network, each behind a layer norm, with a residual."""
+
+    def __init__(self, config: CLIPTowerConfig, precision: Precision, rngs: nnx.Rngs):
+        """As `config` says."""
+        epsilon = config.layer_norm_eps
+        self.self_attn = CLIPAttention(config, precision, rngs)
+        self.layer_norm1 = layer_norm(config.hidden_size, precision, rngs, epsilon=epsilon)
+        self.mlp = CLIPMLP(config, precision, rngs)
+        self.layer_norm2 = layer_norm(config.hidden_size, precision, rngs, epsilon=epsilon)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """n l d -> n l d."""
+        x = x + self.self_attn(self.layer_norm1(x), mask)
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class CLIPEncoder(nnx.Module):
+    """A stack of layers."""
+
+    def __init__(self, config: CLIPTowerConfig, precision: Precision, rngs: nnx.Rngs):
+        """As `config` says."""
+        self.layers = nnx.List(
+            [CLIPEncoderLayer(config, precision, rngs) for _ in range(config.num_hidden_layers)]
+        )
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, ...]:
+        """n l d -> the input and what each layer gives, layers + 1 arrays n l d."""
+        states = [x]
+        for layer in self.layers:
+            states.append(layer(states[-1], mask))
+        return tuple(states)
