@@ -141,7 +141,7 @@ def _claim_game(context: Context, scores: dict[str, Scores], distances: dict[str
     higher = distances[f"{GAME}_variational"] > distances[GAME]
     context.claim(
         "C6",
-        "holds" if lower and higher else "holds in part" if lower or higher else "fails",
+        "holds" if lower and higher else "holds in part" if lower else "fails",
         f"{GAME} against a critic ({steps[1]} steps) leaves {game.target_accuracy:.3f} of the target, its "
         f"closed form ({steps[0]} steps) {closed.target_accuracy:.3f}; KID of the retained items to the "
         f"frozen model's, on the judge's embeddings: {distances[f'{GAME}_variational']:.4f} and "
