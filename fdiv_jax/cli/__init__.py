@@ -18,6 +18,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "divergences": "list the catalogue: generators, curvatures, conjugates",
     "explore": "everything that follows from one generator, e.g. explore 't*log(t)'",
+    "export": "write a model, or what tuning changed, for diffusers, A1111 and ComfyUI",
     "sample": "draw images from a model at prompts",
     "unlearn": "remove a concept from a model",
 }

@@ -1,0 +1,205 @@
+"""`fdiv-jax export MODEL --format FORMAT --output PATH`: a model, or its change, for other programs."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from fdiv_jax.nn.lora import ExtractedLora
+    from fdiv_jax.pipeline import TextToImagePipeline
+
+__all__ = ["Command", "cast_pipeline", "extract"]
+
+Format = Literal["diffusers", "single-file", "lora", "kohya", "delta"]
+_OF_CHANGES = ("lora", "kohya", "delta")
+
+
+@dataclass(frozen=True)
+class Command:
+    """Write a model, or the change from its base, in a form that other programs read.
+
+    diffusers: a directory. single-file: one checkpoint, for A1111, ComfyUI and diffusers. lora: the change as
+    low-rank factors, as diffusers writes them. kohya: the same, for A1111 and ComfyUI. delta: the changed
+    tensors, exactly.
+    """
+
+    model: tyro.conf.Positional[str]
+    """A diffusers directory, a run directory of `fdiv-jax unlearn`, or `fashion`."""
+    format: Format
+    """What to write."""
+    output: Path
+    """Where to: a directory for diffusers, a name ending in .safetensors for the others."""
+    base: str | None = None
+    """The model before tuning, for lora, kohya and delta. Default: the one that the run directory names."""
+    rank: int = 16
+    """Rank of a LoRA's changes, for each layer."""
+    only: str = "full"
+    """Which changed parameters a LoRA holds: cross-attn, attn, full, or a regular expression."""
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """Precision to write. Default: float32; for diffusers, that which each tensor was stored in."""
+    overwrite: bool = False
+    """Replace what is there."""
+
+    def run(self) -> None:
+        """Load the model and its base, write, and say what was written."""
+        from rich.console import Console
+
+        model = _pipeline_directory(self.model)
+        base = self._base(model)
+        self._check_output()
+        console = Console(stderr=True)
+        import fdiv_jax
+
+        with console.status(f"loading {model}") as status:
+            pipe = fdiv_jax.load_pipeline(model)
+            if base is not None:
+                status.update(f"loading {base}")
+            before = None if base is None else fdiv_jax.load_pipeline(base)
+            status.update(f"writing {self.output}")
+            about = self._write(pipe, before)
+        print(f"{self.output}: {about}")
+
+    def _write(self, pipe: "TextToImagePipeline", base: "TextToImagePipeline | None") -> str:
+        from fdiv_jax.checkpoints import save_delta, save_lora, save_single_file
+
+        size = lambda: f"{sum(f.stat().st_size for f in _files(self.output)) / 1e6:.1f} MB"  # noqa: E731
+        if self.format == "diffusers":
+            cast_pipeline(pipe, self.dtype).save(self.output, overwrite=self.overwrite)
+            return f"a diffusers directory, {size()}"
+        if self.format == "single-file":
+            save_single_file(self.output, pipe.components, dtype=self.dtype, overwrite=self.overwrite)
+            return f"a checkpoint in the original layout, {size()}"
+        assert base is not None
+        if self.format == "delta":
+            save_delta(
+                self.output,
+                base.components,
+                pipe.components,
+                base_name=base.name,
+                dtype=self.dtype,
+                overwrite=self.overwrite,
+            )
+            return f"the tensors that differ from {base.name}, {size()}"
+        found = extract(pipe, base, self.rank, self.only)
+        save_lora(
+            self.output,
+            {component: each.lora for component, each in found.items()},
+            layout="kohya" if self.format == "kohya" else "diffusers",
+            unet_config=pipe.unet.config,
+            dtype=self.dtype,
+            overwrite=self.overwrite,
+        )
+        parts = (
+            f"{component}, {len(each.lora.targets)} layers, {100 * each.error:.2g} % of the change left out"
+            for component, each in found.items()
+        )
+        return f"a LoRA of rank {self.rank} ({'; '.join(parts)}), {size()}"
+
+    def _base(self, model: str) -> str | None:
+        if self.format not in _OF_CHANGES:
+            if self.base is not None:
+                raise ValueError(f"--base {self.base}: the format {self.format} is of the model alone")
+            return None
+        base = self.base or _named_base(Path(model))
+        if base is None:
+            raise ValueError(
+                f"the format {self.format} is of the change from a base model: name it by --base"
+            )
+        return _pipeline_directory(base)
+
+    def _check_output(self) -> None:
+        directory = self.format == "diffusers"
+        if not directory and self.output.suffix != ".safetensors":
+            raise ValueError(f"--output {self.output}: expected a name that ends in .safetensors")
+        if self.overwrite or not self.output.exists():
+            return
+        if not directory or not self.output.is_dir() or any(self.output.iterdir()):
+            raise FileExistsError(f"{self.output} exists; name another --output, or add --overwrite")
+
+
+def cast_pipeline(pipe: "TextToImagePipeline", dtype: str | None) -> "TextToImagePipeline":
+    """The pipeline with every parameter rounded to `dtype`, and written in it; None leaves it as it is.
+
+    Raises ValueError for values that `dtype` cannot hold.
+    """
+    if dtype is None:
+        return pipe
+    import numpy as np
+
+    from fdiv_jax.checkpoints import load_state_dict, state_dict
+    from fdiv_jax.checkpoints.files import cast
+
+    rounded, stored = {}, {}
+    for component, module in pipe.components.items():
+        tensors = {name: cast(name, value, dtype) for name, value in state_dict(module).items()}
+        wide = {name: value.astype(np.float32) for name, value in tensors.items()}
+        rounded[component] = load_state_dict(module, wide)
+        stored[component] = dict.fromkeys(tensors, dtype)
+    return pipe.replace(**rounded, stored_dtypes=stored)
+
+
+def extract(
+    pipe: "TextToImagePipeline", base: "TextToImagePipeline", rank: int, only: str = "full"
+) -> dict[str, "ExtractedLora"]:
+    """The change from `base` to `pipe` as a LoRA of each component that changed; see `extract_lora`.
+
+    `only` is a named group of parameters, or a regular expression for names such as
+    unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.kernel.
+
+    Raises ValueError when nothing changed, when something did that a LoRA cannot hold, or for a pattern that
+    matches nothing.
+    """
+    import numpy as np
+
+    from fdiv_jax.nn.lora import extract_lora
+    from fdiv_jax.unlearning import Network, select
+
+    if set(pipe.components) != set(base.components):
+        kinds = [", ".join(each.components) for each in (pipe, base)]
+        raise ValueError(f"{pipe.name} has {kinds[0]}; its base {base.name} has {kinds[1]}")
+    after, before = (
+        {
+            f"{component}.{name}": value
+            for component, module in each.components.items()
+            for name, value in Network.parameters(module).items()
+        }
+        for each in (pipe, base)
+    )
+    chosen = select(after, only).names
+    changed = [name for name in chosen if not np.array_equal(after[name], before.get(name, np.nan))]
+    components = {name.partition(".")[0] for name in changed}
+    if not changed:
+        raise ValueError(f"none of the {len(chosen)} parameters of {only!r} differs from {base.name}")
+    if "vae" in components:
+        raise ValueError("the autoencoder changed; a LoRA holds changes of the UNet and the text encoders")
+    found = {}
+    for component, module in pipe.components.items():
+        if component in components:
+            own = [name.partition(".")[2] for name in changed if name.startswith(f"{component}.")]
+            frozen = Network.parameters(base.components[component])
+            found[component] = extract_lora(frozen, Network.parameters(module), rank, own)
+    return found
+
+
+def _pipeline_directory(model: str) -> str:
+    """The model's directory: of a run directory, the `pipeline` in it."""
+    inside = Path(model) / "pipeline"
+    return str(inside) if (inside / "model_index.json").is_file() else model
+
+
+def _named_base(pipeline: Path) -> str | None:
+    """The model that a run started from, as its config.json says."""
+    config = pipeline.parent / "config.json"
+    if pipeline.name != "pipeline" or not config.is_file():
+        return None
+    try:
+        return json.loads(config.read_text())["model"]["name"] or None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]

@@ -1,0 +1,169 @@
+"""The export command: every format, from directories to files that give the tuned model back."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fdiv_jax import cli, load_pipeline
+from fdiv_jax.checkpoints import apply_delta, load_lora, load_single_file, load_state_dict, state_dict
+from fdiv_jax.nn.lora import merge_lora
+from fdiv_jax.unlearning import Network
+from tests.tiny import tiny_pipeline
+
+KEY = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+
+
+def tune(module, change):
+    tensors = {name: value.copy() for name, value in state_dict(module).items()}
+    change(tensors)
+    return load_state_dict(module, tensors)
+
+
+def low_rank(name, rank=2):
+    rng = np.random.default_rng(0)
+
+    def change(tensors):
+        shape = tensors[name].shape
+        update = rng.standard_normal((shape[0], rank)) @ rng.standard_normal((rank, shape[1]))
+        tensors[name] += 0.1 * update.astype(np.float32)
+
+    return change
+
+
+@pytest.fixture(scope="module")
+def base():
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="module")
+def tuned(base):
+    text = "text_model.encoder.layers.0.self_attn.q_proj.weight"
+    return base.replace(
+        unet=tune(base.unet, low_rank(KEY)), text_encoder=tune(base.text_encoder, low_rank(text))
+    )
+
+
+@pytest.fixture(scope="module")
+def run_directory(base, tuned, tmp_path_factory):
+    """As `unlearn` writes it: the tuned pipeline, and a config.json that names the base."""
+    directory = tmp_path_factory.mktemp("models")
+    base.save(directory / "base")
+    tuned.save(directory / "run" / "pipeline")
+    named = {"model": {"name": str(directory / "base")}}
+    (directory / "run" / "config.json").write_text(json.dumps(named))
+    return directory / "run"
+
+
+def export(model, form, output, *more):
+    return cli.main(["export", str(model), "--format", form, "--output", str(output), *map(str, more)])
+
+
+def assert_same(ours, theirs, tolerance=0.0):
+    for component, module in theirs.items():
+        expected = state_dict(module)
+        for name, value in state_dict(ours[component]).items():
+            np.testing.assert_allclose(value, expected[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("form", ["lora", "kohya"])
+def test_a_lora_gives_the_tuned_model(form, base, tuned, run_directory, tmp_path, capsys):
+    path = tmp_path / "lora.safetensors"
+    assert export(run_directory, form, path, "--rank", 2) == 0
+    assert "unet, 1 layers" in capsys.readouterr().out
+    loras = load_lora(path, base.components)
+    assert set(loras) == {"unet", "text_encoder"}
+    merged = {
+        component: Network(module).module(merge_lora(Network.parameters(module), loras[component]))
+        for component, module in base.components.items()
+        if component in loras
+    }
+    assert_same(merged, {component: tuned.components[component] for component in merged}, 1e-5)
+
+
+def test_a_lora_of_some_parameters_and_of_a_lower_rank(run_directory, base, tmp_path, capsys):
+    path = tmp_path / "lora.safetensors"
+    arguments = ("--rank", 1, "--only", "cross-attn", "--dtype", "float16")
+    assert export(run_directory / "pipeline", "lora", path, *arguments) == 0
+    assert "text_encoder" not in capsys.readouterr().out
+    assert load_lora(path, base.components)["unet"].targets == (KEY.removesuffix(".weight"),)
+
+
+def test_a_delta_gives_the_tuned_model_exactly(base, tuned, run_directory, tmp_path):
+    path = tmp_path / "delta.safetensors"
+    assert export(run_directory, "delta", path) == 0
+    assert_same(apply_delta(path, base.components), tuned.components)
+
+
+def test_a_single_file_gives_the_model(base, tuned, run_directory, tmp_path):
+    path = tmp_path / "model.safetensors"
+    assert export(run_directory, "single-file", path) == 0
+    assert_same(load_single_file(path, base.components), tuned.components)
+
+
+def test_a_diffusers_directory_in_another_precision(tuned, run_directory, tmp_path):
+    from safetensors.numpy import load_file
+
+    assert export(run_directory, "diffusers", tmp_path / "out", "--dtype", "float16") == 0
+    stored = load_file(tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in stored.values()} == {np.dtype(np.float16)}
+    rounded = load_pipeline(tmp_path / "out").components
+    for component, module in tuned.components.items():
+        for name, value in state_dict(module).items():
+            np.testing.assert_array_equal(state_dict(rounded[component])[name], value.astype(np.float16))
+    assert export(run_directory, "diffusers", tmp_path / "same") == 0
+    assert_same(load_pipeline(tmp_path / "same").components, tuned.components)
+
+
+@pytest.mark.parametrize(
+    ("form", "more", "message"),
+    [
+        ("lora", ("--rank", 99), "rank 99 for .*expected 1 to"),
+        ("lora", ("--only", "to_nowhere"), "matches no parameter"),
+        ("lora", ("--only", r"\.attn1\."), "none of the .* differs"),
+        ("single-file", ("--base", "fashion"), "is of the model alone"),
+        ("delta", ("--base", "nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes_end_in_one_line(form, more, message, run_directory, tmp_path, capsys):
+    import re
+
+    assert export(run_directory, form, tmp_path / "x.safetensors", *more) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("fdiv-jax: ")
+    assert error.count("\n") == 0
+    assert re.search(message, error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_outputs_are_checked_before_anything_is_loaded(tmp_path, capsys):
+    there = tmp_path / "there.safetensors"
+    there.write_text("old")
+    model = ("nowhere", "single-file")
+    assert export(*model, there) == 2
+    assert "exists; name another --output, or add --overwrite" in capsys.readouterr().err
+    assert export(*model, tmp_path / "model.ckpt") == 2
+    assert "ends in .safetensors" in capsys.readouterr().err
+    assert export("nowhere", "diffusers", tmp_path) == 2
+    assert "exists" in capsys.readouterr().err
+    assert export("nowhere", "kohya", tmp_path / "a.safetensors") == 2
+    assert "name it by --base" in capsys.readouterr().err
+    assert export(*model, there, "--overwrite") == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert there.read_text() == "old"
+
+
+def test_what_a_lora_cannot_hold_is_named(base, tuned, run_directory, tmp_path, capsys):
+    def shift(tensors):
+        tensors["conv_in.bias"] += 1
+
+    base.replace(unet=tune(tuned.unet, shift)).save(tmp_path / "biased")
+    base.replace(vae=tune(base.vae, lambda t: t["decoder.conv_in.weight"].__imul__(2))).save(tmp_path / "vae")
+    frozen = run_directory.parent / "base"
+    for model, message in (("biased", "conv_in.bias; name the kernels"), ("vae", "the autoencoder changed")):
+        output = tmp_path / "lora.safetensors"
+        assert export(tmp_path / model, "lora", output, "--base", frozen, "--rank", 1) == 2
+        assert message in capsys.readouterr().err
+        assert not output.exists()
+    kernels = ("--base", frozen, "--rank", 2, "--only", r"kernel$")
+    assert export(tmp_path / "biased", "lora", tmp_path / "kernels.safetensors", *kernels) == 0
