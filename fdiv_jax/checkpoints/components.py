@@ -2,8 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -11,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from fdiv_jax.checkpoints.files import STORED_DTYPES, TensorFiles
 from fdiv_jax.checkpoints.state_dicts import canonical_name, load_state_dict, state_dict, tensor_names
 
 __all__ = ["LoadedComponent", "load_component", "save_component"]
@@ -23,12 +22,6 @@ ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 # The names diffusers and transformers give their weights.
 _STEMS = ("diffusion_pytorch_model", "model")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack")
-_DTYPES: dict[str, np.dtype] = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(jnp.bfloat16),
-}
 
 
 class LoadedComponent(NamedTuple, Generic[ModuleT]):
@@ -72,7 +65,7 @@ def load_component(
     make = module_cls.from_config  # type: ignore[attr-defined]
     model = nnx.eval_shape(lambda: make(config, rngs=_OneKey(), dtype=dtype, param_dtype=param_dtype))
     files = _weight_files(directory, variant)
-    with _Tensors(files) as tensors:
+    with TensorFiles(files) as tensors:
         filled = load_state_dict(model, tensors, source=", ".join(map(str, files)))
         expected = tensor_names(filled)
         names = {canonical_name(name, expected): name for name in tensors}
@@ -103,7 +96,7 @@ def save_component(
     directory.mkdir(parents=True, exist_ok=True)
     class_name = class_name or type(model).__name__
     values = dict(model.config.to_dict() if config is None else config)  # type: ignore[attr-defined]
-    known = {dtype.name: dtype for dtype in _DTYPES.values()}
+    known = {dtype.name: dtype for dtype in STORED_DTYPES.values()}
     tensors = {}
     for name, value in state_dict(model).items():
         stored = (stored_dtypes or {}).get(name)
@@ -126,47 +119,6 @@ class _OneKey:
 
     def params(self) -> jax.Array:
         return self._key
-
-
-class _Tensors(Mapping[str, np.ndarray]):
-    """The tensors of one or several safetensors files, by name, each read when it is asked for."""
-
-    def __init__(self, files: list[Path]):
-        self._files = files
-        self._stack = ExitStack()
-        self._home: dict[str, tuple[Any, Path]] = {}
-
-    def __enter__(self) -> "_Tensors":
-        for file in self._files:
-            try:
-                handle = self._stack.enter_context(safe_open(file, framework="np"))
-                names = list(handle.keys())
-            except SafetensorError as error:
-                self._stack.close()
-                raise ValueError(f"{file} is truncated or not a safetensors file: {error}") from error
-            self._home.update((name, (handle, file)) for name in names)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        handle, _ = self._home[name]
-        self.dtype(name)
-        return handle.get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._home)
-
-    def __len__(self) -> int:
-        return len(self._home)
-
-    def dtype(self, name: str) -> np.dtype:
-        handle, file = self._home[name]
-        kind = handle.get_slice(name).get_dtype()
-        if kind not in _DTYPES:
-            raise ValueError(f"{file}: tensor {name} is of type {kind}, expected one of {', '.join(_DTYPES)}")
-        return _DTYPES[kind]
 
 
 def _weight_files(directory: Path, variant: str | None) -> list[Path]:

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from fdiv_jax.checkpoints.components import _Tensors
-from fdiv_jax.checkpoints.files import cast, read_metadata, write_tensors
+from fdiv_jax.checkpoints.files import TensorFiles, cast, read_metadata, write_tensors
 from fdiv_jax.checkpoints.state_dicts import load_state_dict, state_dict
 
 __all__ = ["apply_delta", "model_digest", "save_delta"]
@@ -113,7 +112,7 @@ def apply_delta(
                 f"{path} was made from the base {about['base'] or 'of no name'!r}, whose "
                 f"{', '.join(different)} is not that of the model given"
             )
-    with _Tensors([path]) as tensors:
+    with TensorFiles([path]) as tensors:
         changed: dict[str, dict[str, np.ndarray]] = {}
         for full_name in tensors:
             component, _, name = full_name.partition(".")

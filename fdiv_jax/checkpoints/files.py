@@ -1,8 +1,10 @@
-"""One safetensors file of tensors by name: written whole or not at all."""
+"""Safetensors files of tensors by name: read one at a time, written whole or not at all."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from safetensors.numpy import save_file
 
 from fdiv_jax.checkpoints.atomic import atomic_file
 
-__all__ = ["DTYPES", "cast", "read_metadata", "write_tensors"]
+__all__ = ["DTYPES", "STORED_DTYPES", "TensorFiles", "cast", "read_metadata", "write_tensors"]
 
 DTYPES: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
@@ -19,6 +21,13 @@ DTYPES: dict[str, np.dtype] = {
     "bfloat16": np.dtype(jnp.bfloat16),
 }
 """What a file can be written in."""
+STORED_DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(jnp.bfloat16),
+}
+"""The floating-point types a file may hold, by its own names for them."""
 
 
 def cast(name: str, value: np.ndarray, dtype: str | None) -> np.ndarray:
@@ -59,6 +68,55 @@ def write_tensors(
         }
         save_file(contiguous, temporary, metadata={"format": "pt", **metadata})
     return path
+
+
+class TensorFiles(Mapping[str, np.ndarray]):
+    """The tensors of one or several safetensors files, by name, each read when it is asked for."""
+
+    def __init__(self, files: Sequence[Path]):
+        """Of these files, which are opened on entering the context.
+
+        Raises ValueError for a file that is truncated or no safetensors file, and, when a tensor is read, for
+        one that is not of a floating-point type.
+        """
+        self._files = files
+        self._stack = ExitStack()
+        self._home: dict[str, tuple[Any, Path]] = {}
+
+    def __enter__(self) -> "TensorFiles":
+        for file in self._files:
+            try:
+                handle = self._stack.enter_context(safe_open(file, framework="np"))
+                names = list(handle.keys())
+            except SafetensorError as error:
+                self._stack.close()
+                raise ValueError(f"{file} is truncated or not a safetensors file: {error}") from error
+            self._home.update((name, (handle, file)) for name in names)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        handle, _ = self._home[name]
+        self.dtype(name)
+        return handle.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._home)
+
+    def __len__(self) -> int:
+        return len(self._home)
+
+    def dtype(self, name: str) -> np.dtype:
+        """The type a tensor is stored in."""
+        handle, file = self._home[name]
+        kind = handle.get_slice(name).get_dtype()
+        if kind not in STORED_DTYPES:
+            raise ValueError(
+                f"{file}: tensor {name} is of type {kind}, expected one of {', '.join(STORED_DTYPES)}"
+            )
+        return STORED_DTYPES[kind]
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -23,8 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fdiv_jax.checkpoints.components import _Tensors
-from fdiv_jax.checkpoints.files import cast, read_metadata, write_tensors
+from fdiv_jax.checkpoints.files import TensorFiles, cast, read_metadata, write_tensors
 from fdiv_jax.checkpoints.original_names import Family, family, unet_original_name
 from fdiv_jax.checkpoints.state_dicts import canonical_name, kernel_shapes, kernel_to_weight, weight_to_kernel
 from fdiv_jax.nn import UNetConfig
@@ -124,7 +123,7 @@ def load_lora(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -
     header = read_metadata(path)
     modules = {component: module for component, module in modules.items() if component in _KOHYA_PREFIXES}
     found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-    with _Tensors([path]) as tensors:
+    with TensorFiles([path]) as tensors:
         layout = "kohya" if any(name.startswith("lora_") for name in tensors) else "diffusers"
         layers = _kohya_layers(modules) if layout == "kohya" else _diffusers_layers(modules)
         unexpected = []

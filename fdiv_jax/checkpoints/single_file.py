@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
-from fdiv_jax.checkpoints.components import _Tensors
-from fdiv_jax.checkpoints.files import cast, read_metadata, write_tensors
+from fdiv_jax.checkpoints.files import TensorFiles, cast, read_metadata, write_tensors
 from fdiv_jax.checkpoints.original_names import (
     clip_original_name,
     family,
@@ -114,7 +113,7 @@ def load_single_file(
     """
     path = Path(path)
     read_metadata(path)
-    with _Tensors([path]) as tensors:
+    with TensorFiles([path]) as tensors:
         return {
             component: load_state_dict(
                 modules[component], _Component(path, tensors, place, modules[component]), source=str(path)

@@ -65,13 +65,12 @@ class Command:
     def _write(self, pipe: "TextToImagePipeline", base: "TextToImagePipeline | None") -> str:
         from fdiv_jax.checkpoints import save_delta, save_lora, save_single_file
 
-        size = lambda: f"{sum(f.stat().st_size for f in _files(self.output)) / 1e6:.1f} MB"  # noqa: E731
         if self.format == "diffusers":
             cast_pipeline(pipe, self.dtype).save(self.output, overwrite=self.overwrite)
-            return f"a diffusers directory, {size()}"
+            return f"a diffusers directory, {_size(self.output)}"
         if self.format == "single-file":
             save_single_file(self.output, pipe.components, dtype=self.dtype, overwrite=self.overwrite)
-            return f"a checkpoint in the original layout, {size()}"
+            return f"a checkpoint in the original layout, {_size(self.output)}"
         assert base is not None
         if self.format == "delta":
             save_delta(
@@ -82,7 +81,7 @@ class Command:
                 dtype=self.dtype,
                 overwrite=self.overwrite,
             )
-            return f"the tensors that differ from {base.name}, {size()}"
+            return f"the tensors that differ from {base.name}, {_size(self.output)}"
         found = extract(pipe, base, self.rank, self.only)
         save_lora(
             self.output,
@@ -96,7 +95,7 @@ class Command:
             f"{component}, {len(each.lora.targets)} layers, {100 * each.error:.2g} % of the change left out"
             for component, each in found.items()
         )
-        return f"a LoRA of rank {self.rank} ({'; '.join(parts)}), {size()}"
+        return f"a LoRA of rank {self.rank} ({'; '.join(parts)}), {_size(self.output)}"
 
     def _base(self, model: str) -> str | None:
         if self.format not in _OF_CHANGES:
@@ -201,5 +200,7 @@ def _named_base(pipeline: Path) -> str | None:
         return None
 
 
-def _files(path: Path) -> list[Path]:
-    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+def _size(path: Path) -> str:
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files)
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
