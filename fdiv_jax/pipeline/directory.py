@@ -1,8 +1,8 @@
 """A diffusers directory <-> a pipeline.
 
 model_index.json          which class each component is
-unet/ vae/ text_encoder/  config.json and safetensors
-tokenizer/ scheduler/     as transformers and diffusers write them
+unet/ vae/ text_encoder/  config.json and safetensors; text_encoder_2/ for Stable Diffusion XL
+tokenizer/ scheduler/     as transformers and diffusers write them; tokenizer_2/ for XL
 concepts.json             what can be unlearned (ours; other programs ignore it)
 """
 
@@ -15,22 +15,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
+
 from fdiv_jax.checkpoints import atomic_directory, load_component, save_component
 from fdiv_jax.diffusion import NoiseSchedule
-from fdiv_jax.nn import AutoencoderKL, CLIPTextModel, UNet2DConditionModel
+from fdiv_jax.nn import AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection, UNet2DConditionModel
 from fdiv_jax.pipeline.concepts import read_concepts
+from fdiv_jax.pipeline.hub import fetch, is_hub_id
 
 if TYPE_CHECKING:
     from fdiv_jax.pipeline.text_to_image import TextToImagePipeline
 
-_MODELS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+_CLASSES: dict[str, Any] = {
+    model.__name__: model
+    for model in (UNet2DConditionModel, AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection)
+}
 _LIBRARIES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
     "vae": ("diffusers", "AutoencoderKL"),
     "text_encoder": ("transformers", "CLIPTextModel"),
+    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
     "tokenizer": ("transformers", "CLIPTokenizer"),
+    "tokenizer_2": ("transformers", "CLIPTokenizer"),
 }
-_PIPELINES = ("StableDiffusionPipeline",)
+_TOKENIZERS = ("tokenizer", "tokenizer_2")
+_PIPELINES = {
+    "StableDiffusionPipeline": ("unet", "vae", "text_encoder", "tokenizer"),
+    "StableDiffusionXLPipeline": tuple(_LIBRARIES),
+}
+"""The components of each kind of pipeline; the others (a safety checker, for instance) are left alone."""
 _ABSENT = ("safety_checker", "feature_extractor", "image_encoder")
 _DIFFUSERS_VERSION = "0.42.1"
 """The version whose layout is written."""
@@ -39,38 +52,54 @@ WORLDS = ("fashion",)
 """Names of the models that ship with the package."""
 
 
-def load_pipeline(model: str | os.PathLike[str]) -> TextToImagePipeline:
-    """Load a text-to-image model.
+def load_pipeline(
+    model: str | os.PathLike[str],
+    *,
+    dtype: Any = jnp.float32,
+    param_dtype: Any = jnp.float32,
+    variant: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+) -> TextToImagePipeline:
+    """Load a text-to-image model: Stable Diffusion 1.x, 2.x or XL.
+
+    Weights are read from safetensors, memory-mapped, and cast tensor by tensor; pickles are never opened.
 
     Args:
-        model: "fashion" (the world in the package), or a diffusers directory.
+        model: "fashion" (the world in the package), a diffusers directory, or a hub id "owner/model".
+        dtype: of the computation; norms, softmax and time embedding stay in float32.
+        param_dtype: in which the parameters are kept.
+        variant: of the weights' files, such as "fp16".
+        revision: of a hub model: a branch, a tag or a commit.
+        offline: take a hub model from the local cache only.
 
     Raises:
-        FileNotFoundError: no such directory, or no `model_index.json` or component in it.
-        ValueError: a file that is damaged, or tensors missing, left over or of another shape.
+        FileNotFoundError: no such directory or hub model, or no `model_index.json` or component in it.
+        ValueError: a file that is damaged or pickled, or tensors missing, left over or of another shape.
         NotImplementedError: a kind of pipeline or component that is not supported.
     """
     from fdiv_jax.pipeline.text_to_image import TextToImagePipeline
 
-    directory = _find(model)
+    directory = _find(model, variant=variant, revision=revision, offline=offline)
     index = _read_json(directory / "model_index.json")
     kind = index.get("_class_name")
     if kind not in _PIPELINES:
         raise NotImplementedError(f"{directory}: pipeline {kind!r}; supported: {', '.join(_PIPELINES)}")
-    for name, (library, class_name) in _LIBRARIES.items():
-        entry = index.get(name)
-        if name != "tokenizer" and (not isinstance(entry, list) or entry[-1] != class_name):
-            raise NotImplementedError(
-                f"{directory}: {name} is {entry!r}, expected [{library!r}, {class_name!r}]"
-            )
     components, dtypes = {}, {}
-    for name, model_class in _MODELS.items():
-        loaded = load_component(directory / name, model_class)
+    for name in _PIPELINES[kind]:
+        if name in _TOKENIZERS:
+            components[name] = _load_tokenizer(directory / name)
+            continue
+        entry = index.get(name)
+        if not isinstance(entry, list) or entry[-1] != _LIBRARIES[name][-1]:
+            raise NotImplementedError(f"{directory}: {name} is {entry!r}, expected {list(_LIBRARIES[name])}")
+        loaded = load_component(
+            directory / name, _CLASSES[entry[-1]], variant=variant, dtype=dtype, param_dtype=param_dtype
+        )
         components[name], dtypes[name] = loaded.model, loaded.stored_dtypes
     scheduler = _read_json(directory / "scheduler" / "scheduler_config.json")
     return TextToImagePipeline(
         **components,
-        tokenizer=_load_tokenizer(directory / "tokenizer"),
         schedule=NoiseSchedule.from_config(scheduler),
         scheduler_config=scheduler,
         concepts=read_concepts(directory / "concepts.json"),
@@ -99,23 +128,27 @@ def save_pipeline(
     Raises:
         FileExistsError: the directory holds something and `overwrite` is False.
     """
-    scheduler_class = pipeline.scheduler_config.get("_class_name", "DDIMScheduler")
+    kind = "StableDiffusionPipeline" if pipeline.text_encoder_2 is None else "StableDiffusionXLPipeline"
+    extra: dict[str, Any] = {"requires_safety_checker": False, **{name: [None, None] for name in _ABSENT}}
+    if kind == "StableDiffusionXLPipeline":
+        del extra["requires_safety_checker"], extra["safety_checker"]
+        extra["force_zeros_for_empty_prompt"] = pipeline.extras.get("force_zeros_for_empty_prompt", True)
     index = {
-        "_class_name": _PIPELINES[0],
+        "_class_name": kind,
         "_diffusers_version": _DIFFUSERS_VERSION,
-        "requires_safety_checker": False,
-        **{name: [None, None] for name in _ABSENT},
-        **{name: list(entry) for name, entry in _LIBRARIES.items()},
-        "scheduler": ["diffusers", scheduler_class],
+        **extra,
+        **{name: list(_LIBRARIES[name]) for name in _PIPELINES[kind]},
+        "scheduler": ["diffusers", pipeline.scheduler_config.get("_class_name", "DDIMScheduler")],
     }
     path = Path(directory)
     with atomic_directory(path, overwrite=overwrite) as temporary:
         _write_json(temporary / "model_index.json", dict(sorted(index.items())))
-        for name in _MODELS:
-            save_component(
-                temporary / name, getattr(pipeline, name), stored_dtypes=pipeline.stored_dtypes.get(name, {})
-            )
-        _save_tokenizer(pipeline.tokenizer, temporary / "tokenizer")
+        for name in _PIPELINES[kind]:
+            if name in _TOKENIZERS:
+                _save_tokenizer(getattr(pipeline, name), temporary / name)
+            else:
+                dtypes = pipeline.stored_dtypes.get(name, {})
+                save_component(temporary / name, getattr(pipeline, name), stored_dtypes=dtypes)
         (temporary / "scheduler").mkdir()
         _write_json(temporary / "scheduler" / "scheduler_config.json", pipeline.scheduler_config)
         if pipeline.concepts:
@@ -124,7 +157,7 @@ def save_pipeline(
     return path
 
 
-def _find(model: str | os.PathLike[str]) -> Path:
+def _find(model: str | os.PathLike[str], **hub: Any) -> Path:
     if str(model) in WORLDS:
         directory = Path(str(importlib.resources.files("fdiv_jax.worlds") / str(model)))
         if not directory.is_dir():
@@ -135,8 +168,11 @@ def _find(model: str | os.PathLike[str]) -> Path:
         return directory
     directory = Path(model)
     if not directory.is_dir():
+        if isinstance(model, str) and is_hub_id(model) and not directory.parent.is_dir():
+            return fetch(model, **hub)
         raise FileNotFoundError(
-            f"model {str(model)!r}: expected {', '.join(WORLDS)} or a diffusers directory"
+            f"model {str(model)!r}: no such directory; expected {', '.join(WORLDS)}, a diffusers directory "
+            "or a hub id owner/model"
         )
     if not (directory / "model_index.json").is_file():
         raise FileNotFoundError(f"{directory}: no model_index.json, so not a diffusers directory")

@@ -1,0 +1,93 @@
+"""Model directories from the Hugging Face hub: what a pipeline needs, and safetensors only."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+__all__ = ["fetch", "is_hub_id"]
+
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
+_STEMS = ("diffusion_pytorch_model", "model")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name reads as "owner/model"."""
+    return _ID.fullmatch(name) is not None and ".." not in name
+
+
+def _patterns(variant: str | None) -> list[str]:
+    """The files of a pipeline; pickles and single-file checkpoints are none of them."""
+    middle = f".{variant}" if variant else ""
+    weights = [
+        f"{network}/{stem}{middle}{rest}"
+        for network in _NETWORKS
+        for stem in _STEMS
+        for rest in (".safetensors", "-*.safetensors", ".safetensors.index.json")
+    ]
+    if variant:
+        weights += [f"{n}/{stem}.safetensors.index{middle}.json" for n in _NETWORKS for stem in _STEMS]
+    small = ["model_index.json", "concepts.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*"]
+    return small + [f"{network}/config.json" for network in _NETWORKS] + weights
+
+
+def fetch(
+    model: str, *, revision: str | None = None, variant: str | None = None, offline: bool = False
+) -> Path:
+    """The local directory of a hub model, downloaded where the cache does not have it yet.
+
+    The cache, its place (HF_HOME) and HF_HUB_OFFLINE are huggingface-hub's own.
+
+    Args:
+        model: "owner/model".
+        revision: a branch, a tag or a commit; None: the main branch.
+        variant: of the weights, such as "fp16".
+        offline: use the cache only.
+
+    Raises:
+        FileNotFoundError: no such model or revision, it cannot be reached, or it is not in the cache.
+        PermissionError: the model is private or its terms were not accepted.
+        ValueError: the repository has no safetensors weights (of the variant) for one of its networks.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+
+    at = model if revision is None else f"{model} at revision {revision!r}"
+    try:
+        found = snapshot_download(
+            model, revision=revision, allow_patterns=_patterns(variant), local_files_only=offline
+        )
+    except GatedRepoError as error:
+        raise PermissionError(
+            f"{at}: accept the model's terms on its page and log in by `hf auth login`"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        where = (
+            "it is not in the local cache" if offline else "the hub cannot be reached, and the cache lacks it"
+        )
+        raise FileNotFoundError(
+            f"model {at}: {where}; expected a directory, a model of the cache, or a connection"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise FileNotFoundError(f"model {at}: the hub does not give it ({first[0]})") from error
+    directory = Path(found)
+    _check_weights(directory, at, variant)
+    return directory
+
+
+def _check_weights(directory: Path, at: str, variant: str | None) -> None:
+    index = directory / "model_index.json"
+    if not index.is_file():
+        raise FileNotFoundError(f"model {at} has no model_index.json, so it is not a diffusers pipeline")
+    entries = json.loads(index.read_text())
+    for network in _NETWORKS:
+        wanted = isinstance(entries.get(network), list) and entries[network][-1]
+        if wanted and not any((directory / network).glob("*.safetensors")):
+            kind = f"safetensors weights of variant {variant!r}" if variant else "safetensors weights"
+            raise ValueError(
+                f"model {at}: no {kind} for {network}. Pickled weights (.bin, .ckpt) are neither downloaded "
+                "nor read: reading one runs any code it holds"
+            )

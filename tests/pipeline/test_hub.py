@@ -1,0 +1,87 @@
+"""Hub models, with a stand-in for the download."""
+
+import shutil
+
+import pytest
+
+import fdiv_jax as fj
+from fdiv_jax.pipeline.hub import is_hub_id
+from tests.tiny import tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_pipeline(2).save(tmp_path_factory.mktemp("hub") / "snapshot")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Give `hub` what snapshot_download is to return or raise; it records what was asked."""
+    asked = {}
+
+    def answer(outcome):
+        def download(repository, **options):
+            asked.update(options, repository=repository)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return str(outcome)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+        return asked
+
+    return answer
+
+
+def test_a_hub_id_is_downloaded_and_loaded(hub, model):
+    asked = hub(model)
+    pipe = fj.load_pipeline("someone/tiny-model", revision="v2", offline=True)
+    assert pipe.name == "someone/tiny-model"
+    assert (asked["repository"], asked["revision"], asked["local_files_only"]) == (
+        "someone/tiny-model",
+        "v2",
+        True,
+    )
+    patterns = asked["allow_patterns"]
+    assert "unet/diffusion_pytorch_model.safetensors" in patterns
+    assert not any(p.endswith((".bin", ".ckpt")) or p in ("*", "*.safetensors", "unet/*") for p in patterns)
+
+
+def test_a_repository_of_pickles_is_refused(hub, model, tmp_path):
+    shutil.copytree(model, tmp_path / "pickled")
+    (tmp_path / "pickled" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    hub(tmp_path / "pickled")
+    with pytest.raises(ValueError, match=r"no safetensors weights for unet.*runs any code"):
+        fj.load_pipeline("someone/pickles")
+
+
+def test_what_cannot_be_had_is_one_clear_error(hub):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    hub(LocalEntryNotFoundError("no connection"))
+    with pytest.raises(FileNotFoundError, match=r"someone/nothing.*cannot be reached"):
+        fj.load_pipeline("someone/nothing")
+    with pytest.raises(FileNotFoundError, match="not in the local cache"):
+        fj.load_pipeline("someone/nothing", offline=True)
+    hub(OSError("401 Client Error\nmore"))
+    with pytest.raises(FileNotFoundError, match=r"someone/nothing.*401 Client Error\)"):
+        fj.load_pipeline("someone/nothing")
+
+
+def test_the_real_downloader_offline(monkeypatch, tmp_path):
+    with pytest.raises(FileNotFoundError, match="not in the local cache"):
+        fj.load_pipeline("someone/surely-not-in-any-cache", offline=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a/b", True), ("CompVis/stable-diffusion-v1-4", True), ("a", False), ("a/b/c", False), ("../b", False)],
+)
+def test_what_reads_as_a_hub_id(name, expected):
+    assert is_hub_id(name) is expected
+
+
+def test_a_missing_directory_is_no_download(hub, tmp_path):
+    asked = hub(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such directory"):
+        fj.load_pipeline(tmp_path / "nothing")
+    assert not asked
