@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fdiv_jax.nn import Text
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning.cache import ArrayCache, digest, parameters_digest
 from fdiv_jax.unlearning.concepts import PromptPair
@@ -32,8 +33,8 @@ class AnchorData:
         pairs: of prompts.
         latents: anchors images h w c, float32: the images of each distinct anchor prompt.
         anchor_of: (pairs,), which anchor prompt each pair has.
-        target_text: pairs l d, features of the target prompts.
-        anchor_text: pairs l d, features of the anchor prompts.
+        target_text: what the UNet is told of the target prompts, a tree of arrays with a row a pair.
+        anchor_text: the same of the anchor prompts.
         retained: how many pairs, the last ones, are of a retained prompt with itself.
         retained_share: their share of a batch.
     """
@@ -41,8 +42,8 @@ class AnchorData:
     pairs: tuple[PromptPair, ...]
     latents: np.ndarray
     anchor_of: np.ndarray
-    target_text: np.ndarray
-    anchor_text: np.ndarray
+    target_text: Text
+    anchor_text: Text
     retained: int = 0
     retained_share: float = 0.0
 
@@ -70,16 +71,18 @@ class AnchorData:
         latents = self.latents[self.anchor_of[pairs], images]
         return Batch(
             latents=jnp.asarray(latents),
-            target_text=jnp.asarray(self.target_text[pairs]),
-            anchor_text=jnp.asarray(self.anchor_text[pairs]),
+            target_text=jax.tree.map(lambda rows: jnp.asarray(rows[pairs]), self.target_text),
+            anchor_text=jax.tree.map(lambda rows: jnp.asarray(rows[pairs]), self.anchor_text),
             mask=jnp.ones(latents.shape[:3], jnp.float32),
             position=jnp.arange(size, dtype=jnp.int32),
         )
 
 
 def model_digest(pipe: TextToImagePipeline) -> str:
-    """A hash of what draws the latents: the UNet's and the text encoder's parameters."""
-    return parameters_digest(Network.parameters(pipe.unet), Network.parameters(pipe.text_encoder))
+    """A hash of what draws the latents: the parameters of the UNet and of the text encoders."""
+    return parameters_digest(
+        *(Network.parameters(network) for name, network in pipe.components.items() if name != "vae")
+    )
 
 
 def prepare_data(
@@ -108,15 +111,19 @@ def prepare_data(
     pairs = (*pairs, *(PromptPair(prompt, prompt) for prompt in retained))
     anchors = list(dict.fromkeys(pair.anchor for pair in pairs))
     latents = anchor_latents(pipe, anchors, images, cache, model=model, progress=progress)
-    text = {}
-    for prompts in ([pair.target for pair in pairs], anchors):
-        text.update(zip(prompts, np.asarray(pipe.encode_prompts(prompts), np.float32), strict=True))
+    prompts = list(dict.fromkeys([pair.target for pair in pairs] + anchors))
+    text = pipe.sized(pipe.encode_prompts(prompts), (len(prompts), *pipe.latent_shape))
+
+    def rows(chosen: list[str]) -> Text:
+        places = [prompts.index(prompt) for prompt in chosen]
+        return jax.tree.map(lambda table: np.asarray(table, np.float32)[places], text)
+
     return AnchorData(
         tuple(pairs),
         latents,
         np.array([anchors.index(pair.anchor) for pair in pairs]),
-        np.stack([text[pair.target] for pair in pairs]),
-        np.stack([text[pair.anchor] for pair in pairs]),
+        rows([pair.target for pair in pairs]),
+        rows([pair.anchor for pair in pairs]),
         len(retained),
         retained_share,
     )
@@ -141,12 +148,12 @@ def anchor_latents(
     """
     each = math.ceil(config.number / len(prompts))
     shape = (len(prompts), each, *pipe.latent_shape)
-    features = np.asarray(pipe.encode_prompts([*prompts, ""]), np.float32)
+    features = jax.tree.leaves(pipe.encode_prompts([*prompts, None]))
     key = digest(
         {
             "what": "anchor latents",
             "model": model or model_digest(pipe),
-            "text": parameters_digest({"features": jnp.asarray(features)}),
+            "text": parameters_digest({str(i): part for i, part in enumerate(features)}),
             "prompts": list(prompts),
             "shape": shape,
             "schedule": repr(pipe.schedule),

@@ -118,7 +118,7 @@ class Network:
         flat = [(path, kind(parameters[name])) for name, (path, kind) in self._paths.items()]
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
 
-    def __call__(self, parameters: Mapping[str, jax.Array], *inputs: jax.Array) -> jax.Array:
+    def __call__(self, parameters: Mapping[str, jax.Array], *inputs: Any) -> jax.Array:
         """What a module with these parameters gives."""
         return self.module(parameters)(*inputs)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from fdiv_jax.diffusion import NoiseSchedule
+from fdiv_jax.nn import Text
 from fdiv_jax.unlearning.config import OptimiserConfig
 from fdiv_jax.unlearning.objectives import Comparison, Objective
 from fdiv_jax.unlearning.parameters import Network, Parameters
@@ -35,16 +36,16 @@ class Batch:
 
     Attributes:
         latents: n h w c, x_0: images of the anchor prompts.
-        target_text: n l d, features of the target prompts.
-        anchor_text: n l d, features of the anchor prompts.
+        target_text: what the UNet is told of the target prompts: n l d, or a `TextConditioning` of n.
+        anchor_text: the same of the anchor prompts.
         mask: n h w, where the loss counts.
         position: (n,), int32, the place of each sample in the global batch: its random draws hang on it, and
             so do not depend on how the batch is shared out over devices.
     """
 
     latents: jax.Array
-    target_text: jax.Array
-    anchor_text: jax.Array
+    target_text: Text
+    anchor_text: Text
     mask: jax.Array
     position: jax.Array
 
@@ -167,7 +168,7 @@ def make_step(
         t, noise = draw_noise(key, batch.position, batch.latents.shape[1:], first, last)
         x_t = schedule.add_noise(batch.latents, noise, t)
 
-        def predict(trained: Parameters, text: jax.Array) -> jax.Array:
+        def predict(trained: Parameters, text: Text) -> jax.Array:
             return network({**frozen.rest, **trained}, x_t, t, text)
 
         reference = jax.lax.stop_gradient(predict(frozen.original, batch.anchor_text))
