@@ -25,12 +25,20 @@ class Command:
     """One or more prompts; quote each, e.g. "a sneaker, sketch style"."""
     seed: int = 0
     """The seed of the initial noise (and of the sampler's, where it uses any)."""
+    seeds: tuple[int, ...] = ()
+    """One seed an image of a row instead: every prompt is drawn with each of them."""
     steps: int = 25
     """Steps of the sampler."""
     guidance: float = 6.0
     """Classifier-free guidance; 1 is none."""
+    negative_prompt: str | None = None
+    """What to be guided away from."""
     sampler: str = "ddim"
-    """The sampler: ddim or dpm++ (see fdiv_jax.diffusion.SAMPLERS)."""
+    """The sampler: ddim, dpm++, dpmsolver++karras, euler, euler_karras or euler_a."""
+    eta: float | None = None
+    """The share of fresh noise a step, 0 to 1, of ddim and euler_a; by default the sampler's own."""
+    size: tuple[int, int] | None = None
+    """Height and width in pixels; by default the model's own."""
     images: int = 4
     """Images for each prompt, side by side."""
     output: Path = Path("sample.png")
@@ -40,6 +48,7 @@ class Command:
         """Load the model, draw, write the sheet and say where it is."""
         from PIL import Image
         from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         if not self.prompts:
             raise ValueError("no prompt given; expected at least one, e.g. 'a sneaker, sketch style'")
@@ -51,15 +60,31 @@ class Command:
                 f"--output must end in a picture format such as .png or .jpg, got {self.output.name!r}"
             )
 
-        console = Console(stderr=True)
-        with console.status(f"loading {self.model}") as status:
+        columns = len(self.seeds) or self.images
+        every = [prompt for prompt in self.prompts for _ in range(columns)]
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        with bar:
+            task = bar.add_task(f"loading {self.model}", total=None)
             import fdiv_jax
 
             pipe = fdiv_jax.load_pipeline(self.model)
-            every = [prompt for prompt in self.prompts for _ in range(self.images)]
-            status.update(f"drawing {len(every)} images in {self.steps} steps")
+            bar.update(task, description=f"drawing {len(every)} images, sampler steps")
             pictures = pipe(
-                every, seed=self.seed, steps=self.steps, guidance=self.guidance, sampler=self.sampler
+                every,
+                seed=self.seeds * len(self.prompts) if self.seeds else self.seed,
+                steps=self.steps,
+                guidance=self.guidance,
+                negative_prompt=self.negative_prompt,
+                sampler=self.sampler,
+                eta=self.eta,
+                size=self.size,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         sheet = contact_sheet(np.asarray(pictures), self.prompts)
         self.output.parent.mkdir(parents=True, exist_ok=True)
