@@ -265,3 +265,26 @@ def test_names_without_a_place_are_refused(full_unet):
         for name in ("nowhere.weight", "down_blocks.9.resnets.0.conv1.weight", "encoder.layers.0.x.weight"):
             with pytest.raises(ValueError, match=r"no (original|OpenCLIP) name"):
                 rename(name)
+
+
+@pytest.mark.interop
+def test_the_world_fashion_draws_the_same_from_one_file(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    torch = pytest.importorskip("torch")
+    from fdiv_jax import load_pipeline
+
+    pipe = load_pipeline("fashion")
+    config = pipe.save(tmp_path / "fashion")
+    file = save_single_file(tmp_path / "fashion.safetensors", pipe.components)
+    kind = diffusers.StableDiffusionPipeline
+    images = []
+    for loaded in (
+        kind.from_pretrained(config),
+        kind.from_single_file(str(file), config=str(config), local_files_only=True),
+    ):
+        loaded.set_progress_bar_config(disable=True)
+        draw = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "np"}
+        generator = torch.Generator().manual_seed(0)
+        images.append(loaded("a sneaker, sketch style", generator=generator, **draw).images)
+    assert images[0].std() > 0.05
+    np.testing.assert_array_equal(images[0], images[1])

@@ -167,3 +167,17 @@ def test_what_a_lora_cannot_hold_is_named(base, tuned, run_directory, tmp_path, 
         assert not output.exists()
     kernels = ("--base", frozen, "--rank", 2, "--only", r"kernel$")
     assert export(tmp_path / "biased", "lora", tmp_path / "kernels.safetensors", *kernels) == 0
+
+
+def test_xl_leaves_with_its_second_text_tower(tmp_path):
+    base = tiny_pipeline(family="sdxl")
+    name = "text_model.encoder.layers.0.mlp.fc1.weight"
+    tuned = base.replace(text_encoder_2=tune(base.text_encoder_2, low_rank(name)))
+    base.save(tmp_path / "base")
+    tuned.save(tmp_path / "tuned")
+    lora, file = tmp_path / "lora.safetensors", tmp_path / "model.safetensors"
+    assert export(tmp_path / "tuned", "kohya", lora, "--base", tmp_path / "base", "--rank", 2) == 0
+    (found,) = load_lora(lora, base.components).items()
+    assert (found[0], found[1].targets) == ("text_encoder_2", (name.removesuffix(".weight"),))
+    assert export(tmp_path / "tuned", "single-file", file) == 0
+    assert_same(load_single_file(file, base.components), tuned.components)
