@@ -62,7 +62,7 @@ def save_lora(
 ) -> Path:
     """Write a LoRA file, whole or not at all.
 
-    Programs other than diffusers read a file of the diffusers layout without its alpha, as if alpha = rank.
+    A program that knows the tensors of the diffusers layout alone, and not its metadata, takes alpha = rank.
 
     Args:
         path: of the file, such as pytorch_lora_weights.safetensors, the name diffusers looks for in a
