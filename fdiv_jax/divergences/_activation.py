@@ -48,8 +48,10 @@ class Activation:
         info = np.finfo(v.dtype)
         if self.kind == "exponential":
             scale = float(self.scale)
-            # Saturating before the exponential overflows keeps value and slope finite.
-            raw = upper - scale * jnp.exp(jnp.minimum(-v / scale, 0.9 * float(np.log(info.max))))
+            # Saturating where the square does not overflow yet keeps value, slope and f* finite.
+            x = jnp.minimum(-v / scale, 0.45 * float(np.log(info.max)))
+            near = float(self.upper - self.scale) - scale * jnp.expm1(x)
+            raw = jnp.where(jnp.abs(x) < 1, near, upper - scale * jnp.exp(x))
         else:
             raw = upper - jnp.logaddexp(-v, 0)
         # Largest number of the dtype below the upper end, and no overflow at the other side.
@@ -66,10 +68,10 @@ class Activation:
         if gap <= 0:
             return math.inf
         if self.kind == "exponential":
-            scale = float(self.scale)
-            ratio = gap / scale
-            # An exact 1 up to rounding: the equilibrium of `chosen`.
-            return 0.0 if abs(ratio - 1) < 1e-15 else -scale * math.log(ratio)
+            scale, middle = float(self.scale), float(self.upper - self.scale)
+            share = (middle - s) / scale
+            # v = 0, the equilibrium of `chosen`, exactly where s is the middle up to rounding.
+            return 0.0 if abs(share) < 1e-15 else -scale * math.log1p(share)
         if self.kind == "softplus":
             return -math.log(math.expm1(gap)) + 0.0
         half = (float(self.upper) - float(self.lower)) / 2

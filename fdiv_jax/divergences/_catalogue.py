@@ -24,6 +24,7 @@ class Entry:
 
     conjugate, inverse: f* and t* = f*' in s on the slopes that f takes on t > 0. composed: f*(g(v)) in v
     on the same slopes, written so that it neither overflows early nor cancels at the edge of the domain.
+    stable: f written so that it keeps its digits, where the generator as it stands does not.
     """
 
     generator: sympy.Expr
@@ -32,6 +33,7 @@ class Entry:
     activation: Activation | None = None
     composed: sympy.Expr | None = None
     description: str = ""
+    stable: sympy.Expr | None = None
 
 
 def _exponential(upper: sympy.Expr | int, scale: sympy.Expr | int = 1) -> Activation:
@@ -112,7 +114,14 @@ def alpha_entry(a: sympy.Expr) -> Entry:
     inverse = (1 + (a - 1) * S) ** (1 / (a - 1))
     generator = (T**a - a * T + a - 1) / (a * (a - 1))
     text = "the power family, f''(t) = t^(a-2)"
+    # The generator cancels as a -> 0 or 1; here only (t - 1)^2 is left to cancel, as for every f.
+    kept = sympy.UnevaluatedExpr
+    if abs(float(a)) < 0.5:
+        stable = kept((T**a - 1) / a) / (a - 1) - kept(T - 1) / (a - 1)
+    else:
+        stable = T * kept((T ** (a - 1) - 1) / (a - 1)) / a - kept(T - 1) / a
     if float(a) > 1:
-        return Entry(generator, conjugate, inverse, IDENTITY, conjugate.subs(S, V), text)
+        return Entry(generator, conjugate, inverse, IDENTITY, conjugate.subs(S, V), text, stable)
     upper = 1 / (1 - a)
-    return Entry(generator, conjugate, inverse, _exponential(upper, upper), (_exp(a * V) - 1) / a, text)
+    composed = (_exp(a * V) - 1) / a
+    return Entry(generator, conjugate, inverse, _exponential(upper, upper), composed, text, stable)

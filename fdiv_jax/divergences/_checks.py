@@ -1,7 +1,7 @@
 """Is f a generator? f(1) = 0, real and finite on (0, oo), convex, not linear: checked, never assumed.
 
 Convexity is checked on a dense grid in log t, on every smooth piece and across every kink; a point that
-fails in float64 is confirmed in 50 digits before f is refused, so rounding never refuses a convex
+fails in float64 is confirmed in 300 digits before f is refused, so rounding never refuses a convex
 function.
 """
 
@@ -18,6 +18,7 @@ from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
 _LOGS = np.linspace(-30.0, 30.0, 4001)
+_FAR = (*range(30, 64, 2), 80, 100, 128, 192, 256, 384, 512)
 
 
 class GeneratorError(ValueError):
@@ -50,6 +51,8 @@ def check_generator(expr: sympy.Expr, pieces: Sequence[Piece]) -> None:
     _check_value_at_one(expr, pieces)
     for piece, grid in zip(pieces, grids, strict=True):
         _check_convex_piece(piece, grid)
+    _check_far(pieces[0], -1)
+    _check_far(pieces[-1], 1)
     for left, right in pairwise(pieces):
         _check_cut(left, right)
     if (len(pieces) == 1 and sympy.expand(pieces[0].second) == 0) or _is_linear(pieces, grids):
@@ -117,8 +120,8 @@ def _check_value_at_one(expr: sympy.Expr, pieces: Sequence[Piece]) -> None:
 
 
 def _confirmed(expression: sympy.Expr, t: float) -> float:
-    """Value in 50 digits, as a float."""
-    context = mp_context(50)
+    """Value in 300 digits, as a float: at t = e^30 a few orders of 1/t may cancel."""
+    context = mp_context(300)
     return float(context.re(mp_function(expression, T, context)(context.mpf(t))))
 
 
@@ -157,6 +160,25 @@ def _check_nonnegative(
         j = int(np.nanargmin(values))
         if values[j] < 0 and _confirmed(second, float(fine[j])) < 0:
             _refuse_concave(second, fine, values, j)
+
+
+def _check_far(piece: Piece, sign: int) -> None:
+    """Convexity beyond the grid, towards t = 0 or oo."""
+    context = mp_context()
+    function = mp_function(piece.second, T, context)
+    cut = piece.upper if sign < 0 else piece.lower
+    start = 0.0 if cut in (0, sympy.oo) else max(sign * float(sympy.log(cut)), 0.0)
+    for reach in _FAR:
+        values = []
+        for digits in (60 + 2 * reach, 90 + 2 * reach):
+            context.dps = digits
+            values.append(context.re(function(context.exp(sign * (start + reach)))))
+        # Rounding, unlike a negative value, changes with the number of digits.
+        if values[1] < 0 and abs(values[0] - values[1]) < 1e-6 * abs(values[1]):
+            t = context.nstr(context.exp(sign * (start + reach)), 4)
+            raise GeneratorError(
+                f"the generator is not convex: f''({t}) = {context.nstr(values[1], 4)}, far from t = 1"
+            )
 
 
 def _refuse_concave(second: sympy.Expr, grid: np.ndarray, curvature: np.ndarray, i: int) -> None:

@@ -173,9 +173,7 @@ class Conjugate:
             t = function(s)
             zero = jnp.zeros_like(s)
             rates = [
-                (lambda _, f2=f2, sample=sample: 1 / f2(jnp.where(jnp.isfinite(t) & (t > 0), t, sample)))
-                if f2 is not None
-                else (lambda _: zero)
+                (lambda _: zero) if f2 is None else (lambda _, f2=f2, sample=sample: _rate(f2, t, sample))
                 for _, _, f2, sample in self._parts
             ]
             return t, self._select(s, rates, 0.0, substitute=False) * ds
@@ -252,6 +250,12 @@ class Conjugate:
             at_top = jnp.asarray(float(self.value_at_top), s.dtype)
             result = jnp.where(s == jnp.asarray(float(top), s.dtype), at_top, result)
         return result
+
+
+def _rate(curvature: Function, t: jax.Array, sample: float) -> jax.Array:
+    """f*'' = 1/f''(t*), and 0 where t* saturates at an end at which f'' has no number."""
+    value = curvature(jnp.where(jnp.isfinite(t) & (t > 0), t, sample))
+    return jnp.where(jnp.isnan(value), 0.0, 1 / value)
 
 
 def _inner(piece: Piece) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -66,7 +66,8 @@ class Divergence:
     def __reduce__(self):
         from fdiv_jax.divergences._make import divergence
 
-        return divergence, (self.name,)
+        spec = self.generator if self.name == str(self.generator) else self.name
+        return partial(divergence, allow_infinite=True), (spec,)
 
     # --- from f alone ----------------------------------------
 
@@ -301,8 +302,10 @@ class Divergence:
 
     @cached_property
     def _f(self) -> Callable[[ArrayLike], jax.Array]:
+        known = None if self._entry is None else self._entry.stable
         parts = [
-            (float(p.lower), float(p.upper), jax_function(p.expression, T), _inside(p)) for p in self._pieces
+            (float(p.lower), float(p.upper), jax_function(known or p.expression, T), _inside(p))
+            for p in self._pieces
         ]
         at_zero = float(_limits.limit_at_end(self._pieces[0].expression, sympy.S.Zero))
 

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from fdiv_jax.divergences._closed_form import stable_sum
 from fdiv_jax.divergences._numbers import as_float
 from fdiv_jax.divergences._pieces import Piece
-from fdiv_jax.divergences._profile import Profile, build_profile
+from fdiv_jax.divergences._profile import Profile, build_profile, is_tabulable
 from fdiv_jax.divergences._quadrature import in_chunks, log_moment, moment, scaled_moment
 
 Function = Callable[[jax.Array], jax.Array]
@@ -31,6 +31,7 @@ class GaussianMoments:
         self.sharp = sharp
         self._profiles: dict[int, Profile] = {}
         self._functions: dict[int, Function] = {}
+        self._tabulables: dict[int, bool] = {}
         self._lock = threading.RLock()
 
     @cached_property
@@ -60,17 +61,41 @@ class GaussianMoments:
     def _jumps(self, order: int):
         return [self.profile(k).jumps for k in range(order)] if len(self.pieces) > 1 else []
 
+    def _tabulable(self, k: int) -> bool:
+        with self._lock:
+            if k not in self._tabulables:
+                self._tabulables[k] = is_tabulable(self.pieces, k, self.equilibrium_slope)
+            return self._tabulables[k]
+
+    def _plain(self, k: int) -> Function:
+        """m -> E_Q[A_k(r)], by JAX's own derivative of the order below where A_k is no function to
+        integrate."""
+
+        def evaluate(m: jax.Array) -> jax.Array:
+            if self.terms is not None:
+                return _sum_of_exponentials(self.terms, k, m)
+            if not self._tabulable(k):
+                safe = jnp.maximum(m, self._least(k, m.dtype))
+                return 2 * jax.jvp(self._plain(k - 1), (safe,), (jnp.ones_like(m),))[1]
+            return in_chunks(lambda x: moment(self.profile(k), self._jumps(k), x), m)
+
+        return evaluate
+
+    def _least(self, k: int, dtype) -> float:
+        """Below this m the derivative that gives order k is taken at it: rounding would drown it at m -> 0,
+        save where it is the leading power of m."""
+        single = jnp.finfo(dtype).bits == 32
+        sides = (self.profile(0).left, self.profile(0).right)
+        if k == 1 or any(side.zero_order != int(side.zero_order) for side in sides):
+            return 1e-10 if single else 1e-60
+        return 1e-3 if single else 1e-6
+
     def order(self, k: int) -> Function:
         """m -> E_Q[A_k(r)], differentiable any number of times."""
         if k in self._functions:
             return self._functions[k]
 
-        def evaluate(m: jax.Array) -> jax.Array:
-            if self.terms is not None:
-                return _sum_of_exponentials(self.terms, k, m)
-            return in_chunks(lambda x: moment(self.profile(k), self._jumps(k), x), m)
-
-        function = jax.custom_jvp(evaluate)
+        function = jax.custom_jvp(self._plain(k))
 
         def rule(primals, tangents):
             (m,), (dm,) = primals, tangents
@@ -99,6 +124,9 @@ class GaussianMoments:
 
             return closed
 
+        if not self._tabulable(1):
+            return lambda m: _log(self._weight(m))
+
         def evaluate(m: jax.Array) -> jax.Array:
             value = in_chunks(lambda x: log_moment(self.profile(1), self._jumps(1), x), m)
             return jnp.where(m > 0, value, jnp.inf) if self.sharp else value
@@ -109,8 +137,12 @@ class GaussianMoments:
             (m,), (dm,) = primals, tangents
             log_weight = function(m)
             finite = jnp.where(jnp.isfinite(log_weight), log_weight, 0.0)
-            rate = scaled_moment(self.profile(2), self._jumps(2), m, finite)
-            return log_weight, 0.5 * jnp.where(jnp.isfinite(log_weight), rate, 0.0) * dm
+            if self._tabulable(2):
+                rate = 0.5 * scaled_moment(self.profile(2), self._jumps(2), m, finite)
+            else:
+                safe = jnp.maximum(m, self._least(2, m.dtype))
+                rate = jax.jvp(evaluate, (safe,), (jnp.ones_like(m),))[1]
+            return log_weight, jnp.where(jnp.isfinite(log_weight), rate, 0.0) * dm
 
         function.defjvp(rule)
         return function
@@ -137,15 +169,28 @@ def _of_squared_distance(function: Function) -> Callable[[ArrayLike], jax.Array]
     return checked
 
 
+def _log(x: jax.Array) -> jax.Array:
+    """log x for 0 <= x <= inf, with derivative 0 at both ends."""
+    inside = (x > 0) & jnp.isfinite(x)
+    return jnp.where(inside, jnp.log(jnp.where(inside, x, 1)), jnp.where(x > 0, jnp.inf, -jnp.inf))
+
+
+def _scaled(function: Function, x: jax.Array, factor: float) -> jax.Array:
+    """factor * exp(x) or factor * expm1(x), overflowing only where the product does."""
+    large = x > 40
+    half = jnp.exp(jnp.where(large, x, 0) / 2)  # beyond 40 the 1 in expm1 is rounded away
+    return jnp.where(large, factor * half * half, factor * function(jnp.where(large, 0, x)))
+
+
 def _sum_of_exponentials(terms: Sequence[tuple[float, float]], order: int, m: jax.Array) -> jax.Array:
     """2^k d^k/dm^k of the sum of a (e^(c m) - 1)/c, clipped to the largest finite number."""
     total = jnp.zeros_like(m)
     for a, c in terms:
         if order == 0:
-            total = total + (a * m if c == 0 else jnp.expm1(c * m) * (a / c))
+            total = total + (a * m if c == 0 else _scaled(jnp.expm1, c * m, a / c))
         elif c == 0:
             total = total + (2 * a if order == 1 else 0.0)
         else:
-            total = total + 2 * a * (2 * c) ** (order - 1) * jnp.exp(c * m)
+            total = total + _scaled(jnp.exp, c * m, 2 * a * (2 * c) ** (order - 1))
     limit = jnp.finfo(m.dtype).max
     return jnp.clip(total, -limit, limit)

@@ -228,7 +228,13 @@ def _bracket(piece: Piece, slope: sympy.Expr, dtype: str) -> tuple[float, float]
     if piece.upper == sympy.oo or piece.lower == 0:
         grid = np.unique(np.concatenate([grid, np.linspace(max(low, -5), min(high, 5), 201)]))
     values = numpy_function(slope, T)(np.exp(grid.astype(dtype)))
+    with np.errstate(all="ignore"):
+        falls = np.diff(values) < -1e3 * np.finfo(dtype).eps * (np.abs(values[1:]) + np.abs(values[:-1]))
     finite = np.isfinite(values)
+    # Where a slope seems to fall, a part of it has overflowed.
+    centre_of = np.searchsorted(grid, min(max(0.0, low), high))
+    for i in np.flatnonzero(falls):
+        finite[i + 1 if i >= centre_of else i] = False
     centre = int(np.argmin(np.abs(grid - min(max(0.0, low), high))))
     left = right = centre
     while left > 0 and finite[left - 1]:

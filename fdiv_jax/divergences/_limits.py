@@ -3,6 +3,8 @@ numerically."""
 
 from __future__ import annotations
 
+import math
+
 import sympy
 
 from fdiv_jax.divergences._limited import time_limited
@@ -21,7 +23,7 @@ def limit_at_end(expr: sympy.Expr, end: sympy.Expr, symbolic_seconds: float = 1.
     """
     if not expr.has(T):
         return expr
-    numeric = _numeric_limit(expr, end)
+    numeric, size = _numeric_limit(expr, end)
     if numeric in (sympy.oo, -sympy.oo):
         return numeric
     direct = _by_substitution(expr, end)
@@ -31,7 +33,7 @@ def limit_at_end(expr: sympy.Expr, end: sympy.Expr, symbolic_seconds: float = 1.
             exact = time_limited(lambda: sympy.limit(expr, T, end, "+"), symbolic_seconds)
         if exact is not None and exact.is_number and exact.is_finite:
             value = sympy.N(exact, 30)
-            if value.is_real and abs(float(value) - float(numeric)) <= 1e-7 * (1 + abs(float(numeric))):
+            if value.is_real and abs(float(value) - float(numeric)) <= 1e-7 * size:
                 return exact
     return numeric
 
@@ -46,7 +48,8 @@ def _by_substitution(expr: sympy.Expr, end: sympy.Expr) -> sympy.Expr | None:
     return None if value.has(sympy.nan, sympy.zoo, sympy.oo) else value
 
 
-def _numeric_limit(expr: sympy.Expr, end: sympy.Expr) -> sympy.Expr:
+def _numeric_limit(expr: sympy.Expr, end: sympy.Expr) -> tuple[sympy.Expr, float]:
+    """The limit, and the size of the finite values on the way to it."""
     sign = 1 if end == sympy.oo else -1
     context = mp_context()
     function = mp_function(expr, T, context)
@@ -56,9 +59,10 @@ def _numeric_limit(expr: sympy.Expr, end: sympy.Expr) -> sympy.Expr:
         context.dps = 60 + 2**k
         value = context.re(function(context.exp(sign * 2**k)))
         values.append(value)
-        if k > 4 and abs(value) > _TOO_LARGE and abs(value) > 1.5 * abs(values[-2]):
-            return sympy.oo if value > 0 else -sympy.oo
+        size = max(map(abs, values[:3]))
+        if k > 4 and abs(value) > _TOO_LARGE * size and abs(value) > 1.5 * abs(values[-2]):
+            return (sympy.oo if value > 0 else -sympy.oo), math.inf
     last, before = values[-1] - values[-2], values[-2] - values[-3]
-    if abs(last) <= 1e-12 * (1 + abs(values[-1])) or abs(last) < 0.75 * abs(before):
-        return sympy.Float(str(context.nstr(values[-1], 40)), 30)
-    return sympy.oo if last > 0 else -sympy.oo
+    if abs(last) <= 1e-12 * size or abs(last) < 0.75 * abs(before):
+        return sympy.Float(str(context.nstr(values[-1], 40)), 30), float(size)
+    return (sympy.oo if last > 0 else -sympy.oo), math.inf

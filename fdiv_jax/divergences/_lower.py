@@ -40,6 +40,10 @@ class _Arithmetic:
     def lambert_w(self, argument: Any, walk: Callable[[sympy.Expr], Function]) -> Function:
         raise NotImplementedError
 
+    def without_cancellation(self, node: Any, walk: Callable[[sympy.Expr], Function]) -> Function | None:
+        """A stable form of the node, where there is one."""
+        return None
+
     def log(self, argument: Any, walk: Callable[[sympy.Expr], Function]) -> Function:
         inner, log = walk(argument), self.functions["log"]
         return lambda x: log(inner(x))
@@ -47,6 +51,22 @@ class _Arithmetic:
 
 def _softplus(x):
     return jnp.logaddexp(x, 0)
+
+
+def _logarithm(base: Any) -> tuple[Any, Callable]:
+    """(x, log or log1p) with log(base) = the function of x."""
+    if isinstance(base, sympy.Add) and sympy.S.One in base.args:
+        return base - 1, jnp.log1p
+    return base, jnp.log
+
+
+def _power_minus(base: jax.Array, log: jax.Array, exponent: float, less: float) -> jax.Array:
+    """base^exponent - less for base >= 0, by its logarithm where the power of the rounded base, or the
+    difference, would lose digits."""
+    close = (jnp.abs(log) < 1) | (jnp.abs(exponent * log) < 1)
+    small = exponent * jnp.where(close, log, 0)
+    near = jnp.expm1(small) if less else jnp.exp(small)
+    return jnp.where(close, near, jnp.power(jnp.where(close, 1, base), exponent) - less)
 
 
 class _Jax(_Arithmetic):
@@ -72,7 +92,7 @@ class _Jax(_Arithmetic):
 
     def log(self, argument: Any, walk):
         if isinstance(argument, sympy.Add) and sympy.S.One in argument.args:
-            rest = argument - 1
+            rest: Any = argument - 1
             if isinstance(rest, sympy.exp):
                 exponent: Any = rest.args[0]
                 inner = walk(exponent)
@@ -80,6 +100,32 @@ class _Jax(_Arithmetic):
             inner = walk(rest)
             return lambda x: jnp.log1p(inner(x))
         return super().log(argument, walk)
+
+    def without_cancellation(self, node: Any, walk):
+        if isinstance(node, sympy.Pow) and node.exp.is_number and abs(float(node.exp)) > 64:
+            return self._power_minus(node.base, float(node.exp), 0.0, walk)
+        if not (isinstance(node, sympy.Add) and len(node.args) == 2):
+            return None
+        other: Any = node.args[1]
+        factor, power = other.as_coeff_Mul()  # c (x^p - 1), c (e^x - 1)
+        if not node.args[0].is_number or node.args[0] != -factor:
+            return None
+        scale = float(factor)
+        if isinstance(power, sympy.exp):
+            argument: Any = power.args[0]
+            inner = walk(argument)
+            return lambda x: scale * jnp.expm1(inner(x))
+        if isinstance(power, sympy.Pow) and power.exp.is_number:
+            exponent = float(power.exp)
+            if not power.exp.is_Integer or abs(exponent) > 64:
+                difference = self._power_minus(power.base, exponent, 1.0, walk)
+                return lambda x: scale * difference(x)
+        return None
+
+    def _power_minus(self, base: Any, exponent: float, less: float, walk):
+        inner, (argument, log) = walk(base), _logarithm(base)
+        rest = walk(argument)
+        return lambda x: _power_minus(inner(x), log(rest(x)), exponent, less)
 
     def lambert_w(self, argument, walk):
         inner = walk(sympy.expand_log(sympy.log(argument), force=True))
@@ -114,7 +160,9 @@ class _Mp(_Arithmetic):
         self.functions = {
             "log": context.log, "exp": context.exp, "Abs": abs, "sign": context.sign, "sin": context.sin,
             "cos": context.cos, "atan": context.atan, "asinh": context.asinh, "sinh": context.sinh,
-            "cosh": context.cosh, "tanh": context.tanh, "erf": context.erf, "erfc": context.erfc,
+            "cosh": context.cosh, "tanh": context.tanh, "erf": context.erf,
+            # mpmath fails where erfc(x) < e^(-1e12).
+            "erfc": lambda x: context.erfc(min(max(x, -1e6), 1e6)),
             "Max": lambda *a: max(a), "Min": lambda *a: min(a),
             "Heaviside": lambda x, *_: context.mpf(1 if x > 0 else 0 if x < 0 else 0.5),
         }  # fmt: skip
@@ -155,6 +203,24 @@ def _fold(function: Callable, values: tuple) -> Any:
     return result
 
 
+def _over_and_under(product: Any) -> tuple[list[Any], list[Any]]:
+    """Factors of the numerator and of the denominator: dividing rounds once less than a reciprocal.
+
+    Exponentials stay where they are (1/e^x overflows), and so do the parts of a sum.
+    """
+    over: list[Any] = []
+    under: list[Any] = []
+    for factor in product.args:
+        if factor.is_Rational and max(abs(factor.p), factor.q) < 2**53:
+            over.append(sympy.Integer(factor.p))
+            under.append(sympy.Integer(factor.q))
+        elif isinstance(factor, sympy.Pow) and factor.exp.is_number and factor.exp.is_negative:
+            under.append(factor.base ** (-factor.exp))
+        else:
+            over.append(factor)
+    return [f for f in over if f != 1] or [sympy.S.One], [f for f in under if f != 1]
+
+
 def _build(expr: Any, symbol: sympy.Symbol, arithmetic: _Arithmetic) -> Function:
     def walk(node: Any) -> Function:
         if node == symbol:
@@ -167,17 +233,26 @@ def _build(expr: Any, symbol: sympy.Symbol, arithmetic: _Arithmetic) -> Function
         if not node.free_symbols:
             value = arithmetic.constant(node)
             return lambda x: _now(value)
+        stable = arithmetic.without_cancellation(node, walk)
+        if stable is not None:
+            return stable
+        if isinstance(node, sympy.UnevaluatedExpr):
+            return walk(node.args[0])
         if isinstance(node, sympy.Add):
             terms = [walk(a) for a in node.args]
             return lambda x: _fold(lambda a, b: a + b, tuple(f(x) for f in terms))
         if isinstance(node, sympy.Mul):
-            # Divide by denominators instead of multiplying by reciprocals: one rounding less.
-            numerator, denominator = node.as_numer_denom()
-            if denominator == 1 or (isinstance(numerator, sympy.Mul) is False and numerator == node):
-                factors = [walk(a) for a in node.args]
-                return lambda x: _fold(lambda a, b: a * b, tuple(f(x) for f in factors))
-            top, bottom = walk(numerator), walk(denominator)
-            return lambda x: top(x) / bottom(x)
+            above, below = _over_and_under(node)
+            over = [walk(a) for a in above]
+            if not below:
+                return lambda x: _fold(lambda a, b: a * b, tuple(f(x) for f in over))
+            under = [walk(a) for a in below]
+
+            def quotient(x):
+                top, bottom = (_fold(lambda a, b: a * b, tuple(f(x) for f in fs)) for fs in (over, under))
+                return top / bottom
+
+            return quotient
         if isinstance(node, sympy.Pow):
             base, exponent = node.args
             if not exponent.free_symbols:

@@ -13,8 +13,9 @@ import sympy
 from fdiv_jax.divergences._catalogue import CATALOGUE, Entry, alpha_entry
 from fdiv_jax.divergences._checks import check_finite_divergence, check_generator
 from fdiv_jax.divergences._divergence import Divergence
+from fdiv_jax.divergences._limited import time_limited
 from fdiv_jax.divergences._parse import ExpressionError, T, check_expression, parse_expression
-from fdiv_jax.divergences._pieces import split
+from fdiv_jax.divergences._pieces import Piece, split
 
 _ALPHA = re.compile(r"\s*alpha\s*\((.*)\)\s*", re.DOTALL)
 _MAX_ALPHA = 64
@@ -150,6 +151,10 @@ def _from_expression(expr: sympy.Expr, name: str, allow_infinite: bool) -> Diver
     check_generator(expr, pieces)
     if not allow_infinite:
         check_finite_divergence(expr, pieces)
+    return _assembled(expr, name, pieces)
+
+
+def _assembled(expr: sympy.Expr, name: str, pieces: tuple[Piece, ...]) -> Divergence:
     known = _recognised(expr)
     return Divergence(name, expr, known.description if known else "", known, pieces)
 
@@ -179,6 +184,7 @@ def reversed_of(d: Divergence) -> Divergence:
     if match:
         return _alpha(f"1 - ({match.group(1)})")
     expr = sympy.expand(T * d.generator.subs(T, 1 / T))
-    simpler = sympy.simplify(expr)
-    expr = simpler if sympy.count_ops(simpler) <= sympy.count_ops(expr) else expr
-    return _from_expression(expr, str(expr), allow_infinite=True)
+    simpler = time_limited(lambda: sympy.simplify(expr), 0.5)
+    if simpler is not None and sympy.count_ops(simpler) <= sympy.count_ops(expr):
+        expr = simpler
+    return _assembled(expr, str(expr), split(expr))  # a generator, since f is one

@@ -141,6 +141,20 @@ def _resolve(expr: sympy.Expr, sample: Any) -> sympy.Expr:
     return walk(expr)
 
 
+def _sample(lower: Any, upper: Any, arguments: list[sympy.Expr]) -> Any:
+    """A point of (lower, upper) at which no argument of a switch touches zero, as t log t - (t - 1) does
+    at 1."""
+    low = float(lower)
+    high = float(upper) if upper != sympy.oo else 2 * low + 2
+    points = [low + share * (high - low) for share in (0.5, 0.375, 0.6875, 0.28125)]
+    context = mp_context(30)
+    for point in points:
+        values = [abs(mp_function(a, T, context)(context.mpf(point))) for a in arguments]
+        if all(value > 1e-20 for value in values):
+            break
+    return sympy.Rational(point)
+
+
 def split(expr: sympy.Expr) -> tuple[Piece, ...]:
     """Smooth pieces of the expression on (0, oo), from left to right; one piece where there is no kink.
 
@@ -149,7 +163,8 @@ def split(expr: sympy.Expr) -> tuple[Piece, ...]:
     """
     expr = _real_powers(expr)
     cuts: list[sympy.Expr] = []
-    for argument in _switch_arguments(expr):
+    arguments = _switch_arguments(expr)
+    for argument in arguments:
         for root in _roots(argument):
             if all(abs(float(root) - float(c)) > 1e-12 * float(root) for c in cuts):
                 cuts.append(root)
@@ -161,14 +176,7 @@ def split(expr: sympy.Expr) -> tuple[Piece, ...]:
     lower: Any
     upper: Any
     for lower, upper in pairwise(ends):
-        sample: Any
-        if lower == 0:
-            sample = sympy.Rational(float(upper) / 2) if upper != sympy.oo else sympy.S.One
-        elif upper == sympy.oo:
-            sample = sympy.Rational(float(lower) * 2)
-        else:
-            sample = sympy.Rational((float(lower) + float(upper)) / 2)
-        formula = _resolve(expr, sample)
+        formula = _resolve(expr, _sample(lower, upper, arguments))
         if pieces and (pieces[-1].expression - formula).expand() == 0:
             pieces[-1] = Piece(pieces[-1].lower, upper, pieces[-1].expression)
         else:

@@ -55,31 +55,48 @@ def _evaluate(side: Side, x: jax.Array) -> jax.Array:
 
 
 def _side_sum(side: Side, m: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(exponent, sum) of one side, whose contribution is e^exponent * sum."""
-    root = jnp.sqrt(m)[..., None]
+    """(exponent, sum) of one side, whose contribution is e^exponent * sum.
+
+    The nodes in x stand still when this is differentiated: only the density depends on m, never the table.
+    """
+    moving_root = jnp.sqrt(m)[..., None]
+    root = jax.lax.stop_gradient(moving_root)
     centre = max(side.tilt, 0.0)
+    # y = x / root - shift is the Gaussian's own variable, and z = x / root is exact near x = 0.
+    shift = centre * root
     window = np.arange(-10.0, 11.0, 2.0) if side.tilt > 0 else np.arange(0.0, 11.0, 2.0)
-    start = -centre * root
-    cuts = jnp.asarray(_cuts_of(side).astype(m.dtype)) / root + start
-    parts = [jnp.maximum(jnp.asarray(window, m.dtype), start), cuts]
+    in_y = jnp.broadcast_to(jnp.asarray(window, m.dtype), (*m.shape, window.size))
+    in_z = jnp.asarray(_cuts_of(side).astype(m.dtype)) / root
     if side.zero_order != int(side.zero_order):
         # An algebraic singularity at x = 0: panels that shrink towards it.
-        parts.append(start + jnp.asarray(4.0 ** -np.arange(0, 40), m.dtype))
-    ends = jnp.concatenate(parts, axis=-1)
+        shrinking = jnp.asarray(4.0 ** -np.arange(0, 40), m.dtype)
+        in_z = jnp.concatenate([in_z, jnp.broadcast_to(shrinking, (*m.shape, shrinking.size))], axis=-1)
     # Beyond ten standard deviations nothing is left, and squares would overflow.
-    ends = jnp.sort(jnp.clip(ends, jnp.maximum(start, -40.0), 40.0), axis=-1)
-    low, high = ends[..., :-1, None], ends[..., 1:, None]
-    y = (low + high) / 2 + (high - low) / 2 * jnp.asarray(_NODES, m.dtype)
-    scale = root[..., None]
-    x = jnp.maximum((y + centre * scale) * scale, 0)
+    y_ends = jnp.concatenate([in_y, in_z - shift], axis=-1)
+    y_ends = jnp.sort(jnp.clip(y_ends, jnp.maximum(-shift, -40.0), 40.0), axis=-1)
+    z_ends = jnp.concatenate([in_y + shift, in_z], axis=-1)
+    z_ends = jnp.sort(jnp.clip(z_ends, jnp.maximum(shift - 40.0, 0.0), shift + 40.0), axis=-1)
+    shift, scale = shift[..., None], root[..., None]
+    near = 2 * z_ends[..., 1:, None] < shift
+    low = jnp.where(near, z_ends[..., :-1, None], y_ends[..., :-1, None])
+    high = jnp.where(near, z_ends[..., 1:, None], y_ends[..., 1:, None])
+    points = (low + high) / 2 + (high - low) / 2 * jnp.asarray(_NODES, m.dtype)
+    y = jnp.where(near, points - shift, points)
+    z = jnp.where(near, points, points + shift)
+    x = jnp.maximum(z * scale, 0)
+    # y and dy at the moving m, the same numbers as at rest.
+    ratio = scale / moving_root[..., None]
+    y = y + z * (ratio - 1) - centre * (moving_root[..., None] - scale)
+    scale, width = moving_root[..., None], (high - low) / 2 * ratio
     exponent = -0.5 * y**2 + (side.tilt - centre) * scale * y
-    density = jnp.exp(exponent) * ((high - low) / 2) * jnp.asarray(_WEIGHTS / math.sqrt(2 * math.pi), m.dtype)
+    density = jnp.exp(exponent) * width * jnp.asarray(_WEIGHTS / math.sqrt(2 * math.pi), m.dtype)
     values = _evaluate(side, x)
     if side.zero_order:
         zero = -jnp.expm1(-x)
-        if side.zero_order < 0:
-            zero = jnp.maximum(zero, _tiny(m.dtype))
-        values = values * zero**side.zero_order
+        if side.zero_order == int(side.zero_order):
+            values = values * zero**side.zero_order
+        else:  # by the logarithm: the derivative of a negative power would overflow
+            values = values * jnp.exp(side.zero_order * jnp.log(jnp.maximum(zero, _tiny(m.dtype))))
     total = jnp.sum(density * values, axis=(-2, -1))
     return (centre**2 - 0.25) / 2 * m if side.tilt > 0 else -m / 8, total
 
