@@ -55,14 +55,17 @@ environment-dev: $(DEV_STAMP)
 reproduce: environment
 	$(BIN)/python -m analysis.convergence $(ARGS)
 
+# One process a core: most of a test is XLA compiling.
+PARALLEL := -n auto --maxprocesses 8
+
 test: environment-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: environment-dev
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m slow $(ARGS)
 
 test-all: environment-dev
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "" $(ARGS)
 
 check: environment-dev
 	$(BIN)/ruff check .

@@ -72,6 +72,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", EXPECTED)
 def test_part_runs(part, context, shelf):
     here = context(part)
@@ -105,6 +106,7 @@ def test_damaged_work_is_done_again(context):
     np.testing.assert_allclose(laboratory.erase(Run("kl")).m, before.m, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [Run("squared_hellinger", seed=1), Run("jensen_shannon", "variational")])
 def test_a_run_is_that_of_unlearn(run, context, world):
     laboratory = Laboratory.open(context("unlearn"))
