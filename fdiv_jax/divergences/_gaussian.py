@@ -154,8 +154,9 @@ def _of_squared_distance(function: Function) -> Callable[[ArrayLike], jax.Array]
     @jax.jit
     def compiled(m: ArrayLike) -> jax.Array:
         array, answer = as_float(m)
-        # Rounding may leave a traced squared distance slightly negative.
-        result = function(jnp.maximum(array, 0))
+        # Rounding may leave a traced squared distance slightly negative. (At 0 the derivative of maximum
+        # would be 1/2.)
+        result = function(jnp.where(array < 0, 0, array))
         if answer != array.dtype:
             limit = float(jnp.finfo(answer).max)
             result = jnp.where(jnp.isfinite(result), jnp.clip(result, -limit, limit), result)

@@ -107,6 +107,13 @@ def test_extremes_in_float32(text):
                 assert weight[i] == pytest.approx(curvature, rel=tolerance)
 
 
+@pytest.mark.parametrize("text", ["kl", "squared_hellinger", "jensen_shannon"])
+def test_the_slope_at_the_minimum_is_half_the_curvature(text):
+    d = divergence(text)
+    slope = jax.grad(d.gaussian_divergence)(jnp.float32(0))
+    assert float(slope) == pytest.approx(float(d.curvature) / 2, rel=1e-6)
+
+
 def test_a_flat_minimum(x64):
     # f = (t-1)^4: F = E[(r-1)^4] = 3 m^2 + O(m^3)
     d = divergence("(t - 1)**4")
