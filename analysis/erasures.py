@@ -27,6 +27,7 @@ from analysis.sources import source_digest
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.distributed import DataParallel, SingleDevice
 from fdiv_jax.divergences import divergence
+from fdiv_jax.nn import Text
 from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
 from fdiv_jax.unlearning import (
     AnchorData,
@@ -275,7 +276,7 @@ class Laboratory:
         rest, x_t, t, text = inputs
         return self._network({**rest, **trained}, x_t, t, text)
 
-    def inputs(self, x_t: jax.Array, t: jax.Array, text: jax.Array) -> Any:
+    def inputs(self, x_t: jax.Array, t: jax.Array, text: Text) -> Any:
         """What `predict` takes beside the trainable parameters."""
         return self._rest, x_t, t, text
 
