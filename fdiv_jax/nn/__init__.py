@@ -1,15 +1,23 @@
-"""Flax modules: the UNet, VAE and text tower of Stable Diffusion, and the critic of the variational losses.
+"""Flax modules: the UNet, VAE and text towers of Stable Diffusion, CLIP, and the critic of the losses.
 
 Attribute names follow the state dicts of diffusers and transformers one to one, so that conversion
 (`fdiv_jax.checkpoints`) is a rule and not a table. Images and latents are n h w c.
 """
 
 from fdiv_jax.nn.attention import dot_product_attention
+from fdiv_jax.nn.clip_images import CLIPImageProcessor
 from fdiv_jax.nn.clip_text import (
     CLIPTextConfig,
     CLIPTextFeatures,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+)
+from fdiv_jax.nn.clip_vision import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionFeatures,
+    CLIPVisionModelWithProjection,
 )
 from fdiv_jax.nn.conditioning import Text, TextConditioning, sized_text
 from fdiv_jax.nn.critic import Critic, SpectralVector
@@ -18,10 +26,16 @@ from fdiv_jax.nn.vae import AutoencoderKL, VAEConfig
 
 __all__ = [
     "AutoencoderKL",
+    "CLIPConfig",
+    "CLIPImageProcessor",
+    "CLIPModel",
     "CLIPTextConfig",
     "CLIPTextFeatures",
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
+    "CLIPVisionConfig",
+    "CLIPVisionFeatures",
+    "CLIPVisionModelWithProjection",
     "Critic",
     "SpectralVector",
     "Text",

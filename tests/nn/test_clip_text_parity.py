@@ -1,10 +1,10 @@
-"""CLIPTextModel against transformers' on random configurations, through files in both directions."""
+"""The text towers against transformers' on random configurations, through files in both directions."""
 
 import numpy as np
 import pytest
 
 from fdiv_jax.checkpoints import load_component, save_component
-from fdiv_jax.nn import CLIPTextModel
+from fdiv_jax.nn import CLIPTextModel, CLIPTextModelWithProjection
 from tests.nn.helpers import TOLERANCE, assert_same_tensors, call, randomised, relative_error
 
 torch = pytest.importorskip("torch")
@@ -53,11 +53,10 @@ CONFIGS = {
 }
 
 
-def make(name):
+def make(name, class_name="CLIPTextModel"):
     torch.manual_seed(0)
-    return randomised(
-        transformers.CLIPTextModel(transformers.CLIPTextConfig(**CONFIGS[name])), seed=len(name)
-    )
+    config = transformers.CLIPTextConfig(**CONFIGS[name])
+    return randomised(getattr(transformers, class_name)(config), seed=len(name))
 
 
 def prompts(config, length, seed=0):
@@ -89,6 +88,35 @@ def test_it_is_theirs(name, tmp_path):
     assert_same_tensors(again.state_dict(), theirs.state_dict())
     for key in CONFIGS[name]:
         assert getattr(again.config, key) == getattr(theirs.config, key), key
+
+
+@pytest.mark.parametrize("name", ["clip-l-in-small", "openclip-in-small", "legacy-eos"])
+def test_every_layer_and_the_pooled_text_are_theirs(name, tmp_path):
+    """With the end of text found by its id, or (legacy) as the greatest id; it comes twice in one prompt."""
+    theirs = make(name, "CLIPTextModelWithProjection")
+    theirs.save_pretrained(tmp_path / "theirs")
+    loaded = load_component(tmp_path / "theirs", CLIPTextModelWithProjection)
+    tokens = prompts(CONFIGS[name], 9)
+    tokens[1, -2] = 59
+    features = call(loaded.model.features, tokens)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens), output_hidden_states=True)
+        unprojected = theirs.text_model(torch.tensor(tokens)).pooler_output
+    assert len(features.hidden) == len(expected.hidden_states) == theirs.config.num_hidden_layers + 1
+    for ours, other in zip(features.hidden, expected.hidden_states, strict=True):
+        assert relative_error(ours, other.numpy()) <= TOLERANCE
+    assert relative_error(features.last, expected.last_hidden_state.numpy()) <= TOLERANCE
+    assert relative_error(features.pooled, expected.text_embeds.numpy()) <= TOLERANCE
+    pooled = call(loaded.model.text_model.__call__, tokens).pooled
+    assert relative_error(pooled, unprojected.numpy()) <= TOLERANCE
+
+    save_component(tmp_path / "ours", loaded.model, stored_dtypes=loaded.stored_dtypes)
+    again, report = transformers.CLIPTextModelWithProjection.from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
+    assert not any(report.values()), report
+    assert_same_tensors(again.state_dict(), theirs.state_dict())
+    assert again.config.architectures == ["CLIPTextModelWithProjection"]
 
 
 @pytest.mark.parametrize("prefix", ["", "text_model."])

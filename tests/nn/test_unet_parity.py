@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fdiv_jax.checkpoints import load_component, save_component
-from fdiv_jax.nn import UNet2DConditionModel
+from fdiv_jax.nn import TextConditioning, UNet2DConditionModel
 from tests.nn.helpers import (
     TOLERANCE,
     array_image,
@@ -46,6 +46,23 @@ CONFIGS = {
             "up_block_types": (UP, CROSS_UP, CROSS_UP),
         },
         (12, 8),
+    ),
+    "stable-diffusion-xl-in-small": (
+        {
+            "block_out_channels": (8, 16, 24),
+            "layers_per_block": 2,
+            "cross_attention_dim": 20,
+            "attention_head_dim": (1, 2, 3),
+            "transformer_layers_per_block": (1, 2, 3),
+            "norm_num_groups": 4,
+            "use_linear_projection": True,
+            "down_block_types": (DOWN, CROSS_DOWN, CROSS_DOWN),
+            "up_block_types": (CROSS_UP, CROSS_UP, UP),
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 6,
+            "projection_class_embeddings_input_dim": 6 * 6 + 10,
+        },
+        (8, 12),
     ),
     "odd-sizes": (
         {
@@ -115,9 +132,22 @@ def test_it_is_theirs(name, tmp_path):
     theirs, size = build(name, tmp_path / "theirs")
     loaded = load_component(tmp_path / "theirs", UNet2DConditionModel)
     latents, timesteps, text = inputs(theirs, size)
-    ours = call(loaded.model.__call__, latents, timesteps, text)
+    given, added = text, None
+    if loaded.model.config.pooled_dim:
+        random = np.random.default_rng(1)
+        pooled = random.standard_normal((2, loaded.model.config.pooled_dim)).astype(np.float32)
+        sizes = random.integers(0, 1024, (2, 6)).astype(np.float32)
+        given = TextConditioning(text, pooled, sizes)
+        added = {"text_embeds": torch.tensor(pooled), "time_ids": torch.tensor(sizes)}
+        with pytest.raises(TypeError, match="TextConditioning, got ndarray"):
+            loaded.model(latents, timesteps, text)
+        with pytest.raises(TypeError, match="without time_ids"):
+            loaded.model(latents, timesteps, TextConditioning(text, pooled))
+    ours = call(loaded.model.__call__, latents, timesteps, given)
     with torch.no_grad():
-        expected = theirs(torch_image(latents), torch.tensor(timesteps), torch.tensor(text)).sample
+        expected = theirs(
+            torch_image(latents), torch.tensor(timesteps), torch.tensor(text), added_cond_kwargs=added
+        ).sample
     assert relative_error(ours, array_image(expected)) <= TOLERANCE
 
     save_component(tmp_path / "ours", loaded.model, stored_dtypes=loaded.stored_dtypes)
