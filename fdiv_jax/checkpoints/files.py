@@ -28,6 +28,8 @@ STORED_DTYPES: dict[str, np.dtype] = {
     "BF16": np.dtype(jnp.bfloat16),
 }
 """The floating-point types a file may hold, by its own names for them."""
+_MAPPED_AT_MOST = 16 * 2**20
+"""Bytes read of mapped files before they are opened anew: pages of a mapping count as memory till it ends."""
 
 
 def cast(name: str, value: np.ndarray, dtype: str | None) -> np.ndarray:
@@ -81,26 +83,35 @@ class TensorFiles(Mapping[str, np.ndarray]):
         """
         self._files = files
         self._stack = ExitStack()
-        self._home: dict[str, tuple[Any, Path]] = {}
+        self._handles: dict[Path, Any] = {}
+        self._home: dict[str, Path] = {}
+        self._read = 0
 
     def __enter__(self) -> "TensorFiles":
+        self._open()
+        self._home = {name: file for file, handle in self._handles.items() for name in handle.keys()}  # noqa: SIM118
+        return self
+
+    def _open(self) -> None:
+        self._stack.close()
+        self._read = 0
         for file in self._files:
             try:
-                handle = self._stack.enter_context(safe_open(file, framework="np"))
-                names = list(handle.keys())
+                self._handles[file] = self._stack.enter_context(safe_open(file, framework="np"))
             except SafetensorError as error:
                 self._stack.close()
                 raise ValueError(f"{file} is truncated or not a safetensors file: {error}") from error
-            self._home.update((name, (handle, file)) for name in names)
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def __getitem__(self, name: str) -> np.ndarray:
-        handle, _ = self._home[name]
         self.dtype(name)
-        return handle.get_tensor(name)
+        value = self._handles[self._home[name]].get_tensor(name)
+        self._read += value.nbytes
+        if self._read > _MAPPED_AT_MOST:
+            self._open()
+        return value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._home)
@@ -110,8 +121,8 @@ class TensorFiles(Mapping[str, np.ndarray]):
 
     def dtype(self, name: str) -> np.dtype:
         """The type a tensor is stored in."""
-        handle, file = self._home[name]
-        kind = handle.get_slice(name).get_dtype()
+        file = self._home[name]
+        kind = self._handles[file].get_slice(name).get_dtype()
         if kind not in STORED_DTYPES:
             raise ValueError(
                 f"{file}: tensor {name} is of type {kind}, expected one of {', '.join(STORED_DTYPES)}"

@@ -35,8 +35,8 @@ _FROM_TORCH = {2: (1, 0), 4: (2, 3, 1, 0)}
 
 # Tensors of some files that are no parameters: transformers before 4.31 stored the position indices.
 _BUFFERS = re.compile(r"((text|vision)_model\.)?embeddings\.position_ids")
-# Parameters that are no layer's and keep their own names: CLIP's.
-_OWN_NAMES = ("class_embedding", "logit_scale")
+# Parameters that are no layer's and keep their own names, as scalars do.
+_OWN_NAMES = ("class_embedding",)
 # Autoencoders of 2022 name their attention's projections as the original latent diffusion code did.
 _OLD_ATTENTION = re.compile(
     r"(?P<head>.*attentions\.\d+)\.(?P<old>query|key|value|proj_attn)\.(?P<leaf>weight|bias)"
@@ -164,7 +164,7 @@ def _variables(tree: Any) -> list[tuple[tuple[Any, ...], nnx.Variable]]:
     variables = []
     for path, leaf in nnx.to_flat_state(state):
         ndim = len(leaf.get_value().shape)
-        named = path[-1] in _LEAVES or path[-1] in _OWN_NAMES
+        named = ndim == 0 or path[-1] in _LEAVES or path[-1] in _OWN_NAMES
         if not isinstance(leaf, nnx.Param) or not named or (path[-1] == "kernel" and ndim not in _TO_TORCH):
             raise NotImplementedError(
                 f"no rule for {type(leaf).__name__} {'.'.join(map(str, path))} of {ndim} axes; "

@@ -21,6 +21,7 @@ import sympy
 from fdiv_jax.divergences._special import lambert_w_exp
 
 Function = Callable[[Any], Any]
+_MAX_BITS = 20_000
 
 
 class _Arithmetic:
@@ -157,12 +158,27 @@ class _Mp(_Arithmetic):
 
     def __init__(self, context: Any):
         self.context = context
+
+        def within(function: Function, reach: float) -> Function:
+            return lambda x: function(min(max(x, -reach), reach))
+
+        def unless_huge(function: Function, beyond: Function) -> Function:
+            # mpmath works with as many bits as its argument has before the point.
+            return lambda x: beyond(x) if context.isfinite(x) and context.mag(x) > _MAX_BITS else function(x)
+
+        def lost(x: Any) -> Any:
+            return context.nan
+
+        def power_of_e(x: Any) -> Any:
+            return context.inf if x > 0 else context.zero
+
+        self.exp = unless_huge(context.exp, power_of_e)
         self.functions = {
-            "log": context.log, "exp": context.exp, "Abs": abs, "sign": context.sign, "sin": context.sin,
-            "cos": context.cos, "atan": context.atan, "asinh": context.asinh, "sinh": context.sinh,
-            "cosh": context.cosh, "tanh": context.tanh, "erf": context.erf,
-            # mpmath fails where erfc(x) < e^(-1e12).
-            "erfc": lambda x: context.erfc(min(max(x, -1e6), 1e6)),
+            "log": context.log, "exp": self.exp, "Abs": abs, "sign": context.sign, "atan": context.atan,
+            "sin": unless_huge(context.sin, lost), "cos": unless_huge(context.cos, lost),
+            "sinh": unless_huge(context.sinh, lambda x: context.inf * context.sign(x)),
+            "cosh": unless_huge(context.cosh, lambda x: context.inf), "tanh": within(context.tanh, 1e6),
+            "asinh": context.asinh, "erf": within(context.erf, 1e6), "erfc": within(context.erfc, 1e6),
             "Max": lambda *a: max(a), "Min": lambda *a: min(a),
             "Heaviside": lambda x, *_: context.mpf(1 if x > 0 else 0 if x < 0 else 0.5),
         }  # fmt: skip
@@ -177,6 +193,9 @@ class _Mp(_Arithmetic):
         if exponent.is_Integer:
             return base ** int(exponent)
         return self.context.power(base, _now(self.constant(exponent)))
+
+    def general_power(self, base, exponent):
+        return self.exp(exponent * self.context.log(base))
 
     def lambert_w(self, argument, walk):
         inner = walk(argument)

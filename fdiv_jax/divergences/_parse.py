@@ -84,8 +84,8 @@ def _tree(text: str) -> ast.expr:
         raise _refuse("the expression is empty")
     if len(text) > MAX_LENGTH:
         raise _refuse(f"the expression has {len(text)} characters, at most {MAX_LENGTH} are read")
-    if not text.isascii():
-        odd = next(c for c in text if not c.isascii())
+    odd = next((c for c in text.strip() if not (c.isascii() and c.isprintable()) or c in "#\\"), None)
+    if odd is not None:
         raise _refuse(f"unexpected character {odd!r}")
     depth = deepest = 0
     for character in text:

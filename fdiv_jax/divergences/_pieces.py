@@ -16,10 +16,11 @@ import sympy
 
 from fdiv_jax.divergences._limited import time_limited
 from fdiv_jax.divergences._lower import mp_context, mp_function, numpy_function
-from fdiv_jax.divergences._parse import T
+from fdiv_jax.divergences._parse import ExpressionError, T
 
 _SWITCHES = (sympy.Abs, sympy.Max, sympy.Min, sympy.sign, sympy.Heaviside)
 # Cuts are looked for between e^-25 and e^25.
+_MAX_CUTS = 40
 _GRID = np.exp(np.linspace(-25.0, 25.0, 5001))
 
 
@@ -104,6 +105,10 @@ def _roots(argument: sympy.Expr) -> list[sympy.Expr]:
     values = numpy_function(argument, T)(_GRID)
     if not np.all(np.isfinite(values)):
         values = np.where(np.isfinite(values), values, np.nan)
+    if np.sum(values[1:] * values[:-1] < 0) > _MAX_CUTS:
+        raise ExpressionError(
+            f"the generator has more than {_MAX_CUTS} kinks: {argument} keeps changing sign"
+        )
     roots = []
     for i in range(len(_GRID) - 1):
         left, right = values[i], values[i + 1]

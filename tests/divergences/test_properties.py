@@ -46,6 +46,7 @@ def test_value_weight_and_curvature_are_linear_in_f(parts):
     assert d.curvature == expected
 
 
+@pytest.mark.slow
 @QUICK
 @given(parts=mixtures, shift=st.integers(-3, 3))
 def test_fenchel_young(parts, shift):
@@ -66,6 +67,7 @@ def test_fenchel_young(parts, shift):
             )
 
 
+@pytest.mark.slow
 @QUICK
 @given(parts=mixtures)
 def test_the_variational_value_is_a_lower_bound_and_tight(parts):
