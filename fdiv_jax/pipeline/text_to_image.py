@@ -108,12 +108,13 @@ class TextToImagePipeline:
         """Tokens a prompt is padded or cut to."""
         return min(
             length
-            for tokenizer, encoder in self._text_towers
+            for tokenizer, encoder in self.text_towers
             for length in (tokenizer.model_max_length, encoder.config.max_position_embeddings)
         )
 
     @property
-    def _text_towers(self) -> list[tuple[Any, CLIPTextModel]]:
+    def text_towers(self) -> list[tuple[Any, CLIPTextModel]]:
+        """(tokenizer, text encoder), one pair or two."""
         first = (self.tokenizer, self.text_encoder)
         return [first] if self.text_encoder_2 is None else [first, (self.tokenizer_2, self.text_encoder_2)]
 
@@ -136,8 +137,19 @@ class TextToImagePipeline:
         texts = check_prompts(
             prompts if isinstance(prompts, str) else ["" if p is None else p for p in prompts]
         )
-        tokens, towers = [], []
-        for tokenizer, encoder in self._text_towers:
+        towers = [nnx.split(encoder) for _, encoder in self.text_towers]
+        graphs, parameters = zip(*towers, strict=True)
+        text = _encode_text(graphs, parameters, self.tokenize(texts))
+        if self.text_encoder_2 is None or not self.extras.get("force_zeros_for_empty_prompt", True):
+            return text
+        given = np.array([prompt is not None for prompt in prompts])
+        return jax.tree.map(lambda x: x * given.reshape(-1, *(1,) * (x.ndim - 1)), text)
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[jax.Array, ...]:
+        """The token ids of prompts for each text encoder, (n, `text_length`), int32."""
+        texts = check_prompts(prompts)
+        tokens = []
+        for tokenizer, _ in self.text_towers:
             ids = tokenizer(
                 texts,
                 padding="max_length",
@@ -146,13 +158,7 @@ class TextToImagePipeline:
                 return_tensors="np",
             )["input_ids"]
             tokens.append(jnp.asarray(ids, jnp.int32))
-            towers.append(nnx.split(encoder))
-        graphs, parameters = zip(*towers, strict=True)
-        text = _encode_text(graphs, parameters, tokens)
-        if self.text_encoder_2 is None or not self.extras.get("force_zeros_for_empty_prompt", True):
-            return text
-        given = np.array([prompt is not None for prompt in prompts])
-        return jax.tree.map(lambda x: x * given.reshape(-1, *(1,) * (x.ndim - 1)), text)
+        return tuple(tokens)
 
     def denoise(self, latents: jax.Array, timesteps: jax.Array, text: Text) -> jax.Array:
         """The UNet's raw output (noise or v, as `schedule.prediction_type` says).
@@ -401,9 +407,13 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode_text(graphs: tuple[Any, ...], parameters: Any, tokens: list[jax.Array]) -> Text:
-    parts = zip(graphs, parameters, tokens, strict=True)
-    features = [nnx.merge(graph, own).features(ids) for graph, own, ids in parts]
+def _encode_text(graphs: tuple[Any, ...], parameters: Any, tokens: tuple[jax.Array, ...]) -> Text:
+    return features_of([nnx.merge(graph, own) for graph, own in zip(graphs, parameters, strict=True)], tokens)
+
+
+def features_of(encoders: Sequence[Any], tokens: Sequence[jax.Array]) -> Text:
+    """What the UNet is told of token ids, one array an encoder; see `TextToImagePipeline.encode_prompts`."""
+    features = [encoder.features(ids) for encoder, ids in zip(encoders, tokens, strict=True)]
     if len(features) == 1:
         return features[0].last
     hidden = jnp.concatenate([tower.hidden[-2] for tower in features], axis=-1)
