@@ -1,0 +1,103 @@
+"""The published models' own configuration files, data/*.json, give networks of the published sizes.
+
+The files are those of the models' hub repositories: facts, among them the keys that differ from version to
+version. Only shapes are computed.
+"""
+
+import functools
+import json
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from fdiv_jax.checkpoints.state_dicts import tensor_names
+from fdiv_jax.diffusion import NoiseSchedule, sampling_plan
+from fdiv_jax.nn import (
+    AutoencoderKL,
+    CLIPModel,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    UNet2DConditionModel,
+)
+
+DATA = Path(__file__).parent / "data"
+CLASSES = {
+    "unet": UNet2DConditionModel,
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+    "model": CLIPModel,
+}
+SD1 = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
+SD2 = {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840}
+PARAMETERS = {
+    "stable-diffusion-1-4": SD1,
+    "stable-diffusion-1-5": SD1,
+    "stable-diffusion-2": SD2,
+    "stable-diffusion-2-1": SD2,
+    "stable-diffusion-xl-base-1-0": {
+        "unet": 2_567_463_684,
+        "vae": 83_653_863,
+        "text_encoder": 123_060_480,
+        "text_encoder_2": 694_659_840,
+    },
+    "clip-vit-base-patch32": {"model": 151_277_313},
+    "clip-vit-large-patch14": {"model": 427_616_513},
+}
+DIFFUSION = [name for name in PARAMETERS if name.startswith("stable")]
+
+
+class OneKey:
+    """Stands in for nnx.Rngs where only shapes count."""
+
+    def params(self):
+        return jax.random.key(0)
+
+
+def read(name):
+    return json.loads((DATA / f"{name}.json").read_text())
+
+
+@functools.cache
+def built(name, part):
+    """The abstract network of one configuration file."""
+    return nnx.eval_shape(lambda: CLASSES[part].from_config(read(name)[part], rngs=OneKey()))
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [(name, part) for name, parts in PARAMETERS.items() for part in parts]
+)
+def test_the_configuration_gives_a_network_of_the_published_size(name, part):
+    module = built(name, part)
+    shapes = tensor_names(module)
+    assert sum(math.prod(shape) for shape in shapes.values()) == PARAMETERS[name][part]
+    assert type(module.config).from_dict(module.config.to_dict()) == module.config
+
+
+@pytest.mark.parametrize("name", DIFFUSION)
+def test_the_scheduler_is_read(name):
+    schedule = NoiseSchedule.from_config(read(name)["scheduler"])
+    assert schedule.num_train_timesteps == 1000
+    assert schedule.prediction_type == ("v_prediction" if "diffusion-2" in name else "epsilon")
+    assert schedule.clip_sample_range is None
+    # beta_t = (sqrt(beta_0) + t / 999 (sqrt(beta_999) - sqrt(beta_0)))^2
+    roots = np.linspace(0.00085**0.5, 0.012**0.5, 1000)
+    np.testing.assert_allclose(schedule.betas, roots**2, rtol=1e-5)
+    assert sampling_plan(schedule, 50).timesteps[0] == 981  # leading spacing, offset 1
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("name", DIFFUSION)
+def test_diffusers_builds_the_same_from_these_files(name):
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    for part in ("unet", "vae"):
+        config = read(name)[part]
+        with torch.device("meta"):
+            theirs = getattr(diffusers, config["_class_name"]).from_config(config)
+        expected = {key: tuple(value.shape) for key, value in theirs.state_dict().items()}
+        assert tensor_names(built(name, part)) == expected
