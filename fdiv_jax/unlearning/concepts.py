@@ -1,4 +1,4 @@
-"""From a target and an anchor to pairs of prompts."""
+"""From targets and anchors to pairs of prompts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fdiv_jax.pipeline import Concept
-from fdiv_jax.unlearning._validate import nearest
+from fdiv_jax.unlearning import _validate as check
+from fdiv_jax.unlearning._phrases import bare, dressed, first_shown, framed_forms, pattern, squeeze, tidy
+from fdiv_jax.unlearning.library import KnownConcepts
 
-__all__ = ["PromptPair", "resolve_pairs", "resolve_retained"]
+__all__ = ["Erasure", "PromptPair", "resolve_all", "resolve_pairs", "resolve_retained"]
 
 _WHOLE_PROMPT = re.compile(r"prompt:\s*(.*)", re.IGNORECASE | re.DOTALL)
 
@@ -22,6 +24,29 @@ class PromptPair:
     anchor: str
 
 
+@dataclass(frozen=True)
+class Erasure:
+    """One concept to unlearn: see `resolve_pairs` for what its fields mean.
+
+    Raises ValueError for an empty field, TypeError for one of another kind.
+    """
+
+    target: str
+    """The name or the phrase of a concept, or any phrase that occurs in every one of `prompts`."""
+    anchor: str = "superclass"
+    """What takes its place."""
+    prompts: tuple[str, ...] = ()
+    """Prompts that show the target; empty: those of the concept."""
+
+    def __post_init__(self) -> None:
+        check.text("target", self.target, "; expected a concept to unlearn")
+        check.text("anchor", self.anchor, "; the empty prompt is anchor 'empty'")
+        prompts = check.texts(f"prompts of {self.target!r}", self.prompts)
+        for prompt in prompts:
+            check.text(f"a prompt of {self.target!r}", prompt)
+        object.__setattr__(self, "prompts", prompts)
+
+
 def resolve_pairs(
     concepts: Mapping[str, Concept], target: str, anchor: str = "superclass", prompts: Sequence[str] = ()
 ) -> tuple[PromptPair, ...]:
@@ -30,14 +55,14 @@ def resolve_pairs(
     The anchor prompt is the target prompt with the phrase that names the target replaced:
 
         superclass, near    by the concept's own super-class or neighbour
-        empty               the whole prompt becomes the empty one
+        empty, negative     the whole prompt becomes the empty one (the second asks for negative guidance)
         prompt: TEXT        the whole prompt becomes TEXT
         a known concept     by that concept's phrase
         anything else       by the text itself; but a text that carries the rest of one of the prompts with it
                             ("a bag, photo style" for "a sneaker, photo style") is a whole prompt
 
     Args:
-        concepts: what the model says can be unlearned (`pipe.concepts`); may be empty.
+        concepts: what can be unlearned (`known_concepts(pipe.concepts)`); may be empty.
         target: the name or the phrase of one of them, or, with `prompts`, any phrase.
         anchor: see above.
         prompts: prompts that show the target; by default those of the concept.
@@ -49,87 +74,200 @@ def resolve_pairs(
         ValueError: a target that is not known and has no prompts, or does not occur in one; an anchor that
             needs a known concept, or whose prompt is the target's own.
     """
-    concept = _find(concepts, target)
-    if concept is None and not prompts:
-        known = f"known: {', '.join(concepts)}" if concepts else "the model comes without concepts.json"
-        raise ValueError(
-            f"target {target!r} is not a concept of this model ({known}){nearest(target, concepts)}; "
-            "give prompts that show it, or a known target"
-        )
-    phrases = [target] if concept is None else [concept.phrase, concept.name]
-    shown: list[tuple[str, str]] = []
-    for prompt in prompts or (concept.prompts if concept else ()):
-        found = next((phrase for phrase in phrases if _pattern(phrase).search(prompt)), None)
-        if found is None:
-            raise ValueError(f"target {target!r}: {phrases[0]!r} does not occur in the prompt {prompt!r}")
-        shown.append((prompt, found))
-    whole, phrase = _read_anchor(anchor, concept, concepts, shown)
+    return resolve_all(concepts, [Erasure(target, anchor, tuple(prompts))])
+
+
+def resolve_all(concepts: Mapping[str, Concept], erasures: Sequence[Erasure]) -> tuple[PromptPair, ...]:
+    """The prompt pairs of several erasures at once, in their order.
+
+    No anchor prompt shows anything that is erased: in a prompt that shows several targets ("a sneaker, sketch
+    style") each is replaced by its own anchor.
+
+    Args:
+        concepts: what can be unlearned (`known_concepts(pipe.concepts)`); may be empty.
+        erasures: one or more.
+
+    Raises:
+        ValueError: see `resolve_pairs`; the same target twice; an anchor that is, or shows, the target of
+            another erasure; a prompt with two targets of which one has a whole prompt for an anchor.
+    """
+    if not erasures:
+        raise ValueError("no concept to unlearn; expected at least one target")
+    known = _known(concepts)
+    readings = [_Reading.of(known, erasure) for erasure in erasures]
+    _check_apart(readings)
+    anchors: dict[str, str] = {}
     pairs: dict[PromptPair, None] = {}
-    for prompt, found in shown:
-        if whole is not None:
-            replaced = whole
-        elif concept is not None and found != concept.phrase:
-            replaced = _replace(prompt, found, _bare(phrase, concept))
-        else:
-            replaced = _replace(prompt, found, phrase)
-        if _squeeze(replaced) == _squeeze(prompt):
-            raise ValueError(
-                f"anchor {anchor!r} is the target itself: its prompt {replaced!r} is the target's own; "
-                "expected another concept"
-            )
-        pairs[PromptPair(prompt, replaced)] = None
+    for reading in readings:
+        for prompt in reading.prompts:
+            anchor = reading.anchored(prompt)
+            for other in readings:
+                if other is reading or reading.whole is not None or not other.shown_in(anchor):
+                    continue
+                if other.whole is not None:
+                    raise ValueError(
+                        f"the prompt {prompt!r} of target {reading.target!r} shows target {other.target!r} "
+                        f"as well, whose anchor {other.erasure.anchor!r} is a whole prompt; expected prompts "
+                        f"of {reading.target!r} without it"
+                    )
+                anchor = other.anchored(anchor)
+            if anchors.setdefault(prompt, anchor) != anchor:
+                raise ValueError(
+                    f"the prompt {prompt!r} has two anchor prompts, {anchors[prompt]!r} and {anchor!r} (of "
+                    f"target {reading.target!r}); expected prompts that show one target each"
+                )
+            pairs[PromptPair(prompt, anchor)] = None
     return tuple(pairs)
 
 
 def resolve_retained(
-    concepts: Mapping[str, Concept], target: str, retained: Sequence[str] | None = None
+    concepts: Mapping[str, Concept], targets: str | Sequence[str], retained: Sequence[str] | None = None
 ) -> tuple[str, ...]:
     """The prompts at which the model is to stay as it is.
 
     Args:
-        concepts: what the model says can be unlearned; may be empty.
-        target: the concept that is unlearned.
-        retained: the prompts; None: the empty one and those of the other concepts of the target's kind that
-            do not show the target, none where the target is not a known concept.
+        concepts: what can be unlearned (`known_concepts(pipe.concepts)`); may be empty.
+        targets: the concept that is unlearned, or several.
+        retained: the prompts; None: the empty one and those of the other concepts of the targets' kinds that
+            show no target and are no special case of one (whose super-class shows none), none where no target
+            is a known concept.
 
     Raises:
-        ValueError: a retained prompt that shows the target.
+        ValueError: a retained prompt that shows a target.
     """
-    concept = _find(concepts, target)
-    phrases = [target] if concept is None else [concept.phrase]
-    shows = [_pattern(phrase) for phrase in phrases]
+    known = _known(concepts)
+    targets = [targets] if isinstance(targets, str) else list(targets)
+    found = [known.find(target) for target in targets]
+    shows = {
+        target: (*_names(known, target, concept), *([] if concept is None else [concept.phrase]))
+        for target, concept in zip(targets, found, strict=True)
+    }
     if retained is not None:
-        for prompt in retained:
-            if any(pattern.search(prompt) for pattern in shows):
-                raise ValueError(f"retained prompt {prompt!r} shows the target {target!r}")
+        for prompt in check.texts("retained", retained):
+            for target, names in shows.items():
+                if first_shown(prompt, names):
+                    raise ValueError(f"retained prompt {prompt!r} shows the target {target!r}")
         return tuple(dict.fromkeys(retained))
-    if concept is None:
+    erased = [concept for concept in found if concept is not None]
+    if not erased:
         return ()
+    every = [name for names in shows.values() for name in names]
     others = [
         prompt
-        for other in concepts.values()
-        if other.kind == concept.kind and other != concept
+        for other in known.values()
+        if other.kind in {concept.kind for concept in erased}
+        and other not in erased
+        and not first_shown(other.superclass, every)
         for prompt in other.prompts
     ]
-    return tuple(
-        prompt for prompt in dict.fromkeys(["", *others]) if not any(p.search(prompt) for p in shows)
+    return tuple(prompt for prompt in dict.fromkeys(["", *others]) if not first_shown(prompt, every))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What an erasure means.
+
+    Attributes:
+        erasure: as it was asked for.
+        concept: the known concept that it is of, if any.
+        prompts: that show the target.
+        framed: what stands for the concept's phrase, the longest first.
+        names: what stands for its name alone, the longest first.
+        whole: the anchor prompt, where it is the same for every prompt.
+        phrase: otherwise what takes the place of `framed`.
+    """
+
+    erasure: Erasure
+    concept: Concept | None
+    prompts: tuple[str, ...]
+    framed: tuple[str, ...]
+    names: tuple[str, ...]
+    whole: str | None = None
+    phrase: str = ""
+
+    @classmethod
+    def of(cls, known: KnownConcepts, erasure: Erasure) -> _Reading:
+        """Finds the target among the known concepts and reads the anchor."""
+        target = erasure.target
+        concept = known.find(target)
+        if concept is None and not erasure.prompts:
+            listed = f"known: {', '.join(known)}" if known else "the model comes without concepts.json"
+            raise ValueError(
+                f"target {target!r} is not a concept of {known.origin} ({listed})"
+                f"{check.nearest(target, known.words())}; give prompts that show it, or a known target"
+            )
+        names = _names(known, target, concept)
+        framed = (target,) if concept is None else framed_forms(concept, names)
+        prompts = erasure.prompts or (concept.prompts if concept else ())
+        shown: list[tuple[str, str]] = []
+        for prompt in prompts:
+            found = first_shown(prompt, (*framed, *names))
+            if found is None:
+                phrase = target if concept is None else concept.phrase
+                raise ValueError(f"target {target!r}: {phrase!r} does not occur in the prompt {prompt!r}")
+            shown.append((prompt, found))
+        whole, phrase = _read_anchor(erasure.anchor, concept, known, shown)
+        return cls(erasure, concept, tuple(dict.fromkeys(prompts)), framed, names, whole, phrase)
+
+    @property
+    def target(self) -> str:
+        return self.erasure.target
+
+    def shown_in(self, prompt: str) -> bool:
+        return first_shown(prompt, (*self.framed, *self.names)) is not None
+
+    def anchored(self, prompt: str) -> str:
+        """The anchor prompt of a prompt that shows the target."""
+        anchor = tidy(self._replace(prompt)) if self.whole is None else self.whole
+        if squeeze(anchor) == squeeze(prompt):
+            raise ValueError(
+                f"anchor {self.erasure.anchor!r} is the target itself: its prompt {anchor!r} is the target's "
+                "own; expected another concept"
+            )
+        return anchor
+
+    def _replace(self, text: str) -> str:
+        found = first_shown(text, (*self.framed, *self.names))
+        if found is None:
+            return text
+        framed = self.concept is None or found in self.framed
+        phrase = self.phrase if framed or self.concept is None else bare(self.phrase, self.concept)
+        return phrase.join(self._replace(part) for part in pattern(found).split(text))
+
+
+def _known(concepts: Mapping[str, Concept]) -> KnownConcepts:
+    return concepts if isinstance(concepts, KnownConcepts) else KnownConcepts(concepts)
+
+
+def _names(known: KnownConcepts, target: str, concept: Concept | None) -> tuple[str, ...]:
+    """What a target is called, the longest first: as the user wrote it, and as it is known."""
+    names = (target,) if concept is None else (*known.names(concept), target)
+    kept = dict.fromkeys(
+        name for name in names if concept is None or squeeze(name) != squeeze(concept.phrase)
     )
+    return tuple(sorted(kept or names, key=len, reverse=True))
 
 
-def _find(concepts: Mapping[str, Concept], word: str) -> Concept | None:
-    """The concept of that name or phrase, whatever its case and spaces."""
-    wanted = _squeeze(word)
-    for name, concept in concepts.items():
-        if wanted in (_squeeze(name), _squeeze(concept.phrase)):
-            return concept
-    return None
+def _check_apart(readings: Sequence[_Reading]) -> None:
+    for i, reading in enumerate(readings):
+        for other in readings[:i]:
+            same = reading.concept is not None and reading.concept is other.concept
+            if same or squeeze(reading.target) == squeeze(other.target):
+                raise ValueError(f"target {reading.target!r} comes twice; expected every concept once")
+        anchor = reading.phrase if reading.whole is None else reading.whole
+        for other in readings:
+            if other is not reading and other.shown_in(anchor):
+                raise ValueError(
+                    f"anchor {reading.erasure.anchor!r} of target {reading.target!r} shows target "
+                    f"{other.target!r}, which is to be unlearned as well; expected an anchor that stays"
+                )
 
 
 def _read_anchor(
-    anchor: str, concept: Concept | None, concepts: Mapping[str, Concept], shown: Sequence[tuple[str, str]]
+    anchor: str, concept: Concept | None, known: KnownConcepts, shown: Sequence[tuple[str, str]]
 ) -> tuple[str | None, str]:
     """What an anchor means: (a whole prompt, or None; the phrase that takes the target's place otherwise)."""
-    if anchor == "empty":
+    if anchor in ("empty", "negative"):
         return "", ""
     explicit = _WHOLE_PROMPT.match(anchor)
     if explicit:
@@ -137,11 +275,11 @@ def _read_anchor(
     if anchor in ("superclass", "near"):
         if concept is None:
             raise ValueError(
-                f"anchor {anchor!r} is read from the model's concepts.json, which has no such target; "
-                "expected the phrase that takes the target's place, or 'empty'"
+                f"anchor {anchor!r} is read from the model's concepts.json or the library, which have no "
+                "such target; expected the phrase that takes the target's place, or 'empty'"
             )
         return None, getattr(concept, anchor)
-    other = _find(concepts, anchor)
+    other = known.find(anchor)
     if other is not None:
         if concept is not None and other.kind != concept.kind:
             raise ValueError(
@@ -150,59 +288,7 @@ def _read_anchor(
             )
         return None, other.phrase
     for prompt, found in shown:
-        for rest in _pattern(found).split(prompt, maxsplit=1):
-            if len(rest.split()) >= 2 and _squeeze(rest) in _squeeze(anchor):
+        for rest in pattern(found).split(prompt, maxsplit=1):
+            if len(rest.split()) >= 2 and squeeze(rest) in squeeze(anchor):
                 return anchor.strip(), ""
-    return None, anchor.strip() if concept is None else _dressed(anchor.strip(), concept)
-
-
-def _frame(concept: Concept) -> tuple[str, str]:
-    """What a concept's phrase puts around its name: ("a ", ""), or (", ", " style")."""
-    match = _pattern(concept.name).search(concept.phrase)
-    return (concept.phrase[: match.start()], concept.phrase[match.end() :]) if match else ("", "")
-
-
-def _bare(phrase: str, concept: Concept) -> str:
-    """The core of an anchor phrase, for a prompt that holds the target's name without its frame."""
-    before, after = _frame(concept)
-    if before.strip().lower() in ("a", "an"):
-        return re.sub(r"^an?\s+", "", phrase, flags=re.IGNORECASE)
-    core = phrase.removeprefix(before).removesuffix(after)
-    if not core.strip():
-        raise ValueError(
-            f"the anchor of {concept.name!r} leaves its phrase {concept.phrase!r} out, which a prompt does "
-            f"not contain as a whole; expected prompts with {concept.phrase!r}"
-        )
-    return core
-
-
-def _dressed(phrase: str, concept: Concept) -> str:
-    """A free anchor phrase in the frame of the target's: "bag" -> "a bag", "pastel" -> ", pastel style"."""
-    before, after = _frame(concept)
-    if before.strip().lower() in ("a", "an") and not after:
-        if re.match(r"(an?|the|some|no|two|my|your)\s", phrase, flags=re.IGNORECASE):
-            return phrase
-        return f"{'an' if phrase[0].lower() in 'aeiou' else 'a'} {phrase}"
-    if before and phrase.startswith(before.strip()):
-        return phrase
-    core = phrase.strip()
-    return f"{before}{core.removesuffix(after)}{after}" if before or after else phrase
-
-
-def _replace(prompt: str, found: str, phrase: str) -> str:
-    """The prompt with every occurrence of `found` replaced; spaces doubled by it are closed."""
-    return re.sub(r"\s{2,}", " ", _pattern(found).sub(lambda _: phrase, prompt)).strip()
-
-
-def _pattern(phrase: str) -> re.Pattern[str]:
-    """Finds the phrase as whole words ("shirt" not in "t-shirt"), in any case."""
-    words = r"\s+".join(re.escape(word) for word in phrase.split())
-    if phrase[:1].isspace():
-        words = r"\s+" + words
-    before = r"(?<![\w-])" if phrase.strip()[:1].isalnum() else ""
-    after = r"(?![\w-])" if phrase.strip()[-1:].isalnum() else ""
-    return re.compile(before + words + after, re.IGNORECASE)
-
-
-def _squeeze(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    return None, anchor.strip() if concept is None else dressed(anchor.strip(), concept)

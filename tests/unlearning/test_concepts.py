@@ -1,8 +1,9 @@
-"""From a target and an anchor to prompt pairs."""
+"""From targets and anchors to prompt pairs, and the prompts that stay."""
 
 import pytest
 
-from fdiv_jax.unlearning import PromptPair, resolve_pairs
+from fdiv_jax.pipeline import Concept
+from fdiv_jax.unlearning.concepts import Erasure, PromptPair, resolve_all, resolve_pairs, resolve_retained
 from tests.tiny import CONCEPTS
 
 
@@ -16,6 +17,7 @@ def anchors(*args, **options):
         ("sneaker", "superclass", ["a shoe, photo style", "a shoe, sketch style"]),
         ("sneaker", "near", ["a sandal, photo style", "a sandal, sketch style"]),
         ("sneaker", "empty", ["", ""]),
+        ("sneaker", "negative", ["", ""]),
         ("sneaker", "sandal", ["a sandal, photo style", "a sandal, sketch style"]),
         ("A  Sneaker", "a sandal", ["a sandal, photo style", "a sandal, sketch style"]),
         ("sneaker", "umbrella", ["an umbrella, photo style", "an umbrella, sketch style"]),
@@ -70,9 +72,161 @@ def test_a_model_without_concepts_needs_prompts_and_a_phrase():
         ("shirt", "near", ["a t-shirt"], r"'a shirt' does not occur in the prompt 'a t-shirt'"),
         ("cat", "dog", ["a caterpillar"], r"'cat' does not occur"),
         ("sneaker", "sketch", (), r"kind 'style'.*kind 'item'"),
+        ("boot", "near", (), r"known: sneaker, sandal, shirt, sketch"),
         ("sketch", "superclass", ["a sketch of a sneaker"], r"expected prompts with ', sketch style'"),
     ],
 )
 def test_refused(target, anchor, prompts, message):
     with pytest.raises(ValueError, match=message):
         resolve_pairs(CONCEPTS, target, anchor, prompts)
+
+
+def test_every_occurrence_of_the_target_is_replaced():
+    prompts = ["a sneaker on a sneaker, one more sneaker"]
+    assert anchors("sneaker", "near", prompts) == ["a sandal on a sandal, one more sandal"]
+
+
+def everything(*erasures):
+    return [
+        (pair.target, pair.anchor) for pair in resolve_all(CONCEPTS, [Erasure(*each) for each in erasures])
+    ]
+
+
+def test_several_erasures_are_the_pairs_of_each_in_order():
+    together = resolve_all(
+        CONCEPTS, [Erasure("shirt", "near"), Erasure("sneaker"), Erasure("cat", "a dog", ["a cat"])]
+    )
+    assert together == (
+        *resolve_pairs(CONCEPTS, "shirt", "near"),
+        *resolve_pairs(CONCEPTS, "sneaker"),
+        PromptPair("a cat", "a dog"),
+    )
+
+
+def test_a_prompt_that_shows_two_targets_has_both_replaced():
+    expected = {
+        ("a sneaker, photo style", "a shoe, photo style"),
+        ("a sneaker, sketch style", "a shoe"),
+        ("a sandal, sketch style", "a sandal"),
+    }
+    assert set(everything(("sneaker",), ("sketch",))) == expected
+    assert set(everything(("sketch",), ("sneaker",))) == expected
+    assert len(everything(("sneaker",), ("sketch",))) == 3
+
+
+def test_a_whole_anchor_takes_the_place_of_whatever_the_prompt_shows():
+    pairs = everything(
+        ("sneaker", "empty", ["a sneaker, sketch style"]), ("sketch", "near", ["a bag, sketch style"])
+    )
+    assert pairs == [("a sneaker, sketch style", ""), ("a bag, sketch style", "a bag, photo style")]
+
+
+@pytest.mark.parametrize(
+    ("erasures", "message"),
+    [
+        ([], "expected at least one target"),
+        (
+            [("sneaker", "sandal"), ("sandal", "a boot")],
+            "anchor 'sandal' of target 'sneaker' shows target 'sandal'",
+        ),
+        (
+            [("sandal", "a boot"), ("sneaker", "near")],
+            "anchor 'near' of target 'sneaker' shows target 'sandal'",
+        ),
+        (
+            [("sneaker", "near"), ("sandal", "near")],
+            "shows target 'sandal', which is to be unlearned as well",
+        ),
+        ([("sneaker", "prompt: two Sandals, a sandal"), ("sandal",)], "shows target 'sandal'"),
+        ([("sneaker", "a red sandal"), ("sandal",)], "shows target 'sandal'"),
+        ([("cat", "a dog", ["a cat"]), ("dog", "empty", ["a dog"])], "shows target 'dog'"),
+        ([("sneaker",), ("a Sneaker", "near")], "target 'a Sneaker' comes twice"),
+        ([("cat", "empty", ["a cat"]), ("Cat", "empty", ["one cat"])], "target 'Cat' comes twice"),
+        (
+            [("sneaker",), ("sketch", "empty")],
+            "shows target 'sketch' as well, whose anchor 'empty' is a whole",
+        ),
+        ([("sneaker",), ("boot",)], "'boot' is not a concept"),
+        (
+            [("sneaker", "empty", ["a sneaker, sketch style"]), ("sketch",)],
+            r"'a sneaker, sketch style'.*shows target 'sneaker' as well, whose anchor 'empty'",
+        ),
+        (
+            [
+                ("sneaker", "empty", ["a sneaker and a cat"]),
+                ("cat", "prompt: a dog", ["a sneaker and a cat"]),
+            ],
+            r"has two anchor prompts, '' and 'a dog'",
+        ),
+    ],
+)
+def test_refused_together(erasures, message):
+    with pytest.raises(ValueError, match=message):
+        everything(*erasures)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"target": ""}, ValueError, "target must not be empty"),
+        ({"target": " "}, ValueError, "target must not be empty"),
+        ({"target": 3}, TypeError, "target must be a string"),
+        ({"target": "cat", "anchor": ""}, ValueError, "the empty prompt is anchor 'empty'"),
+        ({"target": "cat", "anchor": None}, TypeError, "anchor must be a string"),
+        ({"target": "cat", "prompts": "a cat"}, TypeError, "prompts of 'cat' must be a sequence of strings"),
+        ({"target": "cat", "prompts": [3]}, TypeError, "prompts of 'cat' must be a sequence of strings"),
+        ({"target": "cat", "prompts": ["a cat", ""]}, ValueError, "a prompt of 'cat' must not be empty"),
+    ],
+)
+def test_an_erasure_is_checked(fields, error, message):
+    with pytest.raises(error, match=message):
+        Erasure(**fields)
+
+
+def test_an_erasure_is_a_value():
+    erasure = Erasure("cat", prompts=["a cat"])
+    assert erasure == Erasure("cat", "superclass", ("a cat",))
+    assert hash(erasure) == hash(Erasure("cat", "superclass", ("a cat",)))
+
+
+def test_retained_prompts_of_one_target():
+    kept = ("", "a sandal, photo style", "a shirt, photo style")
+    assert resolve_retained(CONCEPTS, "sneaker") == kept
+    assert resolve_retained(CONCEPTS, ["sneaker"]) == kept
+    assert resolve_retained(CONCEPTS, "a  Sneaker") == kept
+    assert resolve_retained(CONCEPTS, "cat") == ()
+    assert resolve_retained(CONCEPTS, "sneaker", ["a bag", "a bag", ""]) == ("a bag", "")
+    assert resolve_retained(CONCEPTS, "sneaker", []) == ()
+
+
+def test_retained_prompts_show_none_of_several_targets():
+    assert resolve_retained(CONCEPTS, ["sneaker", "sandal"]) == ("", "a shirt, photo style")
+    assert resolve_retained(CONCEPTS, ["sandal", "sketch"]) == (
+        "",
+        "a sneaker, photo style",
+        "a shirt, photo style",
+    )
+    assert resolve_retained(CONCEPTS, ["shirt", "cat"], ["a t-shirt", "a dog"]) == ("a t-shirt", "a dog")
+
+
+def test_a_special_case_of_the_target_is_not_retained():
+    shoe = Concept("shoe", "item", "a shoe", "an accessory", "a hat", ("a shoe, photo style",))
+    assert resolve_retained({**CONCEPTS, "shoe": shoe}, "shoe") == ("", "a shirt, photo style")
+
+
+@pytest.mark.parametrize(
+    ("targets", "retained", "message"),
+    [
+        ("sneaker", ["a bag", "an old Sneaker"], "'an old Sneaker' shows the target 'sneaker'"),
+        (["sneaker", "cat"], ["a red cat"], "'a red cat' shows the target 'cat'"),
+        (["cat", "sketch"], ["a bag, sketch style"], "shows the target 'sketch'"),
+    ],
+)
+def test_retained_prompts_that_show_a_target_are_refused(targets, retained, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_retained(CONCEPTS, targets, retained)
+
+
+def test_retained_prompts_are_a_sequence():
+    with pytest.raises(TypeError, match="retained must be a sequence of strings"):
+        resolve_retained(CONCEPTS, "sneaker", "a bag")
