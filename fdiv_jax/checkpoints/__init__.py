@@ -10,9 +10,12 @@ from fdiv_jax.checkpoints.delta import apply_delta, model_digest, save_delta
 from fdiv_jax.checkpoints.lora import load_lora, save_lora
 from fdiv_jax.checkpoints.single_file import load_single_file, save_single_file
 from fdiv_jax.checkpoints.state_dicts import load_state_dict, state_dict
+from fdiv_jax.checkpoints.training import Restored, TrainingCheckpoints
 
 __all__ = [
     "LoadedComponent",
+    "Restored",
+    "TrainingCheckpoints",
     "apply_delta",
     "atomic_directory",
     "atomic_file",

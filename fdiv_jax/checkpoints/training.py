@@ -1,0 +1,420 @@
+"""Checkpoints of a training run, written so that a kill, a full disk or a flipped bit costs one of them.
+
+A checkpoint is a directory `step-00000120` with `state/` (the arrays, by Orbax), `extra.json`, `files/` and
+`manifest.json`, which lists every file with its size and SHA-256, and the names, shapes and types of the
+arrays.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdiv_jax.checkpoints.atomic import atomic_directory
+
+__all__ = ["Restored", "TrainingCheckpoints", "error_number"]
+
+_FORMAT = 1
+_NAME = re.compile(r"step-(\d{8,})")
+_HIDDEN = re.compile(r"\.(step-\d{8,})\.(tmp|old)-\w+")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A checkpoint as it was read.
+
+    Attributes:
+        step: it was saved at.
+        state: the arrays, in the structure that was asked for; of NumPy, on the host.
+        extra: what was saved as such.
+        files: what was saved as such.
+    """
+
+    step: int
+    state: Any
+    extra: dict[str, Any]
+    files: dict[str, bytes]
+
+
+class TrainingCheckpoints:
+    """The checkpoints of one run: a directory of `step-00000120`, ..."""
+
+    def __init__(self, directory: str | os.PathLike[str], keep: int = 2):
+        """In this directory, which is made at the first save; what dead runs left half written is removed.
+
+        Args:
+            directory: of the checkpoints, and of nothing else.
+            keep: how many to keep. A save needs room for one more.
+
+        Raises:
+            ValueError: `keep` is less than 1.
+        """
+        if keep < 1:
+            raise ValueError(f"keep {keep}, expected at least 1")
+        self.directory = Path(os.path.abspath(directory))
+        self.keep = keep
+        self._clean()
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, whole or damaged, in order."""
+        names = self.directory.iterdir() if self.directory.is_dir() else ()
+        return sorted(int(match[1]) for path in names if (match := _NAME.fullmatch(path.name)))
+
+    def save(
+        self, step: int, state: Any, extra: Mapping[str, Any], files: Mapping[str, bytes] | None = None
+    ) -> Path:
+        """Write a checkpoint, whole or not at all, and only then delete those that are not kept.
+
+        Besides the oldest, checkpoints of later steps are deleted: the run has gone back behind them. One of
+        the same step is replaced.
+
+        Args:
+            step: of the run.
+            state: a pytree of arrays of JAX or NumPy; random keys go in as their `jax.random.key_data`.
+            extra: what JSON can hold.
+            files: more files, by name.
+
+        Returns:
+            the directory of the checkpoint.
+
+        Raises:
+            ValueError: a negative step, or a file whose name is not a plain one.
+            TypeError: a leaf that is no array or is a random key, an `extra` that JSON cannot hold.
+            OSError: the disk is full or fails; names the directory, the step and the newest checkpoint that
+                is whole. Nothing is left of the new one, the others are as they were.
+        """
+        if step < 0:
+            raise ValueError(f"step {step}, expected 0 or more")
+        for name in files or {}:
+            if Path(name).name != name or name in ("", ".", ".."):
+                raise ValueError(f"file {name!r} of a checkpoint, expected a name without directories")
+        text = json.dumps(dict(extra), indent=2) + "\n"
+        names, leaves = _flatten(state)
+        leaves = jax.device_get(leaves)
+        target = self._path(step)
+        self._clean()
+        try:
+            with contextlib.ExitStack() as held, atomic_directory(target, overwrite=True) as temporary:
+                held.enter_context(_held(temporary))
+                if shutil.disk_usage(temporary).free < sum(np.asarray(leaf).nbytes for leaf in leaves):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                _write_arrays(temporary / "state", leaves)
+                (temporary / "extra.json").write_text(text)
+                for name, content in (files or {}).items():
+                    (temporary / "files").mkdir(exist_ok=True)
+                    (temporary / "files" / name).write_bytes(content)
+                (temporary / "manifest.json").write_text(_manifest(temporary, step, names, leaves))
+        except Exception as error:
+            number = error_number(error)
+            if number is None:
+                raise
+            self._clean()
+            raise OSError(number, self._complaint(step, number)) from error
+        self._prune(step)
+        return target
+
+    def restore(self, like: Any) -> Restored | None:
+        """The newest checkpoint that is whole; None where there is none at all.
+
+        Every file is compared with the manifest. A damaged checkpoint is passed over with a warning that says
+        what is wrong with it and which one is used instead.
+
+        Args:
+            like: a pytree of arrays or of `jax.ShapeDtypeStruct`: the structure, the shapes and the types.
+
+        Raises:
+            ValueError: the checkpoint has other leaves, shapes or types than `like` (names the leaf), or none
+                of the checkpoints is whole (lists them).
+            NotImplementedError: a checkpoint of a later format.
+        """
+        faults: list[str] = []
+        for step in reversed(self.steps()):
+            path = self._path(step)
+            try:
+                manifest = _verify(path, step)
+            except _DamagedError as error:
+                faults.append(f"{path.name} is damaged: {error}")
+                continue
+            _compare(path, manifest["leaves"], like)
+            try:
+                restored = _read(path, manifest, like)
+            except (OSError, ValueError, RuntimeError, KeyError) as error:
+                faults.append(f"{path.name} cannot be read: {_one_line(error)}")
+                continue
+            if faults:
+                message = f"{self.directory}: {'; '.join(faults)}; {path.name} is used instead"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
+            return restored
+        if faults:
+            raise ValueError(f"{self.directory} has no checkpoint that is whole: {'; '.join(faults)}")
+        return None
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"step-{step:08d}"
+
+    def _complaint(self, step: int, number: int) -> str:
+        whole = "there is none before it"
+        for other in reversed(self.steps()):
+            with contextlib.suppress(_DamagedError, NotImplementedError):
+                _verify(self._path(other), other)
+                whole = f"the newest that is whole is {self._path(other).name}"
+                break
+        return (
+            f"the checkpoint of step {step} could not be written to {self.directory}: "
+            f"{os.strerror(number)}; {whole}"
+        )
+
+    def _prune(self, step: int) -> None:
+        steps = self.steps()
+        kept = [each for each in steps if each <= step][-self.keep :]
+        for each in set(steps) - set(kept):
+            path = self._path(each)
+            hidden = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+            with contextlib.suppress(OSError):  # the next save tries again
+                path.rename(hidden)
+                shutil.rmtree(hidden, ignore_errors=True)
+
+    def _clean(self) -> None:
+        """Remove what a dead run left half written or half removed; bring back what it had put aside."""
+        for path in self.directory.iterdir() if self.directory.is_dir() else ():
+            match = _HIDDEN.fullmatch(path.name)
+            if match is None or _is_held(path):
+                continue
+            if match[2] == "old" and not path.with_name(match[1]).exists():
+                path.rename(path.with_name(match[1]))
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+class _DamagedError(Exception):
+    """A checkpoint that is not what its manifest says."""
+
+
+def _flatten(tree: Any) -> tuple[list[str], list[Any]]:
+    """The names of the leaves, as in `.trained['conv_in.bias']`, and the leaves."""
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    names = [jax.tree_util.keystr(path) for path, _ in paths]
+    for name, (_, leaf) in zip(names, paths, strict=True):
+        if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
+            raise TypeError(f"state{name} is of type {type(leaf).__name__}, expected an array")
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            raise TypeError(f"state{name} is a random key, expected an array such as jax.random.key_data's")
+    return names, [leaf for _, leaf in paths]
+
+
+def _describe(names: Sequence[str], leaves: Sequence[Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "shape": list(leaf.shape), "dtype": jnp.dtype(leaf.dtype).name}
+        for name, leaf in zip(names, leaves, strict=True)
+    ]
+
+
+def _compare(path: Path, found: list[dict[str, Any]], like: Any) -> None:
+    """Raises ValueError unless the leaves of a checkpoint are those of `like`."""
+    expected = _describe(*_flatten(like))
+    have, want = ({each["name"]: each for each in leaves} for leaves in (found, expected))
+    for names, verb in ((have.keys() - want.keys(), "has"), (want.keys() - have.keys(), "lacks")):
+        if names:
+            word = "does not have" if verb == "has" else "has"
+            raise ValueError(f"{path} {verb} {_listed(names)}, which the state of this run {word}")
+    for name, leaf in want.items():
+        for what in ("shape", "dtype"):
+            if have[name][what] != leaf[what]:
+                got, asked = (
+                    tuple(each) if what == "shape" else each for each in (have[name][what], leaf[what])
+                )
+                raise ValueError(f"{path}: state{name} has {what} {got}, expected {asked}")
+
+
+def _listed(names: set[str]) -> str:
+    first = ", ".join(f"state{name}" for name in sorted(names)[:3])
+    return first + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _key(index: int) -> str:
+    return f"{index:06d}"
+
+
+def _write_arrays(directory: Path, leaves: Sequence[np.ndarray]) -> None:
+    import orbax.checkpoint as ocp
+
+    stored = {_key(i): np.asarray(leaf) for i, leaf in enumerate(leaves) if np.size(leaf)}
+    if stored:  # Orbax writes neither empty trees nor empty arrays
+        with _unlogged(), ocp.PyTreeCheckpointer(use_compression=False) as checkpointer:
+            checkpointer.save(directory, stored)
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keeps the log of Orbax's threads off the screen: what they raise comes out as an exception too."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
+
+
+def _read_arrays(directory: Path, leaves: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    import orbax.checkpoint as ocp
+
+    stored = {
+        _key(i): ocp.RestoreArgs(restore_type=np.ndarray)
+        for i, leaf in enumerate(leaves)
+        if 0 not in leaf["shape"]
+    }
+    arrays: Mapping[str, np.ndarray] = {}
+    if stored:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            arrays = checkpointer.restore(directory, restore_args=stored)
+    result = []
+    for i, leaf in enumerate(leaves):
+        shape, dtype = tuple(leaf["shape"]), jnp.dtype(leaf["dtype"])
+        value = arrays[_key(i)] if _key(i) in stored else np.zeros(shape, dtype)
+        if value.shape != shape or value.dtype != dtype:
+            raise ValueError(f"state{leaf['name']} is {value.dtype}{value.shape}, expected {dtype}{shape}")
+        result.append(value)
+    return result
+
+
+def _read(path: Path, manifest: Mapping[str, Any], like: Any) -> Restored:
+    """A verified checkpoint whose leaves are those of `like`."""
+    values = dict(
+        zip(
+            (leaf["name"] for leaf in manifest["leaves"]),
+            _read_arrays(path / "state", manifest["leaves"]),
+            strict=True,
+        )
+    )
+    state = jax.tree.unflatten(jax.tree.structure(like), [values[name] for name in _flatten(like)[0]])
+    extra = json.loads((path / "extra.json").read_text())
+    names = [name for name in manifest["files"] if name.startswith("files/")]
+    files = {name.removeprefix("files/"): (path / name).read_bytes() for name in names}
+    return Restored(manifest["step"], state, extra, files)
+
+
+def _files(directory: Path) -> Iterator[str]:
+    """Files under a directory but for its manifest, relative to it."""
+    for root, _, names in sorted(os.walk(directory)):
+        for name in sorted(names):
+            relative = Path(root, name).relative_to(directory).as_posix()
+            if relative != "manifest.json":
+                yield relative
+
+
+def _manifest(directory: Path, step: int, names: Sequence[str], leaves: Sequence[np.ndarray]) -> str:
+    files = {
+        name: {"size": (directory / name).stat().st_size, "sha256": _digest(directory / name)}
+        for name in _files(directory)
+    }
+    return _render({"format": _FORMAT, "step": step, "leaves": _describe(names, leaves), "files": files})
+
+
+def _render(body: Mapping[str, Any]) -> str:
+    """The text of a manifest, with its own digest."""
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**body, "sha256": digest}, indent=1) + "\n"
+
+
+def _verify(path: Path, step: int) -> dict[str, Any]:
+    """The manifest of a checkpoint, when every file is as it says.
+
+    Raises _DamagedError, which says what is wrong; NotImplementedError for a later format.
+    """
+    try:
+        content = (path / "manifest.json").read_bytes()
+        body = {key: value for key, value in json.loads(content).items() if key != "sha256"}
+        if _render(body).encode() != content:
+            raise _DamagedError("manifest.json does not have the digest it says")
+        if body["format"] != _FORMAT:
+            raise NotImplementedError(
+                f"{path} is a checkpoint of format {body['format']}; supported: {_FORMAT}"
+            )
+        if body["step"] != step:
+            raise _DamagedError(f"manifest.json is that of step {body['step']}")
+        found, expected = set(_files(path)), body["files"]
+        for word, names in (("missing", expected.keys() - found), ("unexpected", found - expected.keys())):
+            if names:
+                raise _DamagedError(f"{word} file {min(names)}")
+        for name, entry in expected.items():
+            size = (path / name).stat().st_size
+            if size != entry["size"]:
+                raise _DamagedError(f"{name} has {size} bytes, expected {entry['size']}")
+        for name, entry in expected.items():
+            if _digest(path / name) != entry["sha256"]:
+                raise _DamagedError(f"{name} does not have the digest in the manifest")
+    except FileNotFoundError as error:
+        raise _DamagedError(f"no {Path(error.filename).name}") from error
+    except OSError as error:
+        raise _DamagedError(_one_line(error)) from error
+    except (ValueError, AttributeError) as error:
+        raise _DamagedError(f"manifest.json is truncated or no JSON: {_one_line(error)}") from error
+    return body
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _one_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def error_number(error: BaseException | None) -> int | None:
+    """The errno behind an exception, also where a library has put it into words, as TensorStore and
+    safetensors do for a full disk; None: something else."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.errno or errno.EIO
+        if match := re.search(r"os.error\D{0,9}(\d+)", str(error), re.IGNORECASE):
+            return int(match[1])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextlib.contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """Marks a directory as one that a live process writes; the mark ends with the process."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_held(directory: Path) -> bool:
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
