@@ -1,0 +1,164 @@
+"""Concept files: what to unlearn, in YAML.
+
+concepts:
+  - target: van gogh            # a known concept, its own prompts, towards its super-class
+  - target: my cat              # one that this file defines
+    anchor: near                # default: superclass
+    kind: object
+    phrase: my cat
+    superclass: a cat
+    near: a dog
+    prompts: [my cat on a sofa, a portrait of my cat]
+retained:                       # default: those of the configuration
+  - a photo of a dog
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fdiv_jax.pipeline import Concept
+from fdiv_jax.unlearning import _validate as check
+from fdiv_jax.unlearning._phrases import first_shown, squeeze
+from fdiv_jax.unlearning._yaml import Entry, read_yaml
+from fdiv_jax.unlearning.concepts import Erasure
+
+__all__ = ["ConceptFile", "read_concept_file"]
+
+_TOP = ("concepts", "retained")
+_DEFINITION = ("kind", "phrase", "superclass", "near")
+_KEYS = ("target", "anchor", "prompts", *_DEFINITION)
+
+
+@dataclass(frozen=True)
+class ConceptFile:
+    """What a concept file says.
+
+    Attributes:
+        erasures: what to unlearn, in the file's order.
+        concepts: those that the file defines itself, for `known_concepts(pipe.concepts, concepts)`.
+        retained: prompts at which the model is to stay as it is; None: the file says nothing about them.
+    """
+
+    erasures: tuple[Erasure, ...]
+    concepts: tuple[Concept, ...] = ()
+    retained: tuple[str, ...] | None = None
+
+
+def read_concept_file(path: str | os.PathLike[str]) -> ConceptFile:
+    """Read a concept file; see the module for what it looks like.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not YAML, over 1 MiB, an unknown key (names the nearest known one), a value of another
+            kind, half a definition, prompts without the phrase, or the same target, prompt or key twice;
+            names the file and the line.
+    """
+    path = Path(path)
+    content = read_yaml(path)
+    if not isinstance(content, Entry):
+        raise ValueError(f"{path}: {_kind(content)}, expected a mapping with `concepts`")
+    _known_keys(path, content, "a concept file", _TOP)
+    entries = content.get("concepts")
+    if not isinstance(entries, list) or not entries:
+        at = content.lines.get("concepts", content.line)
+        raise ValueError(f"{path}, line {at}: concepts must be a list of at least one target")
+    erasures: dict[str, tuple[Erasure, int]] = {}
+    concepts: list[Concept] = []
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, Entry):
+            raise ValueError(
+                f"{path}, line {content.lines['concepts']}: concept {number} is {_kind(entry)}, expected a "
+                "mapping with `target`"
+            )
+        erasure, concept = _read_entry(path, entry)
+        key = squeeze(erasure.target)
+        if key in erasures:
+            raise ValueError(
+                f"{path}, line {entry.line}: target {erasure.target!r} again, as in line {erasures[key][1]}"
+            )
+        erasures[key] = (erasure, entry.line)
+        concepts += [] if concept is None else [concept]
+    return ConceptFile(
+        tuple(erasure for erasure, _ in erasures.values()),
+        tuple(concepts),
+        _prompts(path, content, "retained") if "retained" in content else None,
+    )
+
+
+def _read_entry(path: Path, entry: Entry) -> tuple[Erasure, Concept | None]:
+    _known_keys(path, entry, "a concept", _KEYS)
+    if "target" not in entry:
+        raise ValueError(f"{path}, line {entry.line}: no target; expected a concept to unlearn")
+    target = _text(path, entry, "target")
+    anchor = _text(path, entry, "anchor") if "anchor" in entry else "superclass"
+    prompts = _prompts(path, entry, "prompts") if "prompts" in entry else ()
+    if "prompts" in entry and not prompts:
+        raise ValueError(
+            f"{path}, line {entry.lines['prompts']}: prompts must be a list of at least one prompt"
+        )
+    given = [key for key in _DEFINITION if key in entry]
+    if not given:
+        return Erasure(target, anchor, prompts), None
+    missing = [key for key in (*_DEFINITION, "prompts") if key not in entry]
+    if missing:
+        raise ValueError(
+            f"{path}, line {entry.lines[given[0]]}: {given[0]} of {target!r} without {', '.join(missing)}; a "
+            f"definition is {', '.join(_DEFINITION)} and prompts"
+        )
+    kind, phrase, near = (_text(path, entry, key) for key in ("kind", "phrase", "near"))
+    superclass = _text(path, entry, "superclass", empty=True)
+    for prompt in prompts:
+        if not first_shown(prompt, (phrase, target)):
+            raise ValueError(
+                f"{path}, line {entry.lines['prompts']}: {phrase!r} does not occur in the prompt {prompt!r}"
+            )
+    concept = Concept(target, kind, phrase, superclass, near, prompts)
+    return Erasure(target, anchor), concept
+
+
+def _known_keys(path: Path, entry: Entry, what: str, keys: tuple[str, ...]) -> None:
+    for key in entry:
+        if key not in keys:
+            raise ValueError(
+                f"{path}, line {entry.lines[key]}: {what} has no key {key!r}{check.nearest(key, keys)}; "
+                f"known: {', '.join(keys)}"
+            )
+
+
+def _text(path: Path, entry: Entry, key: str, *, empty: bool = False) -> str:
+    value = entry[key]
+    if not isinstance(value, str):
+        raise ValueError(f"{path}, line {entry.lines[key]}: {key} must be text, got {_kind(value)}")
+    if not value.strip() and not empty:
+        raise ValueError(f"{path}, line {entry.lines[key]}: {key} must not be empty")
+    return value
+
+
+def _prompts(path: Path, entry: Entry, key: str) -> tuple[str, ...]:
+    values, where = entry[key], f"{path}, line {entry.lines[key]}"
+    if not isinstance(values, list):
+        raise ValueError(f"{where}: {key} must be a list of prompts, got {_kind(values)}")
+    seen: set[str] = set()
+    for number, prompt in enumerate(values, 1):
+        if not isinstance(prompt, str):
+            raise ValueError(f"{where}: prompt {number} of {key} must be text, got {_kind(prompt)}")
+        if not prompt.strip() and key != "retained":
+            raise ValueError(f"{where}: prompt {number} of {key} must not be empty")
+        if prompt in seen:
+            raise ValueError(f"{where}: {key} has the prompt {prompt!r} twice")
+        seen.add(prompt)
+    return tuple(values)
+
+
+def _kind(value: Any) -> str:
+    """What a value of YAML is, for a message."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
+    return shown if isinstance(value, str) else f"{shown} (quote it to make it text)"
