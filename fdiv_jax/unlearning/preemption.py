@@ -1,0 +1,54 @@
+"""Being asked to end: SIGTERM, as schedulers send it before they kill."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["Preempted", "TerminationGuard"]
+
+
+class Preempted(Exception):
+    """A run that was asked to end, and has saved its state.
+
+    Attributes:
+        exit_code: of the process, by the convention for SIGTERM.
+    """
+
+    exit_code = 143
+
+
+class TerminationGuard:
+    """While its block runs, the first SIGTERM sets `requested`; the second does what it does by default.
+
+    Outside the main thread, where Python takes no signals, it does nothing. The handler that was there before
+    comes back with the end of the block.
+
+    Attributes:
+        requested: SIGTERM has come.
+    """
+
+    def __init__(self) -> None:
+        """`requested` is False."""
+        self.requested = False
+        self._active = False
+        self._former: Any = None
+
+    def __enter__(self) -> TerminationGuard:
+        if threading.current_thread() is threading.main_thread():
+            self._former = signal.signal(signal.SIGTERM, self._request)
+            self._active = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._active:  # None: a handler that was not set from Python
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if self._former is None else self._former)
+            self._active = False
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

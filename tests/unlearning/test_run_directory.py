@@ -1,0 +1,554 @@
+"""A run's directory holds each step once, one process at a time, whatever ends that process."""
+
+import contextlib
+import errno
+import importlib.util
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fdiv_jax.unlearning import _lock, preemption
+from fdiv_jax.unlearning.run_directory import Preempted, RunDirectory, TerminationGuard
+
+RUN = Path(__file__).with_name("killed_run.py")
+specification = importlib.util.spec_from_file_location("killed_run", RUN)
+killed_run = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(killed_run)
+
+DESCRIPTION = {
+    "config": {
+        "target": "sneaker",
+        "learning_rate": 0.1,
+        "optimiser": {"name": "adam", "b1": 0.9},
+        "at": (1, 2),
+    },
+    "model": {"name": "tiny", "sha256": "abc"},
+    "versions": {"jax": "0.10.2", "python": "3.11"},
+    "devices": ["cpu:0"],
+}
+LIKE = {"x": np.zeros(3, np.float32)}
+
+
+def changed(**changes):
+    """The description with `part__key=value` changed."""
+    description = json.loads(json.dumps(DESCRIPTION))
+    for name, value in changes.items():
+        *parts, key = name.split("__")
+        place = description
+        for part in parts:
+            place = place[part]
+        place[key] = value
+    return description
+
+
+def begin(path, description=DESCRIPTION, *, resume=False, **options):
+    return RunDirectory.open(path, description, resume=resume, **options)
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+def read_rows(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_a_new_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with begin("deep/run") as run:
+        path = tmp_path / "deep" / "run"
+        assert run.path == path
+        assert json.loads((path / "config.json").read_text()) == json.loads(json.dumps(DESCRIPTION))
+        assert json.loads((path / ".lock").read_text()) == {"host": socket.gethostname(), "pid": os.getpid()}
+        assert run.checkpoints.directory == path / "checkpoints"
+        assert not run.resumed
+        assert not run.finished
+        assert run.rows == []
+        assert run.saved is None
+        assert run.restore(LIKE) is None
+        run.log({"step": 1, "loss": float("inf")})
+        run.log({"step": 2, "loss": 0.1, "warmup": True})
+        assert (path / "metrics.jsonl").read_bytes() == run.metrics_bytes()
+        assert run.rows == [{"step": 1, "loss": float("inf")}, {"step": 2, "loss": 0.1, "warmup": True}]
+    assert names(path) == ["config.json", "metrics.jsonl"]
+
+
+def test_resuming_what_is_not_there_begins_it(tmp_path):
+    for place in (tmp_path / "new", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with begin(place, resume=True) as run:
+            assert not run.resumed
+            assert run.restore(LIKE) is None
+            run.log({"step": 1})
+
+
+def test_what_is_there_is_refused_and_left_as_it_is(tmp_path):
+    used, file, alien = (tmp_path / name for name in ("used", "file", "alien"))
+    with begin(used):
+        pass
+    alien.mkdir()
+    (alien / "precious").write_text("precious")
+    file.write_text("precious")
+    before = contents(tmp_path)
+    refused = [
+        (used, False, FileExistsError, "used exists and is not empty; .*; --resume continues its run$"),
+        (
+            alien,
+            False,
+            FileExistsError,
+            "alien exists and is not empty; expected an empty or a new directory$",
+        ),
+        (alien, True, FileNotFoundError, r"alien has no config\.json: it is not the directory of a run"),
+        (file, False, NotADirectoryError, "file is a file"),
+        (file, True, NotADirectoryError, "file is a file"),
+        (file / "below", False, NotADirectoryError, "file is a file, expected a directory"),
+    ]
+    for path, resume, error, message in refused:
+        with pytest.raises(error, match=message), begin(path, resume=resume):
+            pass
+    assert contents(tmp_path) == before
+    assert names(used) == ["config.json", "metrics.jsonl"]
+
+
+def test_what_a_process_killed_at_the_very_beginning_left_is_no_run(tmp_path):
+    for name in (".lock", ".config.tmp-1a2b.json", ".metrics.tmp-1a2b.jsonl"):
+        (tmp_path / name).write_text("{")
+    with begin(tmp_path) as run:
+        assert not run.resumed
+    assert names(tmp_path) == ["config.json", "metrics.jsonl"]
+
+
+def test_resumed_with_another_configuration(tmp_path):
+    with begin(tmp_path):
+        pass
+    before = contents(tmp_path)
+    other = changed(
+        config__learning_rate=0.2, config__optimiser__b1=0.8, model__sha256="def", config__new=[1]
+    )
+    del other["config"]["optimiser"]["name"]
+    with pytest.raises(ValueError) as caught, begin(tmp_path, other, resume=True):
+        pass
+    text = str(caught.value)
+    for part in (
+        ": learning_rate: 0.1 -> 0.2;",
+        " optimiser.b1: 0.9 -> 0.8;",
+        ' optimiser.name: "adam" -> (absent);',
+        " new: (absent) -> [1];",
+        ' model.sha256: "abc" -> "def" (',
+    ):
+        assert part in text
+    assert "target" not in text
+    assert contents(tmp_path) == before
+    with begin(tmp_path, other, resume=True, allow_changes=True) as run:
+        assert run.resumed
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored.pop("earlier") == [json.loads(json.dumps(DESCRIPTION))]
+    assert stored == other
+    with begin(tmp_path, other, resume=True):
+        pass
+    with begin(tmp_path, DESCRIPTION, resume=True, allow_changes=True):
+        pass
+    earlier = json.loads((tmp_path / "config.json").read_text())["earlier"]
+    assert earlier == [json.loads(json.dumps(DESCRIPTION)), other]
+
+
+def test_resumed_on_another_system(tmp_path):
+    with begin(tmp_path):
+        pass
+    other = changed(versions__jax="0.11", devices=["tpu:0"])
+    message = r'versions.jax: "0.10.2" -> "0.11"; devices: \["cpu:0"\] -> \["tpu:0"\] .*last bits'
+    with pytest.warns(RuntimeWarning, match=message), begin(tmp_path, other, resume=True):
+        pass
+    assert json.loads((tmp_path / "config.json").read_text())["versions"] == other["versions"]
+    with begin(tmp_path, other, resume=True):  # no warning: it is the system of the last time
+        pass
+
+
+@pytest.mark.parametrize("content", ["", '{"config": ', "[]x", "[1]"])
+def test_a_damaged_description(content, tmp_path):
+    with begin(tmp_path):
+        pass
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json is damaged"), begin(tmp_path, resume=True):
+        pass
+
+
+def state(step):
+    return {"x": np.full(3, step, np.float32)}
+
+
+def rows(last):
+    return [{"step": step, "loss": 1 / step} for step in range(1, last + 1)]
+
+
+def test_a_resumed_run_has_each_step_once(tmp_path):
+    with begin(tmp_path) as run:
+        for row in rows(5):
+            run.log(row)
+            if row["step"] % 2 == 0:
+                path = run.save(row["step"], state(row["step"]), {"position": row["step"]})
+        assert path == tmp_path / "checkpoints" / "step-00000004"
+        assert run.saved == 4
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 6, "lo')
+    with begin(tmp_path, resume=True) as run:
+        with pytest.raises(RuntimeError, match="restore comes before the first row"):
+            run.log({"step": 6})
+        restored = run.restore(LIKE)
+        assert restored.extra == {"position": 4}
+        np.testing.assert_array_equal(restored.state["x"], state(4)["x"])
+        assert run.saved == 4
+        assert run.rows == rows(4)
+        assert (tmp_path / "metrics.jsonl").read_text() == "".join(json.dumps(r) + "\n" for r in rows(4))
+        for row in rows(6)[4:]:
+            run.log(row)
+        assert run.rows == rows(6)
+    assert read_rows(tmp_path) == rows(6)
+
+
+def test_rows_come_back_though_the_file_is_lost(tmp_path):
+    with begin(tmp_path) as run:
+        run.log(rows(1)[0])
+        run.save(1, state(1), {})
+    (tmp_path / "metrics.jsonl").unlink()
+    with begin(tmp_path, resume=True) as run:
+        run.restore(LIKE)
+        assert run.rows == rows(1)
+    assert read_rows(tmp_path) == rows(1)
+
+
+def test_a_run_without_a_checkpoint_starts_again(tmp_path):
+    with begin(tmp_path) as run:
+        run.log({"step": 1})
+    with begin(tmp_path, resume=True) as run:
+        assert run.resumed
+        assert run.restore(LIKE) is None
+        assert run.rows == []
+        assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+
+
+def write_result(path):
+    (path / "pipeline").mkdir()
+    (path / "pipeline" / "weights").write_text("learned")
+    (path / "lora.safetensors").write_text("learned")
+
+
+def test_a_finished_run(tmp_path):
+    with begin(tmp_path) as run:
+        run.log({"step": 1})
+        run.save(1, state(1), {})
+        run.finish(write_result)
+        assert run.finished
+    found = ["config.json", "lora.safetensors", "metrics.jsonl", "pipeline"]
+    assert names(tmp_path) == found
+    assert (tmp_path / "pipeline" / "weights").read_text() == "learned"
+    before = contents(tmp_path)
+    with begin(tmp_path, resume=True) as run:
+        assert run.finished
+        for action in (
+            lambda: run.log({}),
+            lambda: run.restore(LIKE),
+            lambda: run.save(2, state(2), {}),
+            lambda: run.finish(write_result),
+        ):
+            with pytest.raises(FileExistsError, match="its run is finished; pipeline/ is there"):
+                action()
+    assert contents(tmp_path) == before
+
+
+def test_a_run_of_no_steps_finishes_too(tmp_path):
+    with begin(tmp_path) as run:
+        run.finish(write_result)
+    assert names(tmp_path) == ["config.json", "lora.safetensors", "metrics.jsonl", "pipeline"]
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+
+
+def full(text):
+    def write(path):
+        write_result(path)
+        raise RuntimeError(text)
+
+    return write
+
+
+def test_a_result_that_cannot_be_written(tmp_path, monkeypatch):
+    with begin(tmp_path) as run:
+        run.log({"step": 1})
+        run.save(1, state(1), {})
+        before = contents(tmp_path)
+        with pytest.raises(OSError, match=r"the result could not be written to .*: No space left") as caught:
+            run.finish(full("I/O error: No space left on device (os error 28)"))
+        assert caught.value.errno == errno.ENOSPC
+        with pytest.raises(RuntimeError, match="a mistake"):
+            run.finish(full("a mistake"))
+        assert contents(tmp_path) == before
+        assert not run.finished
+
+        replace = Path.replace
+
+        def die(self, target):
+            if self.name == "pipeline":
+                raise KeyboardInterrupt
+            return replace(self, target)
+
+        with monkeypatch.context() as dying:
+            dying.setattr(Path, "replace", die)
+            with pytest.raises(KeyboardInterrupt):
+                run.finish(write_result)
+        assert not run.finished
+    with begin(tmp_path, resume=True) as run:
+        assert run.restore(LIKE).step == 1
+        run.finish(write_result)
+    assert names(tmp_path) == ["config.json", "lora.safetensors", "metrics.jsonl", "pipeline"]
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+HOLD = """
+import importlib.util, pathlib, sys
+spec = importlib.util.spec_from_file_location("lock", sys.argv[1])
+lock = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(lock)
+held = lock.DirectoryLock(pathlib.Path(sys.argv[2]))
+held.acquire(False)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def another_process_in(directory):
+    command = [sys.executable, "-c", HOLD, _lock.__file__, str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_run_that_is_going_on_is_not_disturbed(tmp_path):
+    with begin(tmp_path) as run:
+        run.log({"step": 1})
+    with another_process_in(tmp_path) as process:
+        before = contents(tmp_path)
+        holder = f"is in use by process {process.pid} on {socket.gethostname()}"
+        with pytest.raises(BlockingIOError, match=holder), begin(tmp_path, resume=True):
+            pass
+        assert contents(tmp_path) == before
+        process.kill()
+        process.wait()
+        assert (tmp_path / ".lock").exists()
+        with begin(tmp_path, resume=True) as run:  # the lock died with its process
+            assert run.resumed
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_run_can_be_taken_over_and_the_former_one_notices(tmp_path):
+    with begin(tmp_path) as former:
+        former.log({"step": 1})
+        former.save(1, state(1), {})
+        with pytest.raises(BlockingIOError, match="in use"), begin(tmp_path, resume=True):
+            pass
+        with begin(tmp_path, resume=True, takeover=True) as run:
+            assert run.restore(LIKE).step == 1
+            for action in (
+                lambda: former.log({"step": 2}),
+                lambda: former.save(2, state(2), {}),
+                lambda: former.finish(write_result),
+            ):
+                with pytest.raises(BlockingIOError, match=f"was taken over by process {os.getpid()} on"):
+                    action()
+            with another_attempt_is_refused(tmp_path):
+                run.log({"step": 2})
+        assert not (tmp_path / ".lock").exists()
+    assert read_rows(tmp_path) == [{"step": 1}, {"step": 2}]
+
+
+@contextlib.contextmanager
+def another_attempt_is_refused(path):
+    with pytest.raises(BlockingIOError, match="in use"), begin(path, resume=True):
+        pass
+    yield
+
+
+def test_the_former_run_leaves_the_lock_of_the_one_that_took_over(tmp_path):
+    with contextlib.ExitStack() as later:
+        with begin(tmp_path):
+            later.enter_context(begin(tmp_path, resume=True, takeover=True))
+        assert (tmp_path / ".lock").exists()
+        with another_attempt_is_refused(tmp_path):
+            pass
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(_lock.fcntl, "flock", none)
+    with pytest.raises(OSError, match=r"no lock to be had .*; takeover goes on without one"), begin(tmp_path):
+        pass
+    with begin(tmp_path, takeover=True) as run:
+        run.log({"step": 1})
+
+
+@pytest.mark.parametrize("fault", ["limit", "short write", "refused"])
+def test_a_row_that_finds_the_disk_full(fault, tmp_path, monkeypatch):
+    with begin(tmp_path) as run:
+        run.log({"step": 1})
+        before = (tmp_path / "metrics.jsonl").read_bytes()
+        row = {"step": 2, "text": "x" * 1000}
+        with contextlib.ExitStack() as stack:
+            if fault == "limit":
+                soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+                stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, (soft, hard))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+            else:
+                patch = stack.enter_context(monkeypatch.context())
+                write, left = os.write, [300 if fault == "short write" else 0]
+
+                def little(descriptor, content):
+                    if not left[0]:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    count, left[0] = write(descriptor, content[: left[0]]), 0
+                    return count
+
+                patch.setattr(os, "write", little)
+            with pytest.raises(
+                OSError, match=r"metrics\.jsonl: a row could not be added: .* are whole"
+            ) as caught:
+                run.log(row)
+        assert caught.value.errno == (errno.EFBIG if fault == "limit" else errno.ENOSPC)
+        assert (tmp_path / "metrics.jsonl").read_bytes() == before == run.metrics_bytes()
+        run.log(row)
+        assert run.rows == [{"step": 1}, row]
+    assert read_rows(tmp_path) == [{"step": 1}, row]
+
+
+def test_a_full_disk(tmp_path):
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounts = os.geteuid() == 0 and shutil.which("mount") is not None
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if not mounts or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root and the permission to mount")
+    try:
+        with begin(place / "run") as run:
+            run.log({"step": 1})
+            run.save(1, state(1), {})
+            steps = iter(range(2, 200))
+            with pytest.raises(OSError, match="a row could not be added: No space left on device"):
+                deque((run.log({"step": step, "text": "x" * 10_000}) for step in steps), maxlen=0)
+            (place / "filling").write_bytes(b"x" * shutil.disk_usage(place).free)
+            with pytest.raises(OSError, match=r"checkpoint of step 2 .* No space left .* is step-00000001"):
+                run.save(2, state(2), {})
+        with begin(place / "run", resume=True) as run:
+            assert run.restore(LIKE).step == 1
+            assert run.rows == [{"step": 1}]
+            run.log({"step": 2})
+        assert read_rows(place / "run") == [{"step": 1}, {"step": 2}]
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_sigterm_is_a_request_once():
+    received = []
+    former = signal.signal(signal.SIGTERM, lambda *_: received.append(1))
+    try:
+        handler = signal.getsignal(signal.SIGTERM)
+        with TerminationGuard() as guard:
+            assert not guard.requested
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert guard.requested
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is handler
+        with pytest.raises(Preempted), TerminationGuard():
+            raise Preempted("asked to end")
+        assert signal.getsignal(signal.SIGTERM) is handler
+        assert received == []
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert Preempted.exit_code == 128 + signal.SIGTERM
+
+
+TWICE = """
+import importlib.util, os, signal, sys
+spec = importlib.util.spec_from_file_location("preemption", sys.argv[1])
+preemption = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(preemption)
+with preemption.TerminationGuard() as guard:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print(guard.requested, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("still here", flush=True)
+"""
+
+
+def test_the_second_sigterm_ends_the_process():
+    command = [sys.executable, "-c", TWICE, preemption.__file__]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "True\n", "")
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def guarded():
+        with TerminationGuard() as guard:
+            seen.append((guard.requested, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    thread.join()
+    assert seen == [(False, before)]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="watches processes in /proc")
+def test_killed_again_and_again_a_run_ends_as_if_it_had_not_been(tmp_path):
+    """SIGKILL up to ten times; at the end every step is in the metrics once, and no lock was in the way."""
+    directory = tmp_path / "run"
+    generator = random.Random(1)
+    environment = {**os.environ, "PYTHONPATH": str(RUN.parents[2])}
+    command = [sys.executable, "-W", "ignore", str(RUN), str(directory)]
+    kills = 0
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as parent:
+        deadline = time.monotonic() + 120
+        while not (directory / "pipeline").exists():
+            parent.stdin.write("\n")
+            parent.stdin.flush()
+            process = int(parent.stdout.readline())
+            end = time.monotonic() + (generator.uniform(0.1, 0.6) if kills < 10 else 120)
+            while time.monotonic() < end and Path(f"/proc/{process}").exists():
+                time.sleep(0.005)
+            if Path(f"/proc/{process}").exists():
+                os.kill(process, signal.SIGKILL)
+                kills += 1
+            while Path(f"/proc/{process}").exists():
+                time.sleep(0.005)
+            assert time.monotonic() < deadline
+        parent.stdin.close()
+    assert kills >= 5
+    found = read_rows(directory)
+    assert found == [killed_run.row(step) for step in range(1, killed_run.STEPS + 1)]
+    assert names(directory) == ["config.json", "metrics.jsonl", "pipeline"]
