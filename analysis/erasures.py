@@ -40,20 +40,21 @@ from fdiv_jax.unlearning import (
     Frozen,
     Network,
     Objective,
+    Plan,
     UnlearningConfig,
     initial_state,
-    make_optimiser,
+    make_reference,
     make_step,
     model_digest,
     prepare_data,
     resolve_pairs,
     resolve_retained,
-    select,
-    split,
     squared_distance,
+    trainable_of,
 )
 from fdiv_jax.unlearning.objectives import Formula
-from fdiv_jax.unlearning.step import draw_noise
+from fdiv_jax.unlearning.timesteps import draw_noise, timesteps_of
+from fdiv_jax.unlearning.trainable import Trainable
 from fdiv_jax.worlds import ITEM_NAMES, Judge, SamplingSettings, WorldScores, load_judge, score_world
 
 if TYPE_CHECKING:
@@ -215,9 +216,8 @@ class Laboratory:
         self._stamp = stamp
         self._model = model_digest(pipeline)
         self._network = Network(pipeline.unet)
-        self._parameters = self._network.parameters(pipeline.unet)
-        self.selection = select(self._parameters, "cross-attn")
-        self.trained, self._rest = split(self._parameters, self.selection)
+        self._trainable, self._frozen, self.selection = trainable_of(pipeline, "cross-attn")
+        self.trained = {name: self._frozen.unet[name] for name in self.selection.names}
 
     @classmethod
     def open(cls, context: Context) -> Laboratory:
@@ -272,13 +272,13 @@ class Laboratory:
         )
 
     def predict(self, trained: Any, inputs: Any) -> jax.Array:
-        """The UNet at inputs (the other parameters, x_t, timesteps, text), see `inputs`."""
-        rest, x_t, t, text = inputs
-        return self._network({**rest, **trained}, x_t, t, text)
+        """The UNet at inputs (its frozen parameters, x_t, timesteps, text), see `inputs`."""
+        frozen, x_t, t, text = inputs
+        return self._network({**frozen, **trained}, x_t, t, text)
 
     def inputs(self, x_t: jax.Array, t: jax.Array, text: Text) -> Any:
         """What `predict` takes beside the trainable parameters."""
-        return self._rest, x_t, t, text
+        return self._frozen.unet, x_t, t, text
 
     def erase(self, run: Run, progress: Callable[[int, int], None] = lambda done, total: None) -> Erasure:
         """Make a run, or read it from the shelf.
@@ -292,7 +292,7 @@ class Laboratory:
             stored = self._train(config, progress)
             self._write(stored, "run", config.to_dict(), self.budget.held_out, self.budget.every)
         trained = {name: jnp.asarray(stored.pop(name)) for name in self.selection.names}
-        unet = self._network.module({**self._rest, **trained})
+        unet = self._network.module({**self._frozen.unet, **trained})
         change = [np.ravel(trained[name] - self.trained[name]) for name in self.selection.names]
         return Erasure(run, self.frozen.replace(unet=unet), **stored, update=np.concatenate(change))
 
@@ -306,16 +306,14 @@ class Laboratory:
         schedule = self.frozen.schedule
         shape = self.frozen.latent_shape
         same_code = replace(config, divergence="kl", anchor="superclass", seed=0, steps=1)
-        runner = _runner(self._network, schedule, shape, names, same_code)
+        plan = _plan(self._network, self._trainable, schedule, shape, names, 0, same_code)
+        runner, update = _runner(self._network, self._trainable, schedule, shape, names, same_code)
         distance = _distance(self._network, schedule)
-        optimiser = make_optimiser(config.optimiser, config.learning_rate)
         index = jnp.asarray(names.index(config.divergence), jnp.int32)
-        frozen = Frozen({name: self._parameters[name] for name in self.selection.names}, self._rest)
-        objective = _objective(names, 0, schedule, shape, config)
+        objective = plan.objective
         opponent_key, training_key = jax.random.split(jax.random.key(config.seed))
-        copy = jax.tree.map(jnp.copy, self.trained)
-        state = runner.place(initial_state(copy, objective, optimiser, opponent_key))
-        constants = runner.place((index, frozen))
+        state = runner.place(initial_state(plan, self._frozen, config.learning_rate, opponent_key))
+        constants = runner.place((index, self._frozen))
         rows: list[dict[str, Any]] = []
         marks: list[int] = []
         curve: list[jax.Array] = []
@@ -324,15 +322,15 @@ class Laboratory:
             done = step - objective.warmup
             if done >= 0 and done % self.budget.every == 0:
                 marks.append(done)
-                curve.append(distance(runner.fetch(state.trained), frozen, test))
-            batch = data.batch(config.seed, step, config.batch_size)
-            state, metrics = runner(state, constants, batch, training_key)
+                curve.append(distance(runner.fetch(state.trained), self._frozen, test))
+            batch = runner.share_out(data.batch(config.seed, step, config.batch_size))
+            state, metrics = update(state, constants, batch, jax.random.fold_in(training_key, step))
             rows.append({name: metrics[name] for name in ("loss", "m", "gradient_norm")})
             if step >= 2:  # two steps in flight, so that the next is ready when this one ends
                 jax.block_until_ready(rows[step - 2]["loss"])
             progress(step + 1, total)
         marks.append(config.steps)
-        curve.append(distance(runner.fetch(state.trained), frozen, test))
+        curve.append(distance(runner.fetch(state.trained), self._frozen, test))
         kept = [runner.metrics(row) for row in rows[objective.warmup :]]
         history = {
             "loss": np.array([row["loss"] for row in kept]),
@@ -412,28 +410,44 @@ def _objective(
     return Objective(chosen, family, config.scale, schedule, 1.0, opponent)
 
 
+def _plan(
+    network: Network,
+    trainable: Trainable,
+    schedule: NoiseSchedule,
+    shape: tuple[int, int, int],
+    names: Sequence[str],
+    index: Any,
+    config: UnlearningConfig,
+) -> Plan:
+    """The step of the divergence with that index."""
+    objective = _objective(names, index, schedule, shape, config)
+    return Plan(network, trainable, objective, timesteps_of(schedule), config.optimiser)
+
+
 @functools.lru_cache(maxsize=8)
 def _runner(
     network: Network,
+    trainable: Trainable,
     schedule: NoiseSchedule,
     shape: tuple[int, int, int],
     names: tuple[str, ...],
     config: UnlearningConfig,
-) -> SingleDevice | DataParallel:
+) -> tuple[SingleDevice | DataParallel, Callable[..., Any]]:
     """The step of training with constants (index, frozen), compiled once for all of `names`."""
 
     def step_for(axis: str | None) -> Callable[..., Any]:
         def step(state: Any, constants: Any, batch: Any, key: jax.Array) -> Any:
             index, frozen = constants
-            objective = _objective(names, index, schedule, shape, config)
-            optimiser = make_optimiser(config.optimiser, config.learning_rate)
-            return make_step(network, objective, optimiser, axis=axis)(state, frozen, batch, key)
+            plan = _plan(network, trainable, schedule, shape, names, index, config)
+            reference = make_reference(plan)(frozen, batch, key)
+            return make_step(plan, axis=axis)(state, frozen, batch, reference, key)
 
         return step
 
     devices = jax.local_devices()
     shared = len(devices) > 1 and config.batch_size % len(devices) == 0
-    return DataParallel(step_for, devices) if shared else SingleDevice(step_for)
+    runner = DataParallel(devices) if shared else SingleDevice()
+    return runner, runner.compile(step_for, donate=True)
 
 
 @functools.lru_cache(maxsize=8)
@@ -444,10 +458,11 @@ def _distance(network: Network, schedule: NoiseSchedule) -> Callable[..., jax.Ar
     def distance(trained: Any, frozen: Frozen, batch: Batch) -> jax.Array:
         count, end = len(batch.position), schedule.num_train_timesteps
         t = ((batch.position + 0.5) * end / count).astype(jnp.int32)
-        _, noise = draw_noise(jax.random.key(1), batch.position, batch.latents.shape[1:], 0, end - 1)
+        places, shape = batch.position, batch.latents.shape[1:]
+        _, noise = draw_noise(jax.random.key(1), places, shape, timesteps_of(schedule))
         x_t = schedule.add_noise(batch.latents, noise, t)
-        reference = network({**frozen.rest, **frozen.original}, x_t, t, batch.anchor_text)
-        prediction = network({**frozen.rest, **trained}, x_t, t, batch.target_text)
+        reference = network(frozen.unet, x_t, t, batch.anchor_text)
+        prediction = network({**frozen.unet, **trained}, x_t, t, batch.target_text)
         return squared_distance(Comparison(reference, prediction, batch.mask, t), "mean", schedule).mean()
 
     return distance

@@ -25,10 +25,14 @@ import numpy as np
 import tyro
 
 import fdiv_jax as fj
-from fdiv_jax.unlearning import UnlearningConfig
-from fdiv_jax.unlearning.objectives import objective_of
-from fdiv_jax.unlearning.parameters import Network, select, split
-from fdiv_jax.unlearning.step import Batch, Frozen, initial_state, make_optimiser, make_step
+from fdiv_jax.unlearning import (
+    Batch,
+    UnlearningConfig,
+    initial_state,
+    make_reference,
+    make_step,
+    prepare,
+)
 
 LOSSES = (
     ("closed", "kl"),
@@ -52,15 +56,9 @@ def ours(
 ) -> Callable[[], None]:
     """A function that makes one compiled step and waits for it."""
     config = UnlearningConfig(target="sneaker", divergence=name, loss=loss)  # pyright: ignore[reportArgumentType]
-    network = Network(pipe.unet)
-    parameters = network.parameters(pipe.unet)
-    selection = select(parameters, config.trainable)
-    objective = objective_of(config, pipe.schedule, pipe.latent_shape)
-    optimiser = make_optimiser(config.optimiser, config.learning_rate)
-    step = jax.jit(make_step(network, objective, optimiser), donate_argnums=0)
-    trained, rest = split(parameters, selection)
-    original = {key: jnp.copy(parameters[key]) for key in selection.names}
-    frozen = Frozen(original, rest)
+    prepared = prepare(pipe, config)
+    plan, frozen = prepared.plan, prepared.frozen
+    look, step = jax.jit(make_reference(plan)), jax.jit(make_step(plan), donate_argnums=0)
     n = len(data["latents"])
     batch = Batch(
         *(jnp.asarray(data[key]) for key in ("latents", "target", "anchor")),
@@ -68,11 +66,11 @@ def ours(
         jnp.arange(n, dtype=jnp.int32),
     )
     key = jax.random.key(0)
-    state: Any = initial_state(jax.tree.map(jnp.copy, trained), objective, optimiser, key)
+    state: Any = initial_state(plan, frozen, config.learning_rate, key)
 
     def run() -> None:
         nonlocal state
-        state, metrics = step(state, frozen, batch, key)
+        state, metrics = step(state, frozen, batch, look(frozen, batch, key), key)
         jax.block_until_ready((state, metrics))
 
     return run

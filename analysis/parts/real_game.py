@@ -14,7 +14,7 @@ from analysis.simulate import two_poles
 from analysis.style import INK, label, line_style, panel_letters, panels
 from fdiv_jax.divergences import divergence
 from fdiv_jax.theory import damping_ratio, discrete_rate
-from fdiv_jax.unlearning.step import draw_noise
+from fdiv_jax.unlearning.timesteps import draw_noise, timesteps_of
 
 if TYPE_CHECKING:
     from analysis.framework import Context
@@ -38,9 +38,8 @@ def _near_equilibrium(
     allowed, frozen = laboratory.budget, laboratory.frozen
     batch = laboratory.data("superclass").batch(0, 0, allowed.orbit_samples)
     schedule = frozen.schedule
-    t, noise = draw_noise(
-        jax.random.key(2), batch.position, batch.latents.shape[1:], 0, schedule.num_train_timesteps - 1
-    )
+    shape = batch.latents.shape[1:]
+    t, noise = draw_noise(jax.random.key(2), batch.position, shape, timesteps_of(schedule))
     x_t = schedule.add_noise(batch.latents, noise, t)
     point = find_equilibrium(
         laboratory.predict,

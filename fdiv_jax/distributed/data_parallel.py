@@ -1,7 +1,7 @@
-"""A training step on one device, or on many that share its batch, behind one interface.
+"""Pure functions on one device, or on many that share a batch, behind one interface.
 
-A step is a pure function (state, constants, batch, key) -> (state, metrics). Its metrics are scalars, the
-same on every device, or arrays with the batch's axis first.
+A function takes what every device holds (a state, constants), what the devices share out (a batch, with its
+axis of samples first), and last a random key.
 """
 
 from __future__ import annotations
@@ -15,59 +15,66 @@ import numpy as np
 
 __all__ = ["DataParallel", "SingleDevice"]
 
-Step = Callable[[Any, Any, Any, jax.Array], tuple[Any, Any]]
-MakeStep = Callable[[str | None], Step]
+Make = Callable[[str | None], Callable[..., Any]]
 
 
 class SingleDevice:
-    """The step, jitted, on the default device; the state's buffers are given up to it (donated)."""
+    """Functions jitted on the default device."""
 
     count = 1
 
-    def __init__(self, make_step: MakeStep):
-        """`make_step(axis)` gives the step; here the axis is None."""
-        self._step = jax.jit(make_step(None), donate_argnums=0)
+    def compile(self, make: Make, *, donate: bool = False) -> Callable[..., Any]:
+        """`make(None)` compiled; the buffers of its first argument are given up to it with `donate`."""
+        return jax.jit(make(None), donate_argnums=(0,) if donate else ())
 
     def place(self, tree: Any) -> Any:
-        """The state or the constants, where the step wants them."""
+        """A state or constants, where the functions want them."""
         return jax.tree.map(jnp.asarray, tree)
 
-    def __call__(self, state: Any, constants: Any, batch: Any, key: jax.Array) -> tuple[Any, Any]:
-        """One step."""
-        return self._step(state, constants, batch, key)
+    def share_out(self, batch: Any) -> Any:
+        """The batch as the functions take it."""
+        return batch
 
     def metrics(self, metrics: Any) -> Any:
         """The metrics of the whole batch, on the host."""
         return jax.device_get(metrics)
 
     def fetch(self, tree: Any) -> Any:
-        """The state as one device holds it."""
+        """A state as one device holds it."""
         return tree
 
 
 class DataParallel:
-    """The step under `jax.pmap` over local devices, each with an equal share of the batch and all of the
-    state.
+    """Functions under `jax.pmap` over local devices, each with an equal share of the batch.
 
-    The step averages its gradients by `jax.lax.pmean` over the axis that it is made with.
+    They average over the batch by `jax.lax.pmean` over the axis that they are made with.
 
     Raises ValueError for a batch that the devices do not divide.
     """
 
     AXIS = "devices"
 
-    def __init__(self, make_step: MakeStep, devices: Sequence[Any] | None = None):
-        """`make_step(axis)` gives the step; `devices` are by default all local ones."""
+    def __init__(self, devices: Sequence[Any] | None = None):
+        """`devices` are by default all local ones."""
         self.devices = list(jax.local_devices() if devices is None else devices)
         self.count = len(self.devices)
-        self._step = jax.pmap(
-            make_step(self.AXIS),
-            axis_name=self.AXIS,
-            in_axes=(0, 0, 0, None),
-            devices=self.devices,
-            donate_argnums=0,
-        )
         self._spread = jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=self.devices)
+
+    def compile(self, make: Make, *, donate: bool = False) -> Callable[..., Any]:
+        """`make(AXIS)` compiled: every argument but the last, a key, with the devices' axis first."""
+        function = make(self.AXIS)
+        mapped = jax.pmap(
+            lambda *arguments: function(*arguments[:-1], jax.random.wrap_key_data(arguments[-1])),
+            axis_name=self.AXIS,
+            devices=self.devices,
+            donate_argnums=(0,) if donate else (),
+        )
+
+        def call(*arguments: Any) -> Any:
+            key = jax.random.key_data(arguments[-1])
+            return mapped(*arguments[:-1], np.broadcast_to(np.asarray(key), (self.count, *key.shape)))
+
+        return call
 
     def place(self, tree: Any) -> Any:
         """A copy on every device."""
@@ -85,10 +92,6 @@ class DataParallel:
 
         return jax.tree.map(cut, batch)
 
-    def __call__(self, state: Any, constants: Any, batch: Any, key: jax.Array) -> tuple[Any, Any]:
-        """One step on the global batch."""
-        return self._step(state, constants, self.share_out(batch), key)
-
     def metrics(self, metrics: Any) -> Any:
         """The metrics of the global batch, on the host, samples in the order of the batch."""
         return jax.tree.map(
@@ -97,5 +100,5 @@ class DataParallel:
         )
 
     def fetch(self, tree: Any) -> Any:
-        """The state as the first device holds it; all hold the same."""
+        """A state as the first device holds it; all hold the same."""
         return jax.tree.map(lambda leaf: leaf[0], tree)

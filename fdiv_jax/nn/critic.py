@@ -43,9 +43,10 @@ class SpectralConv(nnx.Module):
         padding: int,
         rngs: nnx.Rngs,
         param_dtype: Any,
+        normalise: bool = True,
     ):
-        """A square kernel of `size`, the same padding on all sides."""
-        self.stride, self.padding = stride, padding
+        """A square kernel of `size`, the same padding on all sides; as it is unless `normalise`."""
+        self.stride, self.padding, self.normalise = stride, padding, normalise
         scale = (inputs * size * size) ** -0.5
         shape = (size, size, inputs, outputs)
         self.kernel = nnx.Param(jax.random.uniform(rngs.params(), shape, param_dtype, -scale, scale))
@@ -64,11 +65,13 @@ class SpectralConv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """n h w inputs -> n h' w' outputs."""
-        right = jax.lax.stop_gradient(self.spectral[...])
-        left = jax.lax.stop_gradient(self._matrix() @ right)
-        left = left / (jnp.linalg.norm(left) + 1e-12)
-        sigma = left @ self._matrix() @ right
-        kernel = self.kernel[...] / sigma
+        kernel = self.kernel[...]
+        if self.normalise:
+            right = jax.lax.stop_gradient(self.spectral[...])
+            left = jax.lax.stop_gradient(self._matrix() @ right)
+            left = left / (jnp.linalg.norm(left) + 1e-12)
+            sigma = left @ self._matrix() @ right
+            kernel = kernel / sigma
         pad = ((self.padding, self.padding),) * 2
         out = jax.lax.conv_general_dilated(
             x, kernel, (self.stride, self.stride), pad, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -91,15 +94,19 @@ class Critic(nnx.Module):
         hidden_channels: Sequence[int] = (64, 128, 256),
         head_channels: int = 512,
         param_dtype: Any = jnp.float32,
+        spectral_norm: bool = True,
     ):
         """`channels` of the input: those of the noise prediction and one for the mask."""
         self.channels = channels
         widths = [channels, *hidden_channels]
         self.layers = nnx.List(
-            [SpectralConv(a, b, 4, 2, 1, rngs, param_dtype) for a, b in itertools.pairwise(widths)]
+            [
+                SpectralConv(a, b, 4, 2, 1, rngs, param_dtype, spectral_norm)
+                for a, b in itertools.pairwise(widths)
+            ]
         )
-        self.head = SpectralConv(widths[-1], head_channels, 3, 1, 1, rngs, param_dtype)
-        self.out = SpectralConv(head_channels, 1, 3, 1, 1, rngs, param_dtype)
+        self.head = SpectralConv(widths[-1], head_channels, 3, 1, 1, rngs, param_dtype, spectral_norm)
+        self.out = SpectralConv(head_channels, 1, 3, 1, 1, rngs, param_dtype, spectral_norm)
 
     def refresh(self) -> None:
         """One step of power iteration in every layer."""

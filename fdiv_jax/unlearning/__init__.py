@@ -9,11 +9,20 @@ f-divergence, arXiv 2509.21167, 2025.
 """
 
 from fdiv_jax.unlearning.cache import ArrayCache, default_cache
-from fdiv_jax.unlearning.concepts import PromptPair, resolve_pairs, resolve_retained
-from fdiv_jax.unlearning.config import AnchorImagesConfig, CriticConfig, OptimiserConfig, UnlearningConfig
+from fdiv_jax.unlearning.concepts import Erasure, PromptPair, resolve_all, resolve_pairs, resolve_retained
+from fdiv_jax.unlearning.config import UnlearningConfig
+from fdiv_jax.unlearning.config_parts import (
+    AnchorImagesConfig,
+    CriticConfig,
+    EditConfig,
+    LoraConfig,
+    OptimiserConfig,
+    PreservationConfig,
+)
 from fdiv_jax.unlearning.critic import CriticGame, CriticState
-from fdiv_jax.unlearning.data import AnchorData, anchor_latents, model_digest, prepare_data
-from fdiv_jax.unlearning.loop import unlearn
+from fdiv_jax.unlearning.data import AnchorData, Batches, anchor_latents, model_digest, prepare_data
+from fdiv_jax.unlearning.edit import edit_cross_attention
+from fdiv_jax.unlearning.loop import Observer, prepare, unlearn
 from fdiv_jax.unlearning.objectives import (
     Comparison,
     Objective,
@@ -21,9 +30,21 @@ from fdiv_jax.unlearning.objectives import (
     objective_of,
     squared_distance,
 )
-from fdiv_jax.unlearning.parameters import GROUPS, Network, Selection, select, split
+from fdiv_jax.unlearning.parameters import GROUPS, Network, Selection, select
+from fdiv_jax.unlearning.preemption import Preempted
 from fdiv_jax.unlearning.result import DivergedError, UnlearningResult, check_output
-from fdiv_jax.unlearning.step import Batch, Frozen, TrainState, initial_state, make_optimiser, make_step
+from fdiv_jax.unlearning.step import (
+    Batch,
+    Plan,
+    Prior,
+    TrainState,
+    initial_state,
+    make_optimiser,
+    make_reference,
+    make_step,
+)
+from fdiv_jax.unlearning.timesteps import Timesteps, timesteps_of
+from fdiv_jax.unlearning.trainable import Frozen, LowRank, TokenEmbeddings, Trainable, Weights, trainable_of
 
 __all__ = [
     "GROUPS",
@@ -31,34 +52,53 @@ __all__ = [
     "AnchorImagesConfig",
     "ArrayCache",
     "Batch",
+    "Batches",
     "Comparison",
     "CriticConfig",
     "CriticGame",
     "CriticState",
     "DivergedError",
+    "EditConfig",
+    "Erasure",
     "Frozen",
+    "LoraConfig",
+    "LowRank",
     "Network",
     "Objective",
+    "Observer",
     "OptimiserConfig",
+    "Plan",
+    "Preempted",
+    "PreservationConfig",
+    "Prior",
     "PromptPair",
     "Selection",
+    "Timesteps",
+    "TokenEmbeddings",
     "TrainState",
+    "Trainable",
     "UnlearningConfig",
     "UnlearningResult",
+    "Weights",
     "anchor_latents",
     "check_output",
     "default_cache",
+    "edit_cross_attention",
     "initial_state",
     "make_objective",
     "make_optimiser",
+    "make_reference",
     "make_step",
     "model_digest",
     "objective_of",
+    "prepare",
     "prepare_data",
+    "resolve_all",
     "resolve_pairs",
     "resolve_retained",
     "select",
-    "split",
     "squared_distance",
+    "timesteps_of",
+    "trainable_of",
     "unlearn",
 ]

@@ -7,16 +7,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from fdiv_jax.diffusion import SAMPLERS
 from fdiv_jax.divergences import Divergence, divergence
+from fdiv_jax.pipeline import Concept
 from fdiv_jax.unlearning import _validate as check
+from fdiv_jax.unlearning.concepts import Erasure
+from fdiv_jax.unlearning.config_parts import (
+    AnchorImagesConfig,
+    CriticConfig,
+    EditConfig,
+    LoraConfig,
+    OptimiserConfig,
+    PreservationConfig,
+)
+from fdiv_jax.unlearning.config_parts import set_field as _set
+from fdiv_jax.unlearning.timesteps import TimestepLaw
 
 __all__ = [
     "AnchorImagesConfig",
     "CriticConfig",
     "Devices",
+    "EditConfig",
+    "LoraConfig",
     "LossFamily",
+    "Method",
     "OptimiserConfig",
+    "PreservationConfig",
+    "Reference",
     "Scale",
     "UnlearningConfig",
 ]
@@ -24,96 +40,8 @@ __all__ = [
 LossFamily = Literal["closed", "exact", "variational"]
 Scale = Literal["mean", "sum", "schedule"]
 Devices = Literal["single", "all"]
-
-
-@dataclass(frozen=True)
-class OptimiserConfig:
-    """The optimiser of the trained parameters.
-
-    Raises ValueError or TypeError for a value out of range.
-    """
-
-    name: Literal["adamw", "sgd"] = "adamw"
-    """adamw, or sgd: plain gradient descent, whose path is the one that the theory's rates describe."""
-    b1: float = 0.9
-    """Decay of AdamW's first moment."""
-    b2: float = 0.99
-    """Decay of AdamW's second moment."""
-    eps: float = 1e-8
-    """Added to the root of AdamW's second moment."""
-    weight_decay: float = 0.0
-    """Of AdamW, decoupled. It would pull the trained parameters to zero, not to where they were."""
-    clip_norm: float | None = None
-    """Scale gradients of a greater global norm down to it; None: never."""
-
-    def __post_init__(self) -> None:
-        check.one_of("optimiser.name", self.name, ("adamw", "sgd"))
-        for name in ("b1", "b2"):
-            _set(self, name, check.real(f"optimiser.{name}", getattr(self, name), least=0, below=1))
-        _set(self, "eps", check.real("optimiser.eps", self.eps, above=0))
-        _set(self, "weight_decay", check.real("optimiser.weight_decay", self.weight_decay, least=0))
-        if self.clip_norm is not None:
-            _set(self, "clip_norm", check.real("optimiser.clip_norm", self.clip_norm, above=0))
-
-
-@dataclass(frozen=True)
-class CriticConfig:
-    """The critic of the variational loss and its training; the other losses have none.
-
-    Raises ValueError or TypeError for a value out of range.
-    """
-
-    learning_rate: float = 1e-4
-    """Of the critic's AdamW."""
-    warmup: int = 30
-    """Steps before the first one of the model in which only the critic learns."""
-    steps: int = 1
-    """Steps of the critic for each of the model."""
-    weight_decay: float = 0.01
-    """Of the critic's AdamW."""
-    hidden_channels: tuple[int, ...] = (64, 128, 256)
-    """Channels of its stride-2 convolutions."""
-    head_channels: int = 512
-    """Channels of its last hidden layer."""
-
-    def __post_init__(self) -> None:
-        _set(self, "learning_rate", check.real("critic.learning_rate", self.learning_rate, above=0))
-        _set(self, "warmup", check.whole("critic.warmup", self.warmup, least=0))
-        _set(self, "steps", check.whole("critic.steps", self.steps, least=1))
-        _set(self, "weight_decay", check.real("critic.weight_decay", self.weight_decay, least=0))
-        if not isinstance(self.hidden_channels, (tuple, list)) or not self.hidden_channels:
-            raise TypeError(f"critic.hidden_channels must be a sequence, got {self.hidden_channels!r}")
-        widths = tuple(
-            check.whole("critic.hidden_channels", width, least=1) for width in self.hidden_channels
-        )
-        _set(self, "hidden_channels", widths)
-        _set(self, "head_channels", check.whole("critic.head_channels", self.head_channels, least=1))
-
-
-@dataclass(frozen=True)
-class AnchorImagesConfig:
-    """The images that the frozen model draws at the anchor prompts: the x_0 of the training.
-
-    Raises ValueError or TypeError for a value out of range.
-    """
-
-    number: int = 200
-    """Images in all, shared out evenly (and rounded up) over the anchor prompts."""
-    sampler: str = "dpm++"
-    """Sampler: ddim or dpm++."""
-    steps: int = 25
-    """Steps of the sampler."""
-    guidance: float = 6.0
-    """Classifier-free guidance of the images; the training itself has none."""
-    seed: int = 0
-    """Seed of the images, apart from the run's own, so that runs of many seeds share them."""
-
-    def __post_init__(self) -> None:
-        _set(self, "number", check.whole("images.number", self.number, least=1))
-        check.one_of("images.sampler", self.sampler, SAMPLERS)
-        _set(self, "steps", check.whole("images.steps", self.steps, least=1))
-        _set(self, "guidance", check.real("images.guidance", self.guidance, least=0))
-        _set(self, "seed", check.whole("images.seed", self.seed, least=0))
+Method = Literal["descent", "edit"]
+Reference = Literal["frozen", "current"]
 
 
 @dataclass(frozen=True)
@@ -129,13 +57,13 @@ class UnlearningConfig:
     Source: Novello et al., A unified framework for diffusion model unlearning with f-divergence, 2025.
     """
 
-    target: str
-    """The concept to unlearn: one of the model's own (see its concepts.json), or a phrase that occurs in
-    every one of `prompts`."""
+    target: str = ""
+    """The concept to unlearn: one of the model's own (see its concepts.json), for a model without any one of
+    the library's, or a phrase that occurs in every one of `prompts`."""
     anchor: str = "superclass"
-    """What takes its place: superclass, near (both from the model's concepts.json), empty (the empty
-    prompt), or a phrase or concept that replaces the target in its prompts; `prompt: TEXT` is a whole prompt
-    instead."""
+    """What takes its place: superclass, near (both from the model's concepts.json or the library), empty (the
+    empty prompt), negative (away from the target by negative guidance), or a phrase or concept that replaces
+    the target in its prompts; `prompt: TEXT` is a whole prompt instead."""
     divergence: str = "squared_hellinger"
     """A name of the catalogue or any generator in t."""
     loss: LossFamily = "closed"
@@ -148,9 +76,23 @@ class UnlearningConfig:
     """Divide the loss by f''(1), to compare divergences at equal curvature."""
     trainable: str = "cross-attn"
     """The parameters that learn: cross-attn (to_k and to_v of the cross-attentions), attn (every projection
-    of every attention), full, or a regular expression to be found in the parameters' dotted names."""
+    of every attention), full, embedding (the targets' own token embeddings), or a regular expression to be
+    found in the UNet's dotted names, such as `^(?!.*attn2)` for the rest."""
     prompts: tuple[str, ...] = ()
     """Prompts that show the target; empty: those of the model's concepts.json."""
+    concepts: tuple[Erasure, ...] = ()
+    """Several concepts to unlearn at once, each with its anchor and prompts, instead of `target`."""
+    defined: tuple[Concept, ...] = ()
+    """Concepts of the user's own, as a concept file defines them; they come before the model's."""
+    method: Method = "descent"
+    """descent: steps of an optimiser; edit: to_k and to_v of the cross-attentions solved for (UCE), which
+    takes neither loss nor steps."""
+    reference: Reference = "frozen"
+    """The model that is compared with: the frozen one, or the current one under stop-gradient (concept
+    ablation)."""
+    negative_guidance: float = 1.0
+    """eta of the anchor `negative`: the reference is e_0 - eta (e_c - e_0), of the frozen model at the empty
+    and at the target prompt (ESD)."""
     retained: tuple[str, ...] | None = None
     """Prompts at which the model is to stay as it is: a share of every batch compares the model with itself
     there. None: the empty prompt and the prompts of the model's other concepts of the target's kind; empty:
@@ -161,13 +103,16 @@ class UnlearningConfig:
     """Steps of the model."""
     batch_size: int = 16
     """Samples a step, over all devices."""
+    accumulation: int = 1
+    """Parts that a batch is worked through in: the gradient is the batch's own, the memory a part's."""
     learning_rate: float = 1e-3
     """Of the trained parameters; constant."""
     seed: int = 0
     """Of everything random in the training."""
+    timesteps: TimestepLaw = "uniform"
+    """Law of the timesteps: uniform, or importance, the paper's window around 200 to 400."""
     timestep_range: tuple[int, int] | None = None
-    """Timesteps are uniform from the first of these to the last, both included; None: all of the
-    schedule's."""
+    """Timesteps go from the first of these to the last, both included; None: all of the schedule's."""
     devices: Devices = "single"
     """single, or all: data parallelism over all local devices."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
@@ -176,11 +121,31 @@ class UnlearningConfig:
     """The critic, for the variational loss."""
     images: AnchorImagesConfig = field(default_factory=AnchorImagesConfig)
     """The anchor images."""
+    preservation: PreservationConfig = field(default_factory=PreservationConfig)
+    """Prior preservation, a term beside the divergence."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Low-rank changes instead of weights."""
+    edit: EditConfig = field(default_factory=EditConfig)
+    """The closed-form edit, for the method `edit`."""
 
     def __post_init__(self) -> None:
-        _set(self, "target", check.text("target", self.target))
+        _set(self, "concepts", _erasures(self.concepts))
+        _set(self, "defined", _concepts(self.defined))
+        if self.concepts:
+            if self.target or self.prompts:
+                raise ValueError(
+                    f"target {self.target!r} beside {len(self.concepts)} concepts; expected one or the other"
+                )
+        else:
+            hint = "; expected a concept to unlearn, or several in `concepts`"
+            _set(self, "target", check.text("target", self.target, hint))
         hint = "; the empty prompt is anchor 'empty'"
         _set(self, "anchor", check.text("anchor", self.anchor, hint))
+        check.one_of("method", self.method, get_args(Method))
+        check.one_of("reference", self.reference, get_args(Reference))
+        check.one_of("timesteps", self.timesteps, get_args(TimestepLaw))
+        guidance = check.real("negative_guidance", self.negative_guidance, above=0)
+        _set(self, "negative_guidance", guidance)
         check.one_of("loss", self.loss, get_args(LossFamily))
         check.one_of("scale", self.scale, get_args(Scale))
         check.one_of("devices", self.devices, get_args(Devices))
@@ -192,6 +157,11 @@ class UnlearningConfig:
         _set(self, "retained_share", check.real("retained_share", self.retained_share, least=0, below=1))
         _set(self, "steps", check.whole("steps", self.steps, least=1))
         _set(self, "batch_size", check.whole("batch_size", self.batch_size, least=1))
+        _set(self, "accumulation", check.whole("accumulation", self.accumulation, least=1))
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"accumulation {self.accumulation} for a batch_size of {self.batch_size}; expected a divisor"
+            )
         _set(self, "learning_rate", check.real("learning_rate", self.learning_rate, above=0))
         _set(self, "seed", check.whole("seed", self.seed, least=0))
         _set(self, "timestep_range", _timestep_range(self.timestep_range))
@@ -199,13 +169,14 @@ class UnlearningConfig:
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} must be of type {kind.__name__}, got {getattr(self, name)!r}")
         self._check_divergence()
+        self._check_combinations()
 
     def _check_divergence(self) -> None:
         if isinstance(self.divergence, Divergence):
             _set(self, "divergence", self.divergence.name)
         check.text("divergence", self.divergence)
         if self.divergence.lower() == "mse":
-            raise ValueError("divergence 'mse': the squared error is the kl member, D = m/2; expected 'kl'")
+            _set(self, "divergence", "kl")
         d = divergence(self.divergence)
         if self.loss == "closed" and d.closed_form is None:
             raise ValueError(
@@ -216,6 +187,34 @@ class UnlearningConfig:
             raise ValueError(
                 f"normalise_curvature: the curvature f''(1) of {d.name} is infinite (a kink at t = 1)"
             )
+
+    def _check_combinations(self) -> None:
+        if self.method == "edit" and (self.trainable != "cross-attn" or self.lora.rank is not None):
+            raise ValueError(
+                f"method 'edit' with trainable {self.trainable!r}"
+                f"{'' if self.lora.rank is None else f' and lora.rank {self.lora.rank}'}: it solves for to_k "
+                "and to_v of the cross-attentions; expected 'cross-attn' and no LoRA"
+            )
+        if self.method == "edit" and any(each.anchor == "negative" for each in self.erasures):
+            raise ValueError(
+                "method 'edit' has no negative guidance; expected another anchor than 'negative'"
+            )
+        if self.reference == "current":
+            if any(each.anchor == "negative" for each in self.erasures):
+                raise ValueError("anchor 'negative' is of the frozen model; expected reference 'frozen'")
+            if self.retained and self.retained_share:
+                raise ValueError(
+                    "reference 'current' compares the model with itself at retained prompts, which keeps "
+                    "nothing; expected preservation.weight with preservation.at 'retained', or no retained "
+                    "prompts"
+                )
+        if self.preservation.weight and self.preservation.at == "retained" and self.retained == ():
+            raise ValueError("preservation.at 'retained' without retained prompts")
+
+    @property
+    def erasures(self) -> tuple[Erasure, ...]:
+        """The concepts to unlearn, one or several."""
+        return self.concepts or (Erasure(self.target, self.anchor, self.prompts),)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON holds it; `from_dict` reads it back to an equal one."""
@@ -237,7 +236,35 @@ class UnlearningConfig:
         return cls(**values)
 
 
-_PARTS: dict[str, type] = {"optimiser": OptimiserConfig, "critic": CriticConfig, "images": AnchorImagesConfig}
+_PARTS: dict[str, type] = {
+    "optimiser": OptimiserConfig,
+    "critic": CriticConfig,
+    "images": AnchorImagesConfig,
+    "preservation": PreservationConfig,
+    "lora": LoraConfig,
+    "edit": EditConfig,
+}
+
+
+def _concepts(value: Any) -> tuple[Concept, ...]:
+    if isinstance(value, (str, Mapping)) or not isinstance(value, (tuple, list)):
+        raise TypeError(f"defined must be a sequence of concepts, got {value!r}")
+    return tuple(
+        each
+        if isinstance(each, Concept)
+        else Concept.from_dict(each.get("name", ""), {k: v for k, v in each.items() if k != "name"})
+        for each in value
+    )
+
+
+def _erasures(value: Any) -> tuple[Erasure, ...]:
+    if isinstance(value, (str, Mapping)) or not isinstance(value, (tuple, list)):
+        raise TypeError(f"concepts must be a sequence of erasures, got {value!r}")
+    fields = tuple(f.name for f in dataclasses.fields(Erasure))
+    return tuple(
+        each if isinstance(each, Erasure) else Erasure(**check.known_keys("concepts", each, fields))
+        for each in value
+    )
 
 
 def _timestep_range(value: Any) -> tuple[int, int] | None:
@@ -255,8 +282,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     return [_plain(entry) for entry in value] if isinstance(value, (tuple, list)) else value
-
-
-def _set(instance: Any, name: str, value: Any) -> None:
-    """Set a field of a frozen dataclass while it is being made."""
-    object.__setattr__(instance, name, value)

@@ -1,4 +1,4 @@
-"""The variational game: a critic T = g(v) on noise predictions, and its ascent."""
+"""The variational game: a critic T = g(v) on predictions, or on the x_0 they stand for, and its ascent."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.divergences import Divergence, variational_value
 from fdiv_jax.nn import Critic
-from fdiv_jax.unlearning.config import CriticConfig
+from fdiv_jax.unlearning.config_parts import CriticConfig
 
 if TYPE_CHECKING:
     from fdiv_jax.unlearning.objectives import Comparison
@@ -42,12 +43,16 @@ class CriticState:
 class CriticGame:
     """V = E_P[T] - E_Q[f*(T)], T = g(critic(prediction, mask)); the critic ascends, the model descends.
 
-    P are the frozen model's predictions at the anchor prompts, Q the trained model's at the target prompts.
+    P are the frozen model's predictions at the anchor prompts, Q the trained model's at the target prompts;
+    with config.sees "x0" the critic sees the x_0 that they stand for at x_t. The model's loss is
+    -E_Q[f*(T)] up to a constant, or the non-saturating -E_Q[T]: same fixed point, as f*' > 0, but a gradient
+    that does not fade where f*' does.
 
     Attributes:
         divergence: f, which gives f* and g.
         latent_shape: (h, w, c).
         config: of the critic.
+        schedule: of the noise, for "x0".
 
     Raises ValueError for latents that the critic's halvings would leave nothing of.
 
@@ -57,8 +62,13 @@ class CriticGame:
     divergence: Divergence
     latent_shape: tuple[int, int, int]
     config: CriticConfig
+    schedule: NoiseSchedule | None = None
+
+    learns = True
 
     def __post_init__(self) -> None:
+        if self.config.sees == "x0" and self.schedule is None:
+            raise ValueError("critic.sees 'x0' needs the noise schedule")
         h, w, _ = self.latent_shape
         least = 2 ** len(self.config.hidden_channels)
         if min(h, w) < least:
@@ -84,6 +94,7 @@ class CriticGame:
             hidden_channels=self.config.hidden_channels,
             head_channels=self.config.head_channels,
             param_dtype=jnp.result_type(float),
+            spectral_norm=self.config.spectral_norm,
         )
 
     @cached_property
@@ -102,11 +113,21 @@ class CriticGame:
     def scores(self, weights: Any, spectral: Any, comparison: Comparison) -> tuple[jax.Array, jax.Array]:
         """The critic's values before the activation at the samples of P and of Q, n h' w' each."""
         critic = self._critic(weights, spectral)
-        both = jnp.concatenate([comparison.reference, comparison.prediction])
+        both = jnp.concatenate(self._seen(comparison))
         both = both.astype(jax.tree.leaves(weights)[0].dtype)
         v = critic(both, jnp.concatenate([comparison.mask, comparison.mask]))
         v_p, v_q = jnp.split(v, 2)
         return v_p, v_q
+
+    def _seen(self, comparison: Comparison) -> tuple[jax.Array, jax.Array]:
+        outputs = (comparison.reference, comparison.prediction)
+        if self.config.sees == "prediction":
+            return outputs
+        assert self.schedule is not None
+        reference, prediction = (
+            self.schedule.predict_x0(comparison.noised, output, comparison.timesteps) for output in outputs
+        )
+        return reference, prediction
 
     def game_value(self, weights: Any, spectral: Any, comparison: Comparison) -> jax.Array:
         """V, a scalar: a lower bound of the divergence of the two sets of predictions."""
@@ -132,5 +153,8 @@ class CriticGame:
         return CriticState(weights, spectral, moments), figures
 
     def value(self, state: CriticState, comparison: Comparison) -> jax.Array:
-        """V; its gradient for the model is that of the generator's loss -E_Q[f*(T)]."""
+        """V, whose gradient for the model is that of -E_Q[f*(T)]; or the non-saturating -E_Q[T]."""
+        if self.config.generator == "non-saturating":
+            _, v_q = self.scores(state.weights, state.spectral, comparison)
+            return -jnp.mean(self.divergence.activation(v_q))
         return self.game_value(state.weights, state.spectral, comparison)

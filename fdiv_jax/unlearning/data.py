@@ -1,12 +1,15 @@
-"""The training data: images that the frozen model itself draws at the anchor prompts, and the prompts'
-features."""
+"""The training data: images at the anchor prompts, drawn by the frozen model or the user's own, and the
+prompts' features."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,14 +18,15 @@ from fdiv_jax.nn import Text
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning.cache import ArrayCache, digest, parameters_digest
 from fdiv_jax.unlearning.concepts import PromptPair
-from fdiv_jax.unlearning.config import AnchorImagesConfig
+from fdiv_jax.unlearning.config_parts import AnchorImagesConfig, PreservedPrompts
 from fdiv_jax.unlearning.parameters import Network
-from fdiv_jax.unlearning.step import Batch
+from fdiv_jax.unlearning.step import Batch, Prior
+from fdiv_jax.unlearning.user_images import latent_mask, read_images
 
-__all__ = ["AnchorData", "anchor_latents", "model_digest", "prepare_data"]
+__all__ = ["AnchorData", "Batches", "anchor_latents", "model_digest", "prepare_data"]
 
 _LATENT_PIXELS_A_CALL = 8192
-_BATCHES = 1  # the stream of random numbers that chooses the batches
+_BATCHES, _PRIORS = 1, 2  # the streams of random numbers that choose the batches
 
 
 @dataclass(frozen=True)
@@ -30,22 +34,31 @@ class AnchorData:
     """Where batches come from.
 
     Attributes:
-        pairs: of prompts.
-        latents: anchors images h w c, float32: the images of each distinct anchor prompt.
-        anchor_of: (pairs,), which anchor prompt each pair has.
+        pairs: of prompts; the last `retained` ones are of a retained prompt with itself.
+        latents: images h w c, float32.
+        images_of: for each pair, which of the images are its own.
         target_text: what the UNet is told of the target prompts, a tree of arrays with a row a pair.
         anchor_text: the same of the anchor prompts.
-        retained: how many pairs, the last ones, are of a retained prompt with itself.
+        retained: how many pairs are of retained prompts.
         retained_share: their share of a batch.
+        masks: images h w, where the loss counts; None: everywhere.
+        negative: (pairs,), eta of the negative guidance; None: no pair has any.
+        tokens: token ids of the target prompts and of the anchor prompts, a row a pair, an array an encoder;
+            empty unless token embeddings learn.
+        prior: the prompts of prior preservation, or None.
     """
 
     pairs: tuple[PromptPair, ...]
     latents: np.ndarray
-    anchor_of: np.ndarray
+    images_of: tuple[np.ndarray, ...]
     target_text: Text
     anchor_text: Text
     retained: int = 0
     retained_share: float = 0.0
+    masks: np.ndarray | None = None
+    negative: np.ndarray | None = None
+    tokens: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]] = ((), ())
+    prior: PreservedPrompts | None = None
 
     def choose(self, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Pair and image of each sample of a step's batch, (size,) each: a function of (seed, step, size)
@@ -63,19 +76,65 @@ class AnchorData:
             start = int(rng.integers(self.retained))
             pairs = np.concatenate([pairs, targets + (start + np.arange(kept)) % self.retained])
         pairs = rng.permutation(pairs)
-        return pairs, rng.integers(self.latents.shape[1], size=size)
+        return pairs, self._images(rng, pairs)
+
+    def _images(self, rng: np.random.Generator, pairs: np.ndarray) -> np.ndarray:
+        places = rng.integers([len(self.images_of[pair]) for pair in pairs])
+        return np.array([self.images_of[pair][place] for pair, place in zip(pairs, places, strict=True)])
 
     def batch(self, seed: int, step: int, size: int) -> Batch:
         """The batch of a step; see `choose`."""
         pairs, images = self.choose(seed, step, size)
-        latents = self.latents[self.anchor_of[pairs], images]
-        return Batch(
-            latents=jnp.asarray(latents),
-            target_text=jax.tree.map(lambda rows: jnp.asarray(rows[pairs]), self.target_text),
-            anchor_text=jax.tree.map(lambda rows: jnp.asarray(rows[pairs]), self.anchor_text),
-            mask=jnp.ones(latents.shape[:3], jnp.float32),
+        target_tokens, anchor_tokens = self.tokens
+        batch = Batch(
+            latents=jnp.asarray(self.latents[images]),
+            target_text=_rows(self.target_text, pairs),
+            anchor_text=_rows(self.anchor_text, pairs),
+            mask=self._mask(images),
             position=jnp.arange(size, dtype=jnp.int32),
+            negative=None if self.negative is None else jnp.asarray(self.negative[pairs], jnp.float32),
+            tokens=_rows(target_tokens, pairs),
         )
+        if self.prior is None:
+            return batch
+        if self.prior == "retained":
+            rng = np.random.default_rng((seed, _PRIORS, step))
+            targets = len(self.pairs) - self.retained
+            start = int(rng.integers(self.retained))
+            pairs = rng.permutation(targets + (start + np.arange(size)) % self.retained)
+            images = self._images(rng, pairs)
+        prior = Prior(
+            latents=jnp.asarray(self.latents[images]),
+            text=_rows(self.anchor_text, pairs),
+            tokens=_rows(anchor_tokens, pairs),
+            mask=self._mask(images),
+        )
+        return dataclasses.replace(batch, prior=prior)
+
+    def _mask(self, images: np.ndarray) -> jax.Array:
+        shape = (len(images), *self.latents.shape[1:3])
+        return jnp.ones(shape, jnp.float32) if self.masks is None else jnp.asarray(self.masks[images])
+
+
+class Batches(Iterator[Batch]):
+    """The batches of a run in their order, made ahead of their use; their position can be kept."""
+
+    def __init__(self, data: AnchorData, seed: int, size: int, total: int):
+        """`total` batches of `size` samples."""
+        chain = grain.MapDataset.range(total).map(lambda step: data.batch(seed, int(step), size))
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        self._iterator: Any = iter(chain.to_iter_dataset(options))
+
+    def __next__(self) -> Batch:
+        return next(self._iterator)
+
+    def position(self) -> dict[str, Any]:
+        """Where it stands, as JSON holds it."""
+        return dict(self._iterator.get_state())
+
+    def restore(self, position: dict[str, Any]) -> None:
+        """Go on from a `position`."""
+        self._iterator.set_state(position)
 
 
 def model_digest(pipe: TextToImagePipeline) -> str:
@@ -93,40 +152,113 @@ def prepare_data(
     *,
     retained: Sequence[str] = (),
     retained_share: float = 0.0,
+    negative: Sequence[float] | None = None,
+    tokens: bool = False,
+    prior: PreservedPrompts | None = None,
     model: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AnchorData:
-    """Draw (or read) the anchor images of the pairs, and encode their prompts.
+    """Draw, or read, the images of the pairs, and encode their prompts.
 
     Args:
         pipe: the frozen model.
         pairs: of prompts.
-        images: how many and how they are drawn.
-        cache: where the images are kept.
+        images: how many and how they are drawn, or where the user's own are.
+        cache: where drawn images are kept.
         retained: prompts at which the model is to stay as it is.
         retained_share: their share of a batch.
+        negative: eta of the negative guidance of each pair; None: none has any.
+        tokens: keep the prompts' token ids, for token embeddings that learn.
+        prior: the prompts of prior preservation.
         model: its `model_digest`, when it is known.
         progress: called with (images done, images in all).
+
+    Raises:
+        ValueError: images that are not finite, do not fit the model, or belong to no anchor prompt; prior
+            preservation at retained prompts without any.
     """
+    if prior == "retained" and not retained:
+        raise ValueError("preservation.at 'retained': there are no retained prompts")
+    targets = len(pairs)
     pairs = (*pairs, *(PromptPair(prompt, prompt) for prompt in retained))
-    anchors = list(dict.fromkeys(pair.anchor for pair in pairs))
-    latents = anchor_latents(pipe, anchors, images, cache, model=model, progress=progress)
-    prompts = list(dict.fromkeys([pair.target for pair in pairs] + anchors))
+    shown = [pair.target if images.at == "target" else pair.anchor for pair in pairs]
+    own = None if images.folder is None else _own_images(pipe, images, shown[:targets])
+    drawn = list(dict.fromkeys(shown if own is None else shown[targets:]))
+    latents = np.zeros((0, *pipe.latent_shape), np.float32)
+    places: dict[str, np.ndarray] = {}
+    if drawn:
+        table = anchor_latents(pipe, drawn, images, cache, model=model, progress=progress)
+        latents = table.reshape(-1, *table.shape[2:])
+        places = {p: np.arange(i * table.shape[1], (i + 1) * table.shape[1]) for i, p in enumerate(drawn)}
+    images_of = [places.get(prompt, np.zeros(0, int)) for prompt in shown]
+    masks = None
+    if own is not None:
+        latents, masks, images_of[:targets] = own.beside(latents)
+    prompts = list(dict.fromkeys([pair.target for pair in pairs] + [pair.anchor for pair in pairs]))
     text = pipe.sized(pipe.encode_prompts(prompts), (len(prompts), *pipe.latent_shape))
+    ids = pipe.tokenize(prompts) if tokens else ()
 
-    def rows(chosen: list[str]) -> Text:
-        places = [prompts.index(prompt) for prompt in chosen]
-        return jax.tree.map(lambda table: np.asarray(table, np.float32)[places], text)
+    def rows(table: Any, chosen: list[str]) -> Any:
+        at = [prompts.index(prompt) for prompt in chosen]
+        return jax.tree.map(lambda part: np.asarray(part)[at], table)
 
+    text = jax.tree.map(lambda part: np.asarray(part, np.float32), text)
+    target_prompts, anchor_prompts = [pair.target for pair in pairs], [pair.anchor for pair in pairs]
+    guided = None if negative is None else np.array([*negative, *(0.0 for _ in retained)])
     return AnchorData(
         tuple(pairs),
         latents,
-        np.array([anchors.index(pair.anchor) for pair in pairs]),
-        rows([pair.target for pair in pairs]),
-        rows([pair.anchor for pair in pairs]),
+        tuple(images_of),
+        rows(text, target_prompts),
+        rows(text, anchor_prompts),
         len(retained),
         retained_share,
+        masks,
+        guided if guided is not None and np.any(guided) else None,
+        (rows(ids, target_prompts), rows(ids, anchor_prompts)),
+        prior,
     )
+
+
+@dataclass(frozen=True)
+class _OwnImages:
+    """The user's images: latents n h w c, masks n h w or None, and for each pair which ones are its own."""
+
+    latents: np.ndarray
+    masks: np.ndarray | None
+    images_of: list[np.ndarray]
+
+    def beside(self, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray]]:
+        """Behind the drawn latents."""
+        masks = self.masks
+        if masks is not None:
+            masks = np.concatenate([np.ones(drawn.shape[:3], np.float32), masks])
+        latents = np.concatenate([drawn, self.latents])
+        return latents, masks, [places + len(drawn) for places in self.images_of]
+
+
+def _own_images(pipe: TextToImagePipeline, config: AnchorImagesConfig, shown: list[str]) -> _OwnImages:
+    factor = pipe.vae.config.downsampling
+    h, w, _ = pipe.latent_shape
+    found = read_images(str(config.folder), (h * factor, w * factor), resize=config.resize)
+    pixels, masks = found.pixels, found.masks
+    captions = list(found.captions)
+    unknown = sorted({text for text in captions if text is not None and text not in shown})
+    if unknown:
+        raise ValueError(
+            f"images.folder {config.folder}: {unknown[0]!r} is no {config.at} prompt; expected one of "
+            f"{', '.join(map(repr, dict.fromkeys(shown)))}"
+        )
+    if config.mirror:
+        pixels = np.concatenate([pixels, pixels[:, :, ::-1]])
+        masks = None if masks is None else np.concatenate([masks, masks[:, :, ::-1]])
+        captions = captions * 2
+    images_of = [np.array([i for i, c in enumerate(captions) if c in (None, p)], int) for p in shown]
+    for prompt, places in zip(shown, images_of, strict=True):
+        if not len(places):
+            raise ValueError(f"images.folder {config.folder} has no image for the prompt {prompt!r}")
+    latents = np.asarray(pipe.encode_images(jnp.asarray(pixels)), np.float32)
+    return _OwnImages(latents, None if masks is None else latent_mask(masks, factor), images_of)
 
 
 def anchor_latents(
@@ -141,7 +273,8 @@ def anchor_latents(
     """Scaled latents that the model draws at prompts, read from the cache when they are there.
 
     Returns:
-        prompts images h w c, float32, with config.number / prompts images (rounded up) each.
+        prompts images h w c, float32, with config.number / prompts images (rounded up) each, and as many
+        mirrored ones behind them with config.mirror.
 
     Raises:
         ValueError: latents that are not finite; names the prompt.
@@ -164,7 +297,7 @@ def anchor_latents(
     )
     stored = cache.read(key, shape)
     if stored is not None:
-        return stored
+        return _with_mirrored(pipe, stored, cache, key) if config.mirror else stored
     every = [prompt for prompt in prompts for _ in range(each)]
     size = min(len(every), max(1, _LATENT_PIXELS_A_CALL // (shape[2] * shape[3])))
     parts: list[np.ndarray] = []
@@ -187,7 +320,27 @@ def anchor_latents(
         if not np.all(np.isfinite(values)):
             raise ValueError(f"the model draws latents that are not finite at the anchor prompt {prompt!r}")
     cache.write(key, latents)
-    return latents
+    return _with_mirrored(pipe, latents, cache, key) if config.mirror else latents
+
+
+def _with_mirrored(pipe: TextToImagePipeline, latents: np.ndarray, cache: ArrayCache, key: str) -> np.ndarray:
+    """The latents and, behind those of each prompt, the latents of the mirrored images."""
+    key = digest({"mirrored": key, "vae": parameters_digest(Network.parameters(pipe.vae))})
+    mirrored = cache.read(key, latents.shape)
+    if mirrored is None:
+        flat = jnp.asarray(latents.reshape(-1, *latents.shape[2:]))
+        size = max(1, _LATENT_PIXELS_A_CALL // (flat.shape[1] * flat.shape[2]))
+        parts = [
+            np.asarray(pipe.encode_images(pipe.decode(flat[i : i + size])[:, :, ::-1]))
+            for i in range(0, len(flat), size)
+        ]
+        mirrored = np.concatenate(parts).reshape(latents.shape).astype(np.float32)
+        cache.write(key, mirrored)
+    return np.concatenate([latents, mirrored], axis=1)
+
+
+def _rows(table: Any, places: np.ndarray) -> Any:
+    return jax.tree.map(lambda part: jnp.asarray(part[places]), table)
 
 
 def _initial_noise(seed: int, places: np.ndarray, shape: tuple[int, ...]) -> jax.Array:

@@ -2,37 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from fdiv_jax.distributed import DataParallel, SingleDevice
 from fdiv_jax.divergences import divergence
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning._progress import Display
 from fdiv_jax.unlearning.cache import ArrayCache, default_cache
-from fdiv_jax.unlearning.concepts import resolve_pairs, resolve_retained
-from fdiv_jax.unlearning.config import OptimiserConfig, UnlearningConfig
-from fdiv_jax.unlearning.data import AnchorData, model_digest, prepare_data
-from fdiv_jax.unlearning.objectives import Objective, objective_of
-from fdiv_jax.unlearning.parameters import Network, select, split
-from fdiv_jax.unlearning.result import DivergedError, History, UnlearningResult, check_output
-from fdiv_jax.unlearning.step import (
-    Frozen,
-    StepFunction,
-    check_timesteps,
-    initial_state,
-    make_optimiser,
-    make_step,
-)
+from fdiv_jax.unlearning.concepts import PromptPair, resolve_all, resolve_retained
+from fdiv_jax.unlearning.config import UnlearningConfig
+from fdiv_jax.unlearning.data import AnchorData, Batches, model_digest, prepare_data
+from fdiv_jax.unlearning.edit import edit_cross_attention
+from fdiv_jax.unlearning.library import known_concepts
+from fdiv_jax.unlearning.objectives import objective_of
+from fdiv_jax.unlearning.parameters import Network, Selection
+from fdiv_jax.unlearning.preemption import Preempted, TerminationGuard
+from fdiv_jax.unlearning.record import Record
+from fdiv_jax.unlearning.result import DivergedError, UnlearningResult, description
+from fdiv_jax.unlearning.run_directory import RunDirectory
+from fdiv_jax.unlearning.step import Plan, TrainState, initial_state, make_reference, make_step
+from fdiv_jax.unlearning.timesteps import timesteps_of
+from fdiv_jax.unlearning.trainable import Frozen, trainable_of
 
-__all__ = ["unlearn"]
+__all__ = ["Observer", "Prepared", "Run", "prepare", "train", "unlearn"]
+
+Cache = str | os.PathLike[str] | Literal[False] | None
+
+
+class Observer(Protocol):
+    """Somebody who watches a run: sample sheets, events for TensorBoard, a report."""
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """A step's figures, as metrics.jsonl holds them."""
+        ...
+
+    def model(self, done: int, pipeline: Callable[[], TextToImagePipeline]) -> None:
+        """The model after `done` steps of its own, made when asked for."""
+        ...
+
+    def end(self, result: UnlearningResult) -> None:
+        """The result, before it is written."""
+        ...
 
 
 def unlearn(
@@ -41,172 +61,393 @@ def unlearn(
     output: str | os.PathLike[str] | None = None,
     *,
     progress: bool = True,
-    cache: str | os.PathLike[str] | Literal[False] | None = None,
+    cache: Cache = None,
+    resume: bool = False,
+    checkpoint_every: int = 100,
+    observers: Callable[[Path], Sequence[Observer]] | None = None,
+    allow_changes: bool = False,
+    takeover: bool = False,
 ) -> UnlearningResult:
-    """Unlearn a concept.
+    """Unlearn one concept or several.
 
-    The same pipeline, configuration and machine give the same result, bit for bit on one device.
+    The same pipeline, configuration and machine give the same result, bit for bit on one device, whether the
+    run was stopped and resumed or not.
 
     Args:
         pipe: the model; it is not changed.
         config: what to unlearn and how.
-        output: the run directory to write when all went well; None: none.
+        output: the run directory: config.json, metrics.jsonl as the run goes on, checkpoints/ while it lasts,
+            and pipeline/ when all went well; None: none.
         progress: show a progress bar.
         cache: directory that keeps the anchor images; None: FDIV_JAX_CACHE or the user's cache directory;
             False: keep nothing.
+        resume: go on from the last good checkpoint in `output`, or begin where there is none.
+        checkpoint_every: steps between two checkpoints; 0: only when the process is asked to end (SIGTERM),
+            or the run diverges.
+        observers: given the run directory, those who watch; they take part when there is a directory.
+        allow_changes: resume a run that was begun with another configuration.
+        takeover: use the directory although another run seems to be using it.
 
     Returns:
         The unlearned pipeline, the history, and what was resolved from the configuration.
 
     Raises:
         ValueError: what does not fit the model: an unknown target or anchor, a pattern that matches nothing,
-            timesteps outside the schedule, a batch that the devices do not divide.
+            timesteps outside the schedule, a batch that the devices do not divide; or a directory whose run
+            has another configuration.
         FileExistsError: the output directory holds something already. All of these before any work is done.
-        DivergedError: a loss, a gradient or a parameter is not finite; names the step, the loss and the
-            batch.
+        DivergedError: a loss, a gradient or a parameter was not finite for `optimiser.patience` steps in a
+            row; names the step, the loss and the batch.
+        Preempted: SIGTERM came; the state is saved.
 
     Source: Novello et al., A unified framework for diffusion model unlearning with f-divergence, 2025.
     """
     if not isinstance(config, UnlearningConfig):
         raise TypeError(f"config must be an UnlearningConfig, got {type(config).__name__}")
-    target = None if output is None else check_output(output)
-    pairs = resolve_pairs(pipe.concepts, config.target, config.anchor, config.prompts)
-    retained = resolve_retained(pipe.concepts, config.target, config.retained)
-    network = Network(pipe.unet)
-    parameters = network.parameters(pipe.unet)
-    selection = select(parameters, config.trainable)
-    objective = objective_of(config, pipe.schedule, pipe.latent_shape)
-    timesteps = check_timesteps(config.timestep_range, pipe.schedule)
-    devices = jax.local_devices() if config.devices == "all" else jax.local_devices()[:1]
-    if config.batch_size % len(devices):
-        raise ValueError(
-            f"batch_size {config.batch_size} for {len(devices)} devices; expected a multiple of their number"
-        )
-    optimiser = make_optimiser(config.optimiser, config.learning_rate)
-    parallel = tuple(devices) if config.devices == "all" else None
-    runner = _runner(network, objective, config.optimiser, timesteps, parallel)
-    model = model_digest(pipe)
-    images = ArrayCache(None if cache is False else (default_cache() if cache is None else Path(cache)))
-    opponent_key, training_key = jax.random.split(jax.random.key(config.seed))
+    prepared = prepare(pipe, config)
+    with contextlib.ExitStack() as stack:
+        directory = None
+        if output is not None:
+            directory = stack.enter_context(
+                RunDirectory.open(
+                    output,
+                    prepared.description(),
+                    resume=resume,
+                    allow_changes=allow_changes,
+                    takeover=takeover,
+                )
+            )
+            if directory.finished:
+                raise FileExistsError(f"output {output}: its run is finished; pipeline/ holds the result")
+        watching = observers(directory.path) if observers is not None and directory is not None else ()
+        return train([prepared], [directory], [watching], progress, cache, checkpoint_every)[0]
 
-    with Display(progress, config.batch_size) as display:
-        data = prepare_data(
-            pipe,
-            pairs,
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run of which everything is resolved and nothing is done.
+
+    Attributes:
+        pipe: the frozen model.
+        config: what was asked for.
+        pairs: of prompts, and `negative`, eta of the guidance away from each target.
+        retained: prompts at which the model is to stay as it is.
+        plan: the step.
+        frozen: what no step changes.
+        selection: what learns.
+        devices: that take part.
+        model: hash of the frozen model.
+    """
+
+    pipe: TextToImagePipeline
+    config: UnlearningConfig
+    pairs: tuple[PromptPair, ...]
+    negative: tuple[float, ...]
+    retained: tuple[str, ...]
+    plan: Plan
+    frozen: Frozen
+    selection: Selection
+    devices: tuple[Any, ...]
+    model: str
+
+    def description(self) -> dict[str, Any]:
+        """What `config.json` of the run directory holds: enough to repeat the run."""
+        return description(
+            self.config,
+            self.pairs,
+            self.retained,
+            self.selection,
+            {"name": self.pipe.name, "sha256": self.model},
+            tuple(str(device) for device in self.devices),
+        )
+
+    def data(self, cache: Cache, progress: Callable[[int, int], None] | None = None) -> AnchorData:
+        """The training data, drawn or read."""
+        config = self.config
+        kept = ArrayCache(None if cache is False else (default_cache() if cache is None else Path(cache)))
+        preserved = config.preservation.at if config.preservation.weight else None
+        return prepare_data(
+            self.pipe,
+            self.pairs,
             config.images,
-            images,
-            retained=retained if config.retained_share else (),
-            retained_share=config.retained_share,
-            model=model,
-            progress=display.images,
+            kept,
+            retained=self.retained if config.retained_share or preserved == "retained" else (),
+            retained_share=config.retained_share if config.reference == "frozen" else 0.0,
+            negative=self.negative,
+            tokens=bool(self.frozen.encoders),
+            prior=preserved,
+            model=self.model,
+            progress=progress,
         )
-        trained, rest = split(parameters, selection)
-        original = {name: parameters[name] for name in selection.names}
-        state = runner.place(initial_state(trained, objective, optimiser, opponent_key))
-        frozen = runner.place(Frozen(original, rest))
-        total = objective.warmup + config.steps
-        record = _Record(data, config, objective.warmup)
-        started = time.monotonic()
-        waiting: tuple[int, Any] | None = None
-        for index in range(total):
-            batch = data.batch(config.seed, index, config.batch_size)
-            state, metrics = runner(state, frozen, batch, training_key)
-            if waiting is not None:  # the step before: read while this one runs
-                display.step(waiting[0] + 1, total, record.add(waiting[0], runner.metrics(waiting[1])))
-            waiting = (index, metrics)
-        if waiting is not None:
-            display.step(waiting[0] + 1, total, record.add(waiting[0], runner.metrics(waiting[1])))
-        learned = jax.block_until_ready(runner.fetch(state.trained))
-        seconds = time.monotonic() - started
-    record.check_parameters(learned)
 
-    d = divergence(config.divergence)
-    result = UnlearningResult(
-        pipeline=pipe.replace(unet=network.module({**rest, **learned})),
-        history=record.history(),
-        config=config,
-        pairs=pairs,
-        selection=selection,
-        divergence={"name": d.name, "generator": str(d.generator), "curvature": str(d.curvature)},
-        model={"name": pipe.name, "sha256": model},
-        devices=tuple(str(device) for device in devices),
-        seconds=seconds,
+
+def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str | None = None) -> Prepared:
+    """Resolve a configuration for a model; `model` is its `model_digest`, when it is known.
+
+    Raises:
+        ValueError: what does not fit the model, see `unlearn`.
+    """
+    concepts = known_concepts(pipe.concepts, config.defined)
+    pairs = resolve_all(concepts, config.erasures)
+    guided = {
+        pair
+        for each in config.erasures
+        if each.anchor == "negative"
+        for pair in resolve_all(concepts, [each])
+    }
+    names = [each.target for each in config.erasures]
+    retained = resolve_retained(concepts, names, config.retained)
+    trainable, frozen, selection = trainable_of(
+        pipe, config.trainable, names, rank=config.lora.rank, alpha=config.lora.alpha
     )
-    if target is not None:
-        result.save(target)
+    devices = tuple(jax.local_devices() if config.devices == "all" else jax.local_devices()[:1])
+    share = len(devices) * config.accumulation
+    if config.batch_size % share:
+        raise ValueError(
+            f"batch_size {config.batch_size} for {len(devices)} devices and an accumulation of "
+            f"{config.accumulation}; expected a multiple of {share}"
+        )
+    constant = config.optimiser.schedule == "constant"
+    plan = Plan(
+        network=Network(pipe.unet),
+        trainable=trainable,
+        objective=objective_of(config, pipe.schedule, pipe.latent_shape),
+        timesteps=timesteps_of(pipe.schedule, config.timestep_range, config.timesteps),
+        optimiser=config.optimiser,
+        steps=0 if constant else config.steps,
+        reference=config.reference,
+        accumulation=config.accumulation,
+        preservation=config.preservation,
+    )
+    return Prepared(
+        pipe,
+        config,
+        pairs,
+        tuple(config.negative_guidance if pair in guided else 0.0 for pair in pairs),
+        retained,
+        plan,
+        frozen,
+        selection,
+        devices,
+        model or model_digest(pipe),
+    )
+
+
+class Run:
+    """One run as it goes on: its state, its history and its directory."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        data: AnchorData,
+        directory: RunDirectory | None,
+        observers: Sequence[Observer],
+    ):
+        """Starts at the last good checkpoint of the directory, if there is one."""
+        config, plan = prepared.config, prepared.plan
+        self.prepared, self.directory, self.observers = prepared, directory, observers
+        parallel = prepared.devices if config.devices == "all" else None
+        self.runner, self.reference, self._step = _compiled(plan, parallel)
+        self.frozen = self.runner.place(prepared.frozen)
+        opponent_key, self.key = jax.random.split(jax.random.key(config.seed))
+        state = initial_state(plan, prepared.frozen, config.learning_rate, opponent_key)
+        self.record = Record(data, config, plan.objective.warmup)
+        self.done, self.position = 0, None
+        restored = None if directory is None else directory.restore(jax.device_get(state))
+        if directory is not None and restored is not None:
+            state, self.done, self.position = restored.state, restored.step, restored.extra["batches"]
+            self.key = jax.random.wrap_key_data(jnp.asarray(restored.extra["key"], jnp.uint32))
+            self.record.restore(directory.rows)
+        self.state: TrainState = self.runner.place(state)
+        self._waiting: tuple[int, Any] | None = None
+
+    @property
+    def total(self) -> int:
+        """Steps in all, those of the opponent alone included."""
+        return self.prepared.plan.objective.warmup + self.prepared.config.steps
+
+    def step_key(self) -> jax.Array:
+        """The random key of the next step."""
+        return jax.random.fold_in(self.key, self.done)
+
+    def step(self, batch: Any, reference: Any, position: dict[str, Any]) -> None:
+        """One step, on the runner's share of the batch; `position` is where the batches go on.
+
+        Raises:
+            DivergedError: see `Record.check`, of the step before; the state is saved first.
+        """
+        self.state, metrics = self._step(self.state, self.frozen, batch, reference, self.step_key())
+        before, self._waiting = self._waiting, (self.done, metrics)
+        self.done, self.position = self.done + 1, position
+        if before is not None:  # read while this one runs
+            metrics = self._read(before)
+            try:
+                self.record.check(metrics)
+            except DivergedError:
+                self.save()
+                raise
+
+    def settle(self) -> None:
+        """Record the last step, if it is not recorded yet."""
+        if self._waiting is not None:
+            before, self._waiting = self._waiting, None
+            self._read(before)
+
+    def _read(self, waiting: tuple[int, Any]) -> Mapping[str, Any]:
+        index, metrics = waiting
+        metrics = self.runner.metrics(metrics)
+        row = self.record.add(index, metrics)
+        if self.directory is not None:
+            self.directory.log(row)
+        for observer in self.observers:
+            observer.row(row)
+        return metrics
+
+    def save(self) -> None:
+        """A checkpoint of everything, where there is a directory."""
+        if self.directory is None or self.directory.saved == self.done:
+            return
+        self.settle()
+        extra = {"key": jax.random.key_data(self.key).tolist(), "batches": self.position}
+        self.directory.save(self.done, jax.device_get(self.runner.fetch(self.state)), extra)
+
+    def pipeline(self) -> TextToImagePipeline:
+        """The model as it is now."""
+        learned = jax.tree.map(jnp.asarray, jax.device_get(self.runner.fetch(self.state).learned))
+        return self.prepared.plan.trainable.pipeline(self.prepared.pipe, learned, self.prepared.frozen)
+
+    def show(self) -> None:
+        """Let the observers see the model."""
+        own = self.done - self.prepared.plan.objective.warmup
+        if self.observers and own >= 0:
+            self.settle()
+            for observer in self.observers:
+                observer.model(own, self.pipeline)
+
+    def result(self, seconds: float) -> UnlearningResult:
+        """What the run gives."""
+        prepared, d = self.prepared, divergence(self.prepared.config.divergence)
+        learned = jax.device_get(self.runner.fetch(self.state).learned)
+        return UnlearningResult(
+            pipeline=self.pipeline(),
+            history=self.record.history(),
+            config=prepared.config,
+            pairs=prepared.pairs,
+            retained=prepared.retained,
+            selection=prepared.selection,
+            learned=learned,
+            trainable=prepared.plan.trainable,
+            divergence={"name": d.name, "generator": str(d.generator), "curvature": str(d.curvature)},
+            model={"name": prepared.pipe.name, "sha256": prepared.model},
+            devices=tuple(str(device) for device in prepared.devices),
+            seconds=seconds,
+        )
+
+
+def train(
+    cells: Sequence[Prepared],
+    directories: Sequence[RunDirectory | None],
+    observers: Sequence[Sequence[Observer]],
+    progress: bool = True,
+    cache: Cache = None,
+    checkpoint_every: int = 0,
+    diverged: dict[int, DivergedError] | None = None,
+) -> list[UnlearningResult]:
+    """Make runs side by side that see the same batches: what the frozen model says of them is computed once.
+
+    The runs must agree in everything that the batches and the reference hang on: model, pairs, images, seed,
+    batch size, timesteps, reference. One that has a checkpoint must be alone. A run that diverges ends them
+    all; or, where `diverged` is given, it is entered there by its number, and the results are the others'.
+    """
+    first = cells[0]
+    with Display(progress, first.config.batch_size) as display, TerminationGuard() as guard:
+        if first.config.method == "edit":
+            return [_edited(cell, directory) for cell, directory in zip(cells, directories, strict=True)]
+        data = first.data(cache, display.images)
+        runs = [
+            Run(cell, data, directory, watching)
+            for cell, directory, watching in zip(cells, directories, observers, strict=True)
+        ]
+        started, total = time.monotonic(), max(run.total for run in runs)
+        batches = Batches(data, first.config.seed, first.config.batch_size, total)
+        lost: list[Run] = []
+        if runs[0].position is not None:
+            batches.restore(runs[0].position)
+        else:
+            for run in runs:
+                run.show()
+        for index in range(runs[0].done, total):
+            active = [run for run in runs if index < run.total and run not in lost]
+            if not active:
+                break
+            lead = active[0]
+            batch = lead.runner.share_out(next(batches))
+            reference = lead.reference(lead.frozen, batch, lead.step_key())
+            for run in active:
+                try:
+                    run.step(batch, reference, batches.position())
+                except DivergedError as error:
+                    if diverged is None:
+                        raise
+                    diverged[runs.index(run)] = error
+                    lost.append(run)
+                    continue
+                if checkpoint_every and run.done % checkpoint_every == 0 and run.done < run.total:
+                    run.save()
+                run.show()
+            if active[-1].record.rows:
+                display.step(index + 1, total, active[-1].record.rows[-1])
+            if guard.requested and index + 1 < total:
+                for run in runs:
+                    run.save()
+                raise Preempted(f"asked to end after step {index + 1} of {total}; the state is saved")
+        results = []
+        for run, directory in zip(runs, directories, strict=True):
+            if run in lost:
+                continue
+            run.settle()
+            display.step(run.done, run.total, run.record.rows[-1])
+            jax.block_until_ready(run.state)
+            result = run.result(time.monotonic() - started)
+            for observer in run.observers:
+                observer.end(result)
+            if directory is not None:
+                directory.finish(result.write)
+            results.append(result)
+    return results
+
+
+def _edited(prepared: Prepared, directory: RunDirectory | None) -> UnlearningResult:
+    """The closed-form edit, which takes no steps."""
+    started, config = time.monotonic(), prepared.config
+    learned = edit_cross_attention(
+        prepared.pipe, prepared.selection, prepared.pairs, prepared.retained, config.edit
+    )
+    pipeline = prepared.plan.trainable.pipeline(prepared.pipe, learned, prepared.frozen)
+    result = UnlearningResult(
+        pipeline=pipeline,
+        history={},
+        config=config,
+        pairs=prepared.pairs,
+        retained=prepared.retained,
+        selection=prepared.selection,
+        learned=learned,
+        trainable=prepared.plan.trainable,
+        model={"name": prepared.pipe.name, "sha256": prepared.model},
+        devices=tuple(str(device) for device in prepared.devices),
+        seconds=time.monotonic() - started,
+    )
+    if directory is not None:
+        directory.finish(result.write)
     return result
 
 
-@functools.lru_cache(maxsize=32)
-def _runner(
-    network: Network,
-    objective: Objective,
-    optimiser: OptimiserConfig,
-    timesteps: tuple[int, int],
-    devices: tuple[Any, ...] | None,
-) -> SingleDevice | DataParallel:
-    """The compiled step; runs that differ in prompts, data, seed or learning rate alone share it."""
-
-    def step_for(axis: str | None) -> StepFunction:
-        update = make_optimiser(optimiser, 0.0)  # the learning rate comes with the state
-        return make_step(network, objective, update, timesteps=timesteps, axis=axis)
-
-    return SingleDevice(step_for) if devices is None else DataParallel(step_for, devices)
-
-
-class _Record:
-    """The history as it grows; it stops the run at the first number that is not finite."""
-
-    def __init__(self, data: AnchorData, config: UnlearningConfig, warmup: int):
-        self._data, self._config, self._warmup = data, config, warmup
-        self._rows: list[dict[str, Any]] = []
-
-    def add(self, index: int, metrics: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Record one step's metrics; returns the row.
-
-        Raises:
-            DivergedError: the loss or the gradient is not finite.
-        """
-        scalars = {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
-        row = {
-            "step": index + 1,
-            "warmup": index < self._warmup,
-            "loss": scalars.pop("loss"),
-            "m": float(np.mean(metrics["m"])),
-            "m_max": float(np.max(metrics["m"])),
-            "weight": float(np.mean(metrics["weight"])),
-            **scalars,
-        }
-        self._rows.append(row)
-        if not all(np.isfinite(row[name]) for name in ("loss", "m", "gradient_norm")):
-            raise DivergedError(self._complaint(index, row, metrics), index + 1, self.history())
-        return row
-
-    def _complaint(self, index: int, row: Mapping[str, Any], metrics: Mapping[str, np.ndarray]) -> str:
-        pairs, images = self._data.choose(self._config.seed, index, self._config.batch_size)
-        finite = np.isfinite(metrics["m"])
-        worst = int(np.argmin(finite) if not finite.all() else np.argmax(metrics["m"]))
-        prompt = self._data.pairs[pairs[worst]].target
-        return (
-            f"step {index + 1}: loss {row['loss']:.6g}, gradient norm {row['gradient_norm']:.6g}, m up to "
-            f"{row['m_max']:.6g}; batch: pairs {pairs.tolist()}, images {images.tolist()}, timesteps "
-            f"{np.asarray(metrics['timesteps']).tolist()}, worst sample {worst} ({prompt!r}). "
-            "Stopped, nothing written; a smaller learning_rate, optimiser.clip_norm, scale 'mean' or a "
-            "divergence of bounded weight may help"
-        )
-
-    def check_parameters(self, parameters: Mapping[str, jax.Array]) -> None:
-        """Raises DivergedError when the last step left a parameter that is not finite."""
-        for name, value in parameters.items():
-            if not np.all(np.isfinite(jax.device_get(value))):
-                step = len(self._rows)
-                raise DivergedError(
-                    f"step {step}: parameter {name} is not finite after loss {self._rows[-1]['loss']:.6g}. "
-                    "Stopped, nothing written; a smaller learning_rate may help",
-                    step,
-                    self.history(),
-                )
-
-    def history(self) -> History:
-        """The rows as arrays by name."""
-        return {name: np.array([row[name] for row in self._rows]) for name in self._rows[0]}
+@functools.lru_cache(maxsize=64)
+def _compiled(
+    plan: Plan, devices: tuple[Any, ...] | None
+) -> tuple[SingleDevice | DataParallel, Callable[..., Any], Callable[..., Any]]:
+    """The runner, the reference and the step; runs that differ in prompts, data, seed or learning rate alone
+    share them."""
+    runner = SingleDevice() if devices is None else DataParallel(devices)
+    reference = runner.compile(lambda axis: make_reference(plan))
+    return runner, reference, runner.compile(lambda axis: make_step(plan, axis=axis), donate=True)

@@ -41,12 +41,14 @@ class Comparison(NamedTuple):
         prediction: n h w c, the trained model's at the target prompts.
         mask: n h w, where the loss counts.
         timesteps: (n,), integers.
+        noised: n h w c, x_t; for a critic that sees x_0.
     """
 
     reference: jax.Array
     prediction: jax.Array
     mask: jax.Array
     timesteps: jax.Array
+    noised: Any = None
 
 
 def squared_distance(comparison: Comparison, scale: Scale, schedule: NoiseSchedule) -> jax.Array:
@@ -81,6 +83,11 @@ class Opponent(Protocol):
     """What stands against the model: nobody for a formula, a critic in the variational game."""
 
     @property
+    def learns(self) -> bool:
+        """Whether it has anything to learn from a batch."""
+        ...
+
+    @property
     def warmup(self) -> int:
         """Steps in which the opponent alone learns."""
         ...
@@ -107,6 +114,8 @@ class Formula:
     family: Literal["closed", "exact"]
     scale: Scale
     schedule: NoiseSchedule
+
+    learns = False
 
     @property
     def warmup(self) -> int:
@@ -220,7 +229,7 @@ def make_objective(
             )
         opponent = Formula(d, family, scale, schedule)
     elif family == "variational":
-        opponent = CriticGame(d, latent_shape, critic or CriticConfig())
+        opponent = CriticGame(d, latent_shape, critic or CriticConfig(), schedule)
     else:
         raise ValueError(f"loss must be closed, exact or variational, got {family!r}")
     factor = 1.0 / float(d.curvature) if normalise_curvature else 1.0

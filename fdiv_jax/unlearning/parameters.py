@@ -1,19 +1,18 @@
-"""Which parameters learn: groups by pattern on dotted names, split off from those that stay."""
+"""Which parameters learn: groups by pattern on dotted names, selected by name."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from fdiv_jax.unlearning._validate import nearest
 
-__all__ = ["GROUPS", "Network", "Parameters", "Selection", "select", "split"]
+__all__ = ["GROUPS", "Network", "Parameters", "Selection", "select"]
 
 Parameters = dict[str, jax.Array]
 """Parameters by their dotted names, such as mid_block.attentions.0.transformer_blocks.0.attn2.to_k.kernel."""
@@ -121,14 +120,3 @@ class Network:
     def __call__(self, parameters: Mapping[str, jax.Array], *inputs: Any) -> jax.Array:
         """What a module with these parameters gives."""
         return self.module(parameters)(*inputs)
-
-
-def split(
-    parameters: Mapping[str, jax.Array],
-    selection: Selection,
-    copy: Callable[[jax.Array], jax.Array] = jnp.copy,
-) -> tuple[Parameters, Parameters]:
-    """(a copy of the selected parameters, the rest as they are)."""
-    chosen = set(selection.names)
-    trained = {name: copy(parameters[name]) for name in selection.names}
-    return trained, {name: value for name, value in parameters.items() if name not in chosen}

@@ -6,20 +6,23 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from fdiv_jax.checkpoints import atomic_directory
+from fdiv_jax.checkpoints import atomic_directory, save_lora
+from fdiv_jax.divergences import divergence
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning.concepts import PromptPair
 from fdiv_jax.unlearning.config import UnlearningConfig
-from fdiv_jax.unlearning.parameters import Selection
+from fdiv_jax.unlearning.parameters import Parameters, Selection
+from fdiv_jax.unlearning.trainable import LowRank, Trainable
 
-__all__ = ["DivergedError", "UnlearningResult", "check_output", "versions"]
+__all__ = ["DivergedError", "UnlearningResult", "check_output", "description", "versions"]
 
 History = Mapping[str, np.ndarray]
 
@@ -27,7 +30,7 @@ _PACKAGES = ("fdiv-jax", "jax", "jaxlib", "flax", "optax", "numpy", "sympy", "tr
 
 
 class DivergedError(ValueError):
-    """A loss, a gradient or a parameter that is not finite; nothing was written.
+    """Too many steps in a row with a loss, a gradient or a parameter that is not finite.
 
     Attributes:
         step: the step it was seen in, from 1.
@@ -48,10 +51,14 @@ class UnlearningResult:
         pipeline: the unlearned model.
         history: one entry a step, in arrays: `step` (from 1), `warmup` (True while the critic alone learns),
             `loss`, `m` and `m_max` (mean and greatest of the batch), `weight` (mean w_f(m)),
-            `gradient_norm`, and `critic_value` where there is a critic.
+            `gradient_norm`, `skipped` (True where the numbers were not finite and nothing changed), and
+            `critic_value`, `prior_loss`, `conflicts` where there are such; empty for the method `edit`.
         config: what was asked for.
         pairs: of prompts, resolved.
+        retained: prompts at which the model was to stay as it was.
         selection: the parameters that learned.
+        learned: what they became.
+        trainable: how they make the model.
         divergence: name, generator and curvature, as text.
         model: the name of the model and the hash of its parameters before.
         devices: what it ran on.
@@ -63,6 +70,9 @@ class UnlearningResult:
     config: UnlearningConfig
     pairs: tuple[PromptPair, ...]
     selection: Selection
+    retained: tuple[str, ...] = ()
+    learned: Parameters = field(default_factory=dict, repr=False)
+    trainable: Trainable | None = None
     divergence: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
@@ -70,23 +80,7 @@ class UnlearningResult:
 
     def description(self) -> dict[str, Any]:
         """What `config.json` of the run directory holds: enough to repeat the run."""
-        return {
-            "config": self.config.to_dict(),
-            "resolved": {
-                "pairs": [{"target": pair.target, "anchor": pair.anchor} for pair in self.pairs],
-                "divergence": dict(self.divergence),
-                "trainable": {
-                    "pattern": self.selection.pattern,
-                    "parameters": self.selection.count,
-                    "of": self.selection.total,
-                    "names": list(self.selection.names),
-                },
-            },
-            "model": dict(self.model),
-            "seed": self.config.seed,
-            "devices": list(self.devices),
-            "versions": versions(),
-        }
+        return description(self.config, self.pairs, self.retained, self.selection, self.model, self.devices)
 
     def rows(self) -> list[dict[str, Any]]:
         """The history as a list of one mapping a step."""
@@ -97,9 +91,7 @@ class UnlearningResult:
         ]
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Write the run directory, whole or not at all: config.json, metrics.jsonl and pipeline/.
-
-        `pipeline/` is a diffusers directory.
+        """Write the run directory, whole or not at all: config.json, metrics.jsonl, and what `write` writes.
 
         Raises:
             FileExistsError: the directory holds something already.
@@ -109,8 +101,49 @@ class UnlearningResult:
             (temporary / "config.json").write_text(json.dumps(self.description(), indent=2) + "\n")
             lines = "".join(json.dumps(row) + "\n" for row in self.rows())
             (temporary / "metrics.jsonl").write_text(lines)
-            self.pipeline.save(temporary / "pipeline")
+            self.write(temporary)
         return path
+
+    def write(self, directory: Path) -> None:
+        """Write pipeline/, a diffusers directory, and lora.safetensors where a LoRA was learned."""
+        if isinstance(self.trainable, LowRank):
+            lora = self.trainable.lora({name: jnp.asarray(value) for name, value in self.learned.items()})
+            save_lora(directory / "lora.safetensors", {"unet": lora}, overwrite=True)
+        self.pipeline.save(directory / "pipeline")
+
+
+def description(
+    config: UnlearningConfig,
+    pairs: Sequence[PromptPair],
+    retained: Sequence[str],
+    selection: Selection,
+    model: Mapping[str, str],
+    devices: Sequence[str],
+) -> dict[str, Any]:
+    """What `config.json` of a run directory holds: enough to repeat the run."""
+    d = divergence(config.divergence)
+    return {
+        "config": config.to_dict(),
+        "resolved": {
+            "pairs": [{"target": pair.target, "anchor": pair.anchor} for pair in pairs],
+            "retained": list(retained),
+            "divergence": {
+                "name": d.name,
+                "generator": str(d.generator),
+                "curvature": str(d.curvature),
+            },
+            "trainable": {
+                "pattern": selection.pattern,
+                "parameters": selection.count,
+                "of": selection.total,
+                "names": list(selection.names),
+            },
+        },
+        "model": dict(model),
+        "seed": config.seed,
+        "devices": list(devices),
+        "versions": versions(),
+    }
 
 
 def check_output(directory: str | os.PathLike[str]) -> Path:

@@ -14,6 +14,7 @@ from fdiv_jax.unlearning import (
     AnchorImagesConfig,
     DivergedError,
     Network,
+    OptimiserConfig,
     UnlearningConfig,
     unlearn,
 )
@@ -57,7 +58,7 @@ def test_only_the_group_changes(run, pipe):
 
 def test_it_learns(run):
     history = run[0].history
-    assert set(history) == {"step", "warmup", "loss", "m", "m_max", "weight", "gradient_norm"}
+    assert set(history) == {"step", "warmup", "loss", "m", "m_max", "weight", "gradient_norm", "skipped"}
     assert all(len(values) == LEARNING["steps"] for values in history.values())
     assert np.mean(history["m"][-8:]) < 0.8 * np.mean(history["m"][:8])
     np.testing.assert_array_equal(history["step"], np.arange(1, LEARNING["steps"] + 1))
@@ -99,31 +100,49 @@ def test_the_run_directory(run, pipe):
     assert loaded.concepts == pipe.concepts
 
 
-def poison(monkeypatch, step):
-    """Let the batch of one step hold a nan."""
+def poison(monkeypatch, *steps):
+    """Let the batches of some steps hold a nan."""
     make = AnchorData.batch
 
     def poisoned(self, seed, index, size):
         batch = make(self, seed, index, size)
-        if index + 1 != step:
+        if index + 1 not in steps:
             return batch
         return dataclasses.replace(batch, latents=batch.latents.at[2, 1, 1, 0].set(jnp.nan))
 
     monkeypatch.setattr(AnchorData, "batch", poisoned)
 
 
-@pytest.mark.parametrize("step", [1, 17, LEARNING["steps"]])
-def test_a_number_that_is_not_finite_stops_the_run(step, run, pipe, quiet, tmp_path, monkeypatch):
-    poison(monkeypatch, step)
+def test_steps_that_are_not_finite_are_skipped_and_counted(run, pipe, quiet, monkeypatch):
+    poison(monkeypatch, 3, 4, 17, LEARNING["steps"])
+    result = unlearn(pipe, run[0].config, **quiet)
+    skipped = result.history["skipped"]
+    assert (np.flatnonzero(skipped) + 1).tolist() == [3, 4, 17, LEARNING["steps"]]
+    assert np.all(np.isfinite(result.history["loss"]) == ~skipped)
+    for value in Network.parameters(result.pipeline.unet).values():
+        assert np.all(np.isfinite(value))
+    np.testing.assert_array_equal(result.history["loss"][:2], run[0].history["loss"][:2])
+
+
+@pytest.mark.parametrize(("patience", "last"), [(1, 2), (3, 12)])
+def test_too_many_in_a_row_stop_the_run_and_the_last_good_state_is_kept(
+    patience, last, run, pipe, quiet, tmp_path, monkeypatch
+):
+    good = last - patience
+    config = dataclasses.replace(run[0].config, optimiser=OptimiserConfig(patience=patience))
     output = tmp_path / "run"
-    with pytest.raises(
-        DivergedError,
-        match=rf"step {step}: loss nan, gradient norm nan.*timesteps.*sample 2 .*nothing written",
-    ) as caught:
-        unlearn(pipe, run[0].config, output, **quiet)
-    assert caught.value.step == step
-    assert len(caught.value.history["loss"]) == step
-    assert list(tmp_path.iterdir()) == []
+    with monkeypatch.context() as patch:
+        poison(patch, *range(good + 1, last + 1))
+        words = rf"step {last}: loss nan, gradient norm nan.*timesteps.*sample 2 .*last good state is kept"
+        with pytest.raises(DivergedError, match=words) as caught:
+            unlearn(pipe, config, output, **quiet)
+    assert caught.value.step == last
+    assert len(caught.value.history["loss"]) == last
+    assert not (output / "pipeline").exists()
+    assert len((output / "metrics.jsonl").read_text().splitlines()) == last + 1  # one was under way
+    resumed = unlearn(pipe, config, output, resume=True, **quiet)  # the batches are good now
+    assert len(resumed.history["loss"]) == LEARNING["steps"]
+    assert not resumed.history["skipped"][last + 1 :].any()
 
 
 def test_a_failure_while_writing_leaves_nothing(run, tmp_path, monkeypatch):

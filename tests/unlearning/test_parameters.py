@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from fdiv_jax.nn import Critic
-from fdiv_jax.unlearning import Network, select, split
+from fdiv_jax.unlearning import Network, select
 from tests.tiny import tiny_pipeline
 
 
@@ -49,15 +49,6 @@ def test_other_groups_and_patterns(parameters):
 def test_a_pattern_that_matches_nothing_is_refused(group, message, parameters):
     with pytest.raises(ValueError, match=message):
         select(parameters, group)
-
-
-def test_split_covers_everything_once_and_copies_what_learns(parameters):
-    trained, rest = split(parameters, select(parameters, "cross-attn"))
-    assert set(trained) | set(rest) == set(parameters)
-    assert not set(trained) & set(rest)
-    for name, value in trained.items():
-        np.testing.assert_array_equal(value, parameters[name])
-        assert value is not parameters[name]  # its buffer is given up to the step
 
 
 def test_a_network_is_its_module(pipe, parameters):

@@ -1,0 +1,214 @@
+"""Every method on the world `fashion`: what is erased, what is kept, mean and spread over seeds.
+
+    python -m benchmarks.erasure_table                   # all tasks; resumes by run
+    python -m benchmarks.erasure_table --tasks item      # item, style, three, sequence
+
+All methods see the same anchor and retained prompts, draw their images from the same frozen model and are
+judged alike: f-DMU, ESD by a share of each batch at retained prompts, concept ablation and DoCo by their
+preservation term there, UCE by its preservation weight. Writes benchmarks/results/erasure_table.json and .md;
+the runs themselves stay in the work directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+if "XLA_FLAGS" not in os.environ:  # a device a core: JAX reads this when it starts
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={min(os.cpu_count() or 1, 8)}"
+
+import numpy as np
+import tyro
+
+import fdiv_jax as fj
+from fdiv_jax.unlearning import (
+    AnchorImagesConfig,
+    CriticConfig,
+    Erasure,
+    OptimiserConfig,
+    PreservationConfig,
+    UnlearningConfig,
+)
+from fdiv_jax.unlearning.sequence import unlearn_sequence
+from fdiv_jax.unlearning.sweep import Cell, sweep
+from fdiv_jax.worlds import ITEM_NAMES, load_judge
+from fdiv_jax.worlds.erasure_scores import concept_scores, erasure_scores, targets_of
+
+Task = Literal["item", "style", "three", "sequence"]
+TASKS: dict[str, tuple[Erasure, ...]] = {
+    "item": (Erasure("sneaker", "near"),),
+    "style": (Erasure("sketch", "near"),),
+    "three": (Erasure("sneaker", "near"), Erasure("shirt", "near"), Erasure("coat", "near")),
+}
+SEQUENCE = tuple(Erasure(name, "superclass") for name in ITEM_NAMES if name != "bag")
+IN_SEQUENCE = ("f-DMU closed kl", "f-DMU closed squared_hellinger", "f-DMU closed pearson_chi2", "UCE")
+FIGURES = ("target_accuracy", "retained_items", "retained_styles")
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """What the benchmark is told."""
+
+    tasks: tuple[Task, ...] = ("item", "style", "three", "sequence")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: int = 120
+    """Steps of every method that takes any."""
+    images: int = 2
+    """Images a prompt for the scores."""
+    work: Path = Path("build/erasure_table")
+    output: Path = Path("benchmarks/results/erasure_table.json")
+
+
+def methods(task: str, settings: BenchmarkConfig) -> dict[str, UnlearningConfig]:
+    """Every method's configuration, by name, with seed 0."""
+    base = UnlearningConfig(
+        target="",
+        concepts=TASKS[task],
+        steps=settings.steps,
+        batch_size=16,
+        learning_rate=1e-3,
+        devices="all",
+        images=AnchorImagesConfig(number=153, steps=12, guidance=3.0),
+    )
+    held = PreservationConfig(weight=1.0, at="retained")
+    game = {
+        "loss": "variational",
+        "learning_rate": 1e-4,
+        "critic": CriticConfig(learning_rate=1e-3, warmup=60, steps=3),
+    }
+    negative = tuple(dataclasses.replace(each, anchor="negative") for each in TASKS[task])
+    rows: dict[str, dict[str, Any]] = {
+        **{
+            f"f-DMU closed {name}": {"divergence": name}
+            for name in ("kl", "squared_hellinger", "pearson_chi2", "jeffreys")
+        },
+        **{
+            f"f-DMU exact {name}": {"divergence": name, "loss": "exact"}
+            for name in ("jensen_shannon", "le_cam", "total_variation")
+        },
+        **{
+            f"f-DMU variational {name}": {"divergence": name, **game}
+            for name in ("kl", "squared_hellinger", "jensen_shannon", "pearson_chi2")
+        },
+        "concept ablation": {"divergence": "kl", "reference": "current", "preservation": held},
+        "ESD-x": {"divergence": "kl", "concepts": negative, "trainable": r"\.attn2\.", **_at_target(base)},
+        "ESD-u": {
+            "divergence": "kl",
+            "concepts": negative,
+            "trainable": r"^(?!.*\.attn2\.)",
+            "learning_rate": 1e-4,
+            **_at_target(base),
+        },
+        "DoCo": {
+            "divergence": "jensen_shannon",
+            **game,
+            "critic": CriticConfig(
+                learning_rate=1e-3, warmup=60, steps=3, sees="x0", generator="non-saturating"
+            ),
+            "optimiser": OptimiserConfig(clip_norm=1.0),
+            "retained_share": 0.0,
+            "preservation": held,
+        },
+        "UCE": {"method": "edit"},
+    }
+    return {name: dataclasses.replace(base, **changes) for name, changes in rows.items()}
+
+
+def _at_target(base: UnlearningConfig) -> dict[str, Any]:
+    return {"images": dataclasses.replace(base.images, at="target")}
+
+
+def run_task(task: str, settings: BenchmarkConfig) -> list[dict[str, Any]]:
+    """A row a method: mean and standard deviation of each figure over the seeds."""
+    pipe, judge = fj.load_pipeline("fashion"), load_judge()
+
+    def score(model: fj.TextToImagePipeline, config: UnlearningConfig) -> dict[str, float]:
+        found = erasure_scores(model, judge, targets_of(config), images_per_prompt=settings.images)
+        return found._asdict()
+
+    chosen = methods(task, settings)
+    named = {name: "_".join(name.split()) for name in chosen}
+    cells = [
+        Cell(f"{named[name]}-{seed}", dataclasses.replace(config, seed=seed))
+        for seed in settings.seeds
+        for name, config in chosen.items()
+    ]
+    rows = {row["name"]: row for row in sweep(pipe, cells, settings.work / task, score=score, resume=True)}
+    frozen = score(pipe, chosen["UCE"])
+    table: list[dict[str, Any]] = [
+        {"task": task, "method": "(frozen)", **{k: {"mean": v, "spread": 0.0} for k, v in frozen.items()}}
+    ]
+    for name in chosen:
+        runs = [rows[f"{named[name]}-{seed}"] for seed in settings.seeds]
+        figures = {
+            key: {"mean": float(np.mean(values)), "spread": float(np.std(values))}
+            for key in FIGURES
+            if (values := [run[key] for run in runs])
+        }
+        table.append({"task": task, "method": name, **figures})
+    return table
+
+
+def run_sequence(settings: BenchmarkConfig) -> list[dict[str, Any]]:
+    """The retention matrix of nine items erased one after the other, by method."""
+    pipe, judge = fj.load_pipeline("fashion"), load_judge()
+    score = functools.partial(concept_scores, judge=judge, images_per_prompt=settings.images)
+    rows = []
+    for name, config in methods("item", settings).items():
+        if name not in (
+            "f-DMU closed kl",
+            "f-DMU closed squared_hellinger",
+            "f-DMU closed pearson_chi2",
+            "UCE",
+        ):
+            continue
+        place = settings.work / "sequence" / "_".join(name.split())
+        stages = dataclasses.replace(config, concepts=SEQUENCE)
+        _, matrix = unlearn_sequence(pipe, stages, place, score, resume=place.exists())
+        rows.append({"method": name, **dataclasses.asdict(matrix)})
+    return rows
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The tables as text."""
+    lines = []
+    for task, table in results.items():
+        if task in ("sequence", "settings"):
+            continue
+        erased = ", ".join(f"{each.target} -> {each.anchor}" for each in TASKS[task])
+        lines += [f"## {task}: {erased}", "", "| method | target | retained items | retained styles |"]
+        lines += ["|---|---|---|---|"]
+        for row in table:
+            cells = [f"{row[key]['mean']:.3f} ± {row[key]['spread']:.3f}" for key in FIGURES]
+            lines.append(f"| {row['method']} | {' | '.join(cells)} |")
+        lines.append("")
+    for row in results.get("sequence", []):
+        lines += [f"## nine items in sequence: {row['method']}", ""]
+        lines += ["| after erasing | " + " | ".join(row["concepts"]) + " |"]
+        lines += ["|---" * (len(row["concepts"]) + 1) + "|"]
+        for stage, scores in zip(("(frozen)", *row["erased"]), row["scores"], strict=True):
+            lines.append(f"| {stage} | " + " | ".join(f"{value:.2f}" for value in scores) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main(settings: BenchmarkConfig) -> None:
+    """Run, and write what is there after every task."""
+    results: dict[str, Any] = {}
+    if settings.output.exists():
+        results = json.loads(settings.output.read_text())
+    results["settings"] = {"seeds": settings.seeds, "steps": settings.steps, "images": settings.images}
+    for task in settings.tasks:
+        results[task] = run_sequence(settings) if task == "sequence" else run_task(task, settings)
+        settings.output.parent.mkdir(parents=True, exist_ok=True)
+        settings.output.write_text(json.dumps(results, indent=2) + "\n")
+        settings.output.with_suffix(".md").write_text(markdown(results))
+        print(markdown({task: results[task]}))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(BenchmarkConfig))

@@ -1,0 +1,71 @@
+"""The history of a run as it grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fdiv_jax.unlearning.config import UnlearningConfig
+from fdiv_jax.unlearning.data import AnchorData
+from fdiv_jax.unlearning.result import DivergedError, History
+
+__all__ = ["Record"]
+
+
+class Record:
+    """One row a step; it stops a run whose numbers are not finite for too many steps in a row."""
+
+    def __init__(self, data: AnchorData, config: UnlearningConfig, warmup: int):
+        """`warmup` steps of the opponent come before those of the model."""
+        self._data, self._config, self._warmup = data, config, warmup
+        self.rows: list[dict[str, Any]] = []
+
+    def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from the rows of earlier steps."""
+        self.rows = [dict(row) for row in rows]
+
+    def add(self, index: int, metrics: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Record the metrics of a step, counted from 0; returns the row."""
+        scalars = {name: value.item() for name, value in metrics.items() if np.ndim(value) == 0}
+        row = {
+            "step": index + 1,
+            "warmup": index < self._warmup,
+            "loss": scalars.pop("loss"),
+            "m": float(np.mean(metrics["m"])),
+            "m_max": float(np.max(metrics["m"])),
+            "weight": float(np.mean(metrics["weight"])),
+            **scalars,
+        }
+        self.rows.append(row)
+        return row
+
+    def check(self, metrics: Mapping[str, np.ndarray]) -> None:
+        """See whether the run may go on after its last row.
+
+        Raises:
+            DivergedError: that step and those before it, `optimiser.patience` in all, were not finite.
+        """
+        patience = self._config.optimiser.patience
+        if len(self.rows) < patience or not all(row["skipped"] for row in self.rows[-patience:]):
+            return
+        row = self.rows[-1]
+        pairs, images = self._data.choose(self._config.seed, row["step"] - 1, self._config.batch_size)
+        finite = np.isfinite(metrics["m"])
+        worst = int(np.argmin(finite) if not finite.all() else np.argmax(metrics["m"]))
+        prompt = self._data.pairs[pairs[worst]].target
+        steps = "step" if patience == 1 else f"{patience} steps in a row were not finite, the last one step"
+        raise DivergedError(
+            f"{steps} {row['step']}: loss {row['loss']:.6g}, gradient norm {row['gradient_norm']:.6g}, m up "
+            f"to {row['m_max']:.6g}; batch: pairs {pairs.tolist()}, images {images.tolist()}, timesteps "
+            f"{np.asarray(metrics['timesteps']).tolist()}, worst sample {worst} ({prompt!r}). Stopped; the "
+            "last good state is kept. A smaller learning_rate, optimiser.clip_norm, scale 'mean' or a "
+            "divergence of bounded weight may help",
+            row["step"],
+            self.history(),
+        )
+
+    def history(self) -> History:
+        """The rows as arrays by name."""
+        return {name: np.array([row[name] for row in self.rows]) for name in (self.rows or [{}])[0]}

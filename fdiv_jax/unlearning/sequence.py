@@ -1,0 +1,137 @@
+"""Concepts erased one after the other, each from the last result, and what is left of all of them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fdiv_jax.checkpoints import atomic_file
+from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
+from fdiv_jax.unlearning.concepts import resolve_retained
+from fdiv_jax.unlearning.config import UnlearningConfig
+from fdiv_jax.unlearning.library import known_concepts
+from fdiv_jax.unlearning.loop import Cache, prepare, unlearn
+
+__all__ = ["RetentionMatrix", "unlearn_sequence"]
+
+ConceptScores = Callable[[TextToImagePipeline], Mapping[str, float]]
+"""How well a model still draws each concept: a figure by concept."""
+
+
+@dataclass(frozen=True)
+class RetentionMatrix:
+    """Every concept's score after every erasure.
+
+    Attributes:
+        erased: the concepts in the order of their erasure; row 0 of `scores` is before the first.
+        concepts: the columns.
+        scores: rows of erasures (and one more) by concepts.
+    """
+
+    erased: tuple[str, ...]
+    concepts: tuple[str, ...]
+    scores: tuple[tuple[float, ...], ...]
+
+    def to_csv(self) -> str:
+        """A line a stage: what was erased, then every concept's score."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["erased", *self.concepts])
+        for name, row in zip(("(frozen)", *self.erased), self.scores, strict=True):
+            writer.writerow([name, *row])
+        return text.getvalue()
+
+
+def unlearn_sequence(
+    pipe: TextToImagePipeline,
+    config: UnlearningConfig,
+    output: str | os.PathLike[str],
+    score: ConceptScores,
+    *,
+    progress: bool = True,
+    cache: Cache = None,
+    resume: bool = False,
+    checkpoint_every: int = 100,
+) -> tuple[TextToImagePipeline, RetentionMatrix]:
+    """Erase the concepts of a configuration one after the other.
+
+    Every stage is a run of `unlearn` on the result of the one before; what was erased earlier is no longer
+    among the retained prompts.
+
+    Args:
+        pipe: the model.
+        config: of all stages; its `erasures` are the stages.
+        output: a directory: 01-NAME, 02-NAME, ..., each a run directory, and retention.csv.
+        score: every concept's figure for a model; kept as scores.json in a stage's directory.
+        progress, cache, checkpoint_every: as for `unlearn`.
+        resume: go on with a sequence that is there.
+
+    Returns:
+        The last model, and the matrix.
+
+    Raises:
+        ValueError: what does not fit the model, of any stage, before any work.
+        FileExistsError: the output is in use, and not to be resumed.
+    """
+    place, current = Path(output), pipe
+    concepts = known_concepts(pipe.concepts, config.defined)
+    names = [each.target for each in config.erasures]
+    stages = []
+    for k, each in enumerate(config.erasures):
+        gone = names[: k + 1]
+        retained = resolve_retained(concepts, gone, config.retained)
+        stage = dataclasses.replace(
+            config,
+            target=each.target,
+            anchor=each.anchor,
+            prompts=each.prompts,
+            concepts=(),
+            retained=retained,
+            seed=config.seed + k,
+        )
+        prepare(pipe, stage, model="")
+        stages.append(stage)
+    if not resume and place.is_dir() and any(place.iterdir()):
+        raise FileExistsError(f"output {place} exists and is not empty; resume goes on with it")
+    rows = [_scores(place / "00-frozen", lambda: pipe, score)]
+    for k, stage in enumerate(stages):
+        word = re.sub(r"[^\w.+]+", "_", stage.target)[:40]
+        directory = place / f"{k + 1:02d}-{word}"
+        if (directory / "pipeline").is_dir():
+            current = load_pipeline(directory / "pipeline")
+        else:
+            current = unlearn(
+                current,
+                stage,
+                directory,
+                progress=progress,
+                cache=cache,
+                resume=resume and directory.exists(),
+                checkpoint_every=checkpoint_every,
+            ).pipeline
+        model = current
+        rows.append(_scores(directory, lambda model=model: model, score))
+    columns = tuple(rows[0])
+    matrix = RetentionMatrix(tuple(names), columns, tuple(tuple(row[c] for c in columns) for row in rows))
+    with atomic_file(place / "retention.csv", overwrite=True) as temporary:
+        temporary.write_text(matrix.to_csv())
+    return current, matrix
+
+
+def _scores(
+    directory: Path, model: Callable[[], TextToImagePipeline], score: ConceptScores
+) -> dict[str, float]:
+    kept = directory / "scores.json"
+    if not kept.is_file():
+        scores = {name: float(value) for name, value in score(model()).items()}
+        directory.mkdir(parents=True, exist_ok=True)
+        with atomic_file(kept) as temporary:
+            temporary.write_text(json.dumps(scores, indent=2) + "\n")
+    return json.loads(kept.read_text())

@@ -1,0 +1,194 @@
+"""Many runs in one call: divergences, anchors and seeds, side by side on the same batches.
+
+Runs that share anchor and seed see the same batches, and what the frozen model says of a batch is computed
+once for all of them. Every run is the one that `unlearn` would make alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from fdiv_jax.checkpoints import atomic_file
+from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
+from fdiv_jax.unlearning.config import LossFamily, UnlearningConfig
+from fdiv_jax.unlearning.data import model_digest
+from fdiv_jax.unlearning.loop import Cache, prepare, train
+from fdiv_jax.unlearning.result import DivergedError
+from fdiv_jax.unlearning.run_directory import RunDirectory
+
+__all__ = ["Cell", "Score", "cells_of", "sweep"]
+
+Score = Callable[[TextToImagePipeline, UnlearningConfig], Mapping[str, float]]
+"""Figures of an unlearned model, for the table."""
+
+_SPAN = 10
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep: its name, which is its directory's, and its configuration."""
+
+    name: str
+    config: UnlearningConfig
+
+
+def cells_of(
+    base: UnlearningConfig,
+    divergences: Sequence[str],
+    *,
+    anchors: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> tuple[Cell, ...]:
+    """The runs of a sweep, divergences fastest.
+
+    Args:
+        base: what all share.
+        divergences: each a name or a generator, with its loss in front of a colon where that is not the
+            base's: `kl`, `exact:le_cam`, `variational:jensen_shannon`.
+        anchors: by default the base's.
+        seeds: by default the base's.
+
+    Raises:
+        ValueError: no divergence, the same run twice, or a configuration that is none.
+    """
+    if not divergences:
+        raise ValueError("a sweep without divergences, expected at least one")
+    cells = []
+    for anchor in anchors or (base.anchor,):
+        for seed in seeds or (base.seed,):
+            for spec in divergences:
+                family, _, name = spec.rpartition(":")
+                config = dataclasses.replace(
+                    base,
+                    divergence=name,
+                    loss=cast(LossFamily, family or base.loss),
+                    anchor=anchor,
+                    seed=seed,
+                )
+                words = [config.loss, name, anchor, str(seed)]
+                cells.append(Cell("-".join(re.sub(r"[^\w.+]+", "_", word)[:40] for word in words), config))
+    names = [cell.name for cell in cells]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"the run {twice[0]} is there twice; expected distinct divergences, anchors and seeds"
+        )
+    return tuple(cells)
+
+
+def sweep(
+    pipe: TextToImagePipeline,
+    cells: Sequence[Cell],
+    output: str | os.PathLike[str],
+    *,
+    score: Score | None = None,
+    progress: bool = True,
+    cache: Cache = None,
+    resume: bool = False,
+) -> list[dict[str, Any]]:
+    """Make the runs of a sweep that are not made yet, and write table.csv and table.json.
+
+    Args:
+        pipe: the model.
+        cells: the runs; see `cells_of`.
+        output: a directory, with a run directory for each cell, written whole or not at all.
+        score: figures of every unlearned model for the table, kept as scores.json in its directory.
+        progress: show a progress bar.
+        cache: of the anchor images, as for `unlearn`.
+        resume: go on with a sweep that is there; finished cells stay as they are.
+
+    Returns:
+        A row a cell: its name, divergence, loss, anchor and seed, the mean loss and m of the last steps, and
+        its scores; or `diverged`, why it was stopped (it is tried again when the sweep is resumed).
+
+    Raises:
+        ValueError: what does not fit the model, before any work; or a finished cell of another configuration.
+        FileExistsError: the output is in use, and not to be resumed.
+    """
+    place = Path(output)
+    model = model_digest(pipe)
+    prepared = {cell.name: prepare(pipe, cell.config, model=model) for cell in cells}
+    if not resume and place.is_dir() and any(place.iterdir()):
+        raise FileExistsError(f"output {place} exists and is not empty; resume goes on with it")
+    made = {cell.name for cell in cells if (place / cell.name / "pipeline").is_dir()}
+    for cell in cells:
+        if cell.name in made:
+            with RunDirectory.open(place / cell.name, prepared[cell.name].description(), resume=True):
+                pass  # refuses another configuration
+    diverged: dict[str, str] = {}
+    groups: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        if cell.name not in made:
+            alike = dataclasses.replace(
+                cell.config, divergence="kl", loss="closed", normalise_curvature=False
+            )
+            groups.setdefault((alike, cell.config.method), []).append(cell)
+    for group in groups.values():
+        none: list[Any] = [None] * len(group)
+        lost: dict[int, DivergedError] = {}
+        runs = [prepared[cell.name] for cell in group]
+        results = iter(train(runs, none, [() for _ in group], progress, cache, diverged=lost))
+        for number, cell in enumerate(group):
+            if number in lost:
+                diverged[cell.name] = str(lost[number])
+            else:
+                next(results).save(place / cell.name)
+    rows = [
+        {**_settings(cell), "diverged": diverged[cell.name]}
+        if cell.name in diverged
+        else _row(cell, place / cell.name, score)
+        for cell in cells
+    ]
+    _write_table(rows, place)
+    return rows
+
+
+def _row(cell: Cell, place: Path, score: Score | None) -> dict[str, Any]:
+    lines = (place / "metrics.jsonl").read_text().splitlines()
+    last = [json.loads(line) for line in lines[-_SPAN:]]
+    row: dict[str, Any] = {
+        **_settings(cell),
+        "final_loss": float(np.mean([each["loss"] for each in last])) if last else None,
+        "final_m": float(np.mean([each["m"] for each in last])) if last else None,
+    }
+    if score is None:
+        return row
+    kept = place / "scores.json"
+    if not kept.is_file():
+        scores = dict(score(load_pipeline(place / "pipeline"), cell.config))
+        with atomic_file(kept) as temporary:
+            temporary.write_text(json.dumps(scores, indent=2) + "\n")
+    return {**row, **json.loads(kept.read_text())}
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    config = cell.config
+    return {
+        "name": cell.name,
+        "divergence": config.divergence,
+        "loss": config.loss,
+        "anchor": config.anchor,
+        "seed": config.seed,
+    }
+
+
+def _write_table(rows: Sequence[Mapping[str, Any]], place: Path) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    for file, content in (("table.csv", text.getvalue()), ("table.json", json.dumps(rows, indent=2) + "\n")):
+        with atomic_file(place / file, overwrite=True) as temporary:
+            temporary.write_text(content)

@@ -1,0 +1,99 @@
+"""What the judge says of an unlearned model of `fashion`: is the concept gone, is the rest there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fdiv_jax.pipeline import TextToImagePipeline
+from fdiv_jax.unlearning import UnlearningConfig
+from fdiv_jax.worlds.captions import ITEM_NAMES, STYLE_NAMES
+from fdiv_jax.worlds.judge import Judge
+from fdiv_jax.worlds.scores import SamplingSettings, WorldScores, score_world
+
+__all__ = ["ErasureScores", "concept_scores", "erasure_scores", "targets_of"]
+
+
+class ErasureScores(NamedTuple):
+    """Shares of images, as the judge sees them.
+
+    Attributes:
+        target_accuracy: images at the targets' prompts judged to show what is named; lower is better.
+        retained_items: images at the other items' prompts (in styles that are not targets) judged as named.
+        retained_styles: images in the other styles (of items that are not targets) judged as named.
+    """
+
+    target_accuracy: float
+    retained_items: float
+    retained_styles: float
+
+
+def targets_of(config: UnlearningConfig) -> tuple[str, ...]:
+    """The items and styles that a configuration erases.
+
+    Raises:
+        ValueError: one that the world does not have.
+    """
+    names = tuple(each.target.strip().lower() for each in config.erasures)
+    for name in names:
+        if name not in (*ITEM_NAMES, *STYLE_NAMES):
+            raise ValueError(f"target {name!r} is no item or style of the world fashion")
+    return names
+
+
+def erasure_scores(
+    pipeline: TextToImagePipeline,
+    judge: Judge,
+    targets: Sequence[str],
+    *,
+    images_per_prompt: int = 4,
+    settings: SamplingSettings | None = None,
+) -> ErasureScores:
+    """Draw every item in every style, and judge."""
+    scores = score_world(pipeline, judge, images_per_prompt=images_per_prompt, settings=settings)
+    by_concept = _accuracies(scores, judge)
+    items = [name for name in ITEM_NAMES if name not in targets]
+    styles = [name for name in STYLE_NAMES if name not in targets]
+    kept_items = [by_concept.items[ITEM_NAMES.index(i), STYLE_NAMES.index(s)] for i in items for s in styles]
+    kept_styles = [
+        by_concept.styles[ITEM_NAMES.index(i), STYLE_NAMES.index(s)] for i in items for s in styles
+    ]
+    gone = [_one(by_concept, name) for name in targets]
+    return ErasureScores(float(np.mean(gone)), float(np.mean(kept_items)), float(np.mean(kept_styles)))
+
+
+def concept_scores(
+    pipeline: TextToImagePipeline,
+    judge: Judge,
+    *,
+    images_per_prompt: int = 4,
+    settings: SamplingSettings | None = None,
+) -> Mapping[str, float]:
+    """For every item and style the share of the images at its prompts that are judged to show it."""
+    scores = score_world(pipeline, judge, images_per_prompt=images_per_prompt, settings=settings)
+    by_concept = _accuracies(scores, judge)
+    return {name: _one(by_concept, name) for name in (*ITEM_NAMES, *STYLE_NAMES)}
+
+
+class _Accuracies(NamedTuple):
+    """items, styles: 10 5, the share of images at (item, style) judged to be the item, and the style."""
+
+    items: np.ndarray
+    styles: np.ndarray
+
+
+def _accuracies(scores: WorldScores, judge: Judge) -> _Accuracies:
+    images = scores.images
+    judged = judge(images.reshape(-1, *images.shape[-3:]))
+    shape = images.shape[:3]
+    items = judged.items.argmax(-1).reshape(shape) == np.arange(shape[0])[:, None, None]
+    styles = judged.styles.argmax(-1).reshape(shape) == np.arange(shape[1])[None, :, None]
+    return _Accuracies(items.mean(-1), styles.mean(-1))
+
+
+def _one(accuracies: _Accuracies, name: str) -> float:
+    if name in ITEM_NAMES:
+        return float(accuracies.items[ITEM_NAMES.index(name)].mean())
+    return float(accuracies.styles[:, STYLE_NAMES.index(name)].mean())
