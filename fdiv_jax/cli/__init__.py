@@ -1,13 +1,16 @@
 """The command line, `fdiv-jax COMMAND ...`: one file a command, loaded only when it is the one asked for.
 
 A command is a module `fdiv_jax.cli.NAME` with a frozen dataclass `Command`: its fields are the arguments
-(read by tyro, their docstrings are the help), and `run(self)` does the work. What the user got wrong (a
+(read by tyro, their docstrings are the help), and `run(self)` does the work. A function `default(arguments)`
+beside it may give a `Command` that the options start from. What the user got wrong (a
 ValueError, TypeError, NotImplementedError or OSError) ends as one line on stderr and exit code 2;
 FDIV_JAX_TRACEBACK=1 shows the traceback instead.
 """
 
+import contextlib
 import difflib
 import importlib
+import io
 import os
 import re
 import sys
@@ -20,6 +23,7 @@ COMMANDS = {
     "explore": "everything that follows from one generator, e.g. explore 't*log(t)'",
     "export": "write a model, or what tuning changed, for diffusers, A1111 and ComfyUI",
     "sample": "draw images from a model at prompts",
+    "sweep": "unlearn a concept with many divergences, anchors and seeds",
     "unlearn": "remove a concept from a model",
 }
 
@@ -27,7 +31,9 @@ _USER_ERRORS = (ValueError, TypeError, NotImplementedError, OSError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for a mistake of the user, 130 when interrupted.
+    """Run one command and return its exit code.
+
+    0, 2 for a mistake of the user, 130 when interrupted, 143 when asked to end.
 
     `argv` defaults to the process's arguments, without the program's name.
     """
@@ -52,20 +58,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return _fail("interrupted", code=130)
-    except _USER_ERRORS as error:
-        if os.environ.get("FDIV_JAX_TRACEBACK"):
+    except Exception as error:
+        code = getattr(error, "exit_code", 2 if isinstance(error, _USER_ERRORS) else None)
+        if code is None or os.environ.get("FDIV_JAX_TRACEBACK"):
             raise
-        return _fail(str(error) or type(error).__name__)
+        return _fail(str(error) or type(error).__name__, code)
 
 
 def _run(name: str, arguments: list[str]) -> int:
     import tyro
 
     module = importlib.import_module(f"fdiv_jax.cli.{name}")
-    command = tyro.cli(module.Command, args=_dashed_last(arguments), prog=f"fdiv-jax {name}")
+    default = module.default(arguments) if hasattr(module, "default") else None
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            command = tyro.cli(
+                module.Command, args=_dashed_last(arguments), prog=f"fdiv-jax {name}", default=default
+            )
+    except SystemExit as ended:
+        if ended.code in (None, 0):
+            raise
+        raise ValueError(_one_line(told.getvalue(), name)) from None
     code = command.run()
     sys.stdout.flush()
     return code or 0
+
+
+def _one_line(complaint: str, name: str) -> str:
+    """What the parser says of arguments, without its frames and its headings."""
+    words = [line.strip(" │╭╮╰╯─-") for line in complaint.splitlines()]
+    text = " ".join(
+        word for word in words if word and not word.startswith(("For full helptext", "Value err"))
+    )
+    return re.sub(r"^(Parsing error|Required options) ", "", text) + f"; fdiv-jax {name} --help tells more"
 
 
 def _dashed_last(arguments: list[str]) -> list[str]:

@@ -1,18 +1,12 @@
 """`fdiv-jax sample MODEL PROMPT...`: draw images and write them as one contact sheet."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tyro
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-__all__ = ["Command", "contact_sheet"]
+__all__ = ["Command"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +66,7 @@ class Command:
         with bar:
             task = bar.add_task(f"loading {self.model}", total=None)
             import fdiv_jax
+            from fdiv_jax.watching import contact_sheet
 
             pipe = fdiv_jax.load_pipeline(self.model)
             bar.update(task, description=f"drawing {len(every)} images, sampler steps")
@@ -90,42 +85,3 @@ class Command:
         self.output.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(self.output)
         print(f"{self.output}: {len(every)} images, {sheet.width} x {sheet.height} pixels")
-
-
-def contact_sheet(pictures: np.ndarray, labels: Sequence[str], *, tile: int = 128) -> "Image.Image":
-    """One picture of many, a labelled row for each label.
-
-    `pictures` is uint8, n h w 3, with n a multiple of the number of labels: the first n / len(labels) belong
-    to the first label, and so on. Small pictures are enlarged by a whole factor until their sides reach
-    `tile` pixels, so that single pixels stay sharp.
-
-    Raises ValueError for another shape or dtype, or a number of pictures that does not fit.
-    """
-    from PIL import Image, ImageDraw, ImageFont
-
-    if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
-        raise ValueError(
-            f"pictures must be uint8 of shape (n, h, w, 3), got {pictures.dtype} {pictures.shape}"
-        )
-    if not labels or len(pictures) == 0 or len(pictures) % len(labels):
-        raise ValueError(
-            f"the number of pictures must be a multiple of the {len(labels)} labels, got {len(pictures)}"
-        )
-    columns = len(pictures) // len(labels)
-    factor = max(1, math.ceil(tile / max(pictures.shape[1:3])))
-    height, width = pictures.shape[1] * factor, pictures.shape[2] * factor
-    gap, band = 4, 20
-    font = ImageFont.load_default(size=13)
-    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    widest = max(math.ceil(measure.textlength(label, font=font)) for label in labels)
-    size = (max(columns * (width + gap) + gap, widest + 2 * gap), len(labels) * (band + height + gap) + gap)
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, label in enumerate(labels):
-        top = gap + row * (band + height + gap)
-        draw.text((gap, top + 1), label, fill="black", font=font)
-        for column in range(columns):
-            picture = Image.fromarray(pictures[row * columns + column])
-            enlarged = picture.resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (gap + column * (width + gap), top + band))
-    return sheet

@@ -1,7 +1,8 @@
-"""`fdiv-jax unlearn MODEL --target ... --output DIR`: remove a concept and write the run directory."""
+"""`fdiv-jax unlearn MODEL --target ... --output DIR`: remove concepts and write the run directory."""
 
-import secrets
+import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,121 +10,165 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
-from fdiv_jax.cli.sample import contact_sheet
-from fdiv_jax.unlearning import UnlearningConfig, UnlearningResult, check_output, unlearn
+from fdiv_jax.cli._unlearning_options import concept_score, configured
+from fdiv_jax.unlearning import UnlearningConfig, UnlearningResult, unlearn
+from fdiv_jax.unlearning.sequence import unlearn_sequence
+from fdiv_jax.watching import watchers
 
 if TYPE_CHECKING:
-    from PIL import Image
     from rich.console import Console
 
     from fdiv_jax.pipeline import TextToImagePipeline
 
-__all__ = ["Command"]
-
-_SHEET = "before_after.png"
-_ROWS = 6
-"""Pairs of prompts that the sheet shows at the most."""
+__all__ = ["Command", "default"]
 
 
 @dataclass(frozen=True)
 class Command:
-    """Unlearn a concept: draw the model at its prompts to the frozen model at anchor prompts.
+    """Unlearn concepts: draw the model at their prompts to the frozen model at anchor prompts.
 
     Writes a run directory: config.json (with versions, seed and the prompts as resolved), metrics.jsonl (a
-    line a step), pipeline/ (a diffusers directory) and before_after.png; whole, or not at all.
+    line a step), checkpoints/ while the run lasts, report.html, and pipeline/ (a diffusers directory) when
+    all went well. A run that was stopped, by SIGTERM (exit code 143), kill -9 or a full disk, goes on with
+    --resume as if nothing had been.
     """
 
     model: tyro.conf.Positional[str]
     """`fashion` (the embedded world), a diffusers directory, or a hub id."""
     config: Annotated[UnlearningConfig, tyro.conf.arg(name="")]
     """What to unlearn and how."""
+    preset: str | None = None
+    """METHOD-CONCEPT, such as fdmu-van-gogh, concept-ablation-snoopy, esd-x-sneaker or uce-nemo: what the
+    other options start from."""
+    concept_file: Path | None = None
+    """A YAML file of the concepts to unlearn, instead of --target."""
+    sequential: bool = False
+    """Unlearn the concepts one after the other, each from the last result, and write retention.csv."""
     output: Path | None = None
-    """The run directory; must be new or empty. Default: runs/TARGET-ANCHOR-DIVERGENCE-LOSS-SEED."""
-    images: Annotated[int, tyro.conf.arg(name="sheet-images")] = 4
-    """Images for each prompt of the before/after sheet; 0 draws none."""
+    """The run directory; must be new or empty, unless --resume. Default:
+    runs/TARGET-ANCHOR-DIVERGENCE-LOSS-SEED."""
+    resume: bool = False
+    """Go on from the last good checkpoint in the directory."""
+    checkpoint_every: int = 100
+    """Steps between two checkpoints; 0: only when the process is asked to end."""
+    allow_changes: bool = False
+    """Resume although the run was begun with another configuration."""
+    takeover: bool = False
+    """Use the directory although another run seems to be using it."""
+    sample_every: int = 0
+    """Steps between two sample sheets of fixed seed, from which a strip shows the concept fading; 0: none."""
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+    wandb_project: str | None = None
+    """Log to this project of Weights & Biases as well (extra `wandb`)."""
+    report: bool = True
+    """Write report.html at the end."""
+    print_config: bool = False
+    """Print the configuration as JSON and do nothing."""
     cache: Path | None = None
     """Where anchor images are kept; default: FDIV_JAX_CACHE or the user's cache directory."""
 
     def run(self) -> None:
-        """Load the model, unlearn, draw the sheet and sum up."""
+        """Load the model, unlearn, and sum up."""
         from rich.console import Console
 
-        if self.images < 0:
-            raise ValueError(f"--sheet-images must be at least 0, got {self.images}")
-        output = check_output(self.output or default_output(self.config))
+        if self.print_config:
+            print(json.dumps(self.config.to_dict(), indent=2))
+            return
+        for name in ("checkpoint_every", "sample_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 0, got {getattr(self, name)}")
+        output = self.output or default_output(self.config)
         console = Console(stderr=True)
         with console.status(f"loading {self.model}"):
             import fdiv_jax
 
             pipe = fdiv_jax.load_pipeline(self.model)
-        result = unlearn(pipe, self.config, output, cache=self.cache)
-        if self.images:
-            with console.status("drawing the model before and after"):
-                sheet = before_after(pipe, result, self.images)
-                _write_picture(sheet, output / _SHEET)
-        _summarise(console, result, output)
+        if self.sequential:
+            self._sequence(pipe, output, console)
+        else:
+            result = unlearn(
+                pipe,
+                self.config,
+                output,
+                cache=self.cache,
+                resume=self.resume,
+                checkpoint_every=self.checkpoint_every,
+                observers=watchers(
+                    pipe,
+                    self.config,
+                    sample_every=self.sample_every,
+                    tensorboard=self.tensorboard,
+                    wandb_project=self.wandb_project,
+                    report=self.report,
+                ),
+                allow_changes=self.allow_changes,
+                takeover=self.takeover,
+            )
+            _summarise(console, result)
         print(output)
+
+    def _sequence(self, pipe: "TextToImagePipeline", output: Path, console: "Console") -> None:
+        from rich.table import Table
+
+        _, matrix = unlearn_sequence(
+            pipe,
+            self.config,
+            output,
+            concept_score(pipe),
+            cache=self.cache,
+            resume=self.resume,
+            checkpoint_every=self.checkpoint_every,
+        )
+        if not matrix.concepts:
+            console.print("no scores: they are for models of the embedded world")
+            return
+        table = Table("after erasing", *matrix.concepts, title=str(output / "retention.csv"))
+        for name, scores in zip(("(frozen)", *matrix.erased), matrix.scores, strict=True):
+            table.add_row(name, *(f"{score:.2f}" for score in scores))
+        console.print(table)
+
+
+def default(arguments: Sequence[str]) -> Command | None:
+    """What options start from when a preset or a concept file is named."""
+    config = configured(arguments)
+    return None if config is None else Command(tyro.MISSING, config)
 
 
 def default_output(config: UnlearningConfig) -> Path:
     """runs/TARGET-ANCHOR-DIVERGENCE-LOSS-SEED, made of characters that every file system takes."""
-    parts = [config.target, config.anchor, config.divergence, config.loss, str(config.seed)]
-    words = ["".join(c if c.isalnum() or c in "._" else "_" for c in part)[:40] for part in parts]
+    targets = "+".join(each.target for each in config.erasures)
+    anchors = "+".join(dict.fromkeys(each.anchor for each in config.erasures))
+    method = [config.divergence, config.loss] if config.method == "descent" else [config.method]
+    parts = [targets, anchors, *method, str(config.seed)]
+    words = ["".join(c if c.isalnum() or c in "._+" else "_" for c in part)[:40] for part in parts]
     return Path("runs") / "-".join(words)
 
 
-def before_after(pipe: "TextToImagePipeline", result: UnlearningResult, images: int) -> "Image.Image":
-    """Each target prompt before and after, from the same noise, and the frozen model at its anchor prompt."""
-    rows, labels = [], []
-    options = result.config.images
-    for pair in result.pairs[:_ROWS]:
-        for drawn, prompt, when in (
-            (pipe, pair.target, "before"),
-            (result.pipeline, pair.target, "after"),
-            (pipe, pair.anchor, "anchor"),
-        ):
-            rows.append(
-                drawn(
-                    [prompt] * images,
-                    seed=result.config.seed,
-                    steps=options.steps,
-                    guidance=options.guidance,
-                    sampler=options.sampler,
-                )
-            )
-            labels.append(f"{when}: {prompt or '(empty prompt)'}")
-    return contact_sheet(np.concatenate(rows), labels, tile=96)
-
-
-def _write_picture(picture: "Image.Image", path: Path) -> None:
-    temporary = path.with_name(f".{path.stem}.tmp-{secrets.token_hex(4)}{path.suffix}")
-    try:
-        picture.save(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _summarise(console: "Console", result: UnlearningResult, output: Path) -> None:
+def _summarise(console: "Console", result: UnlearningResult) -> None:
     from rich.table import Table
 
     history, config = result.history, result.config
-    learning = ~history["warmup"]
-    span = max(1, int(np.sum(learning)) // 10)
-    table = Table(title=f"{config.target} -> {config.anchor}: {result.divergence['name']}, {config.loss}")
-    for heading in ("", "loss", "m", "w_f(m)", "gradient norm"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for label, part in (("first", slice(None, span)), ("last", slice(-span, None))):
-        figures = [
-            np.mean(history[name][learning][part]) for name in ("loss", "m", "weight", "gradient_norm")
-        ]
-        table.add_row(f"{label} {span} steps", *(f"{figure:.4g}" for figure in figures))
-    console.print(table)
+    if history:
+        learning = ~history["warmup"] & ~history["skipped"]
+        span = max(1, int(np.sum(learning)) // 10)
+        targets = ", ".join(f"{each.target} -> {each.anchor}" for each in config.erasures)
+        table = Table(title=f"{targets}: {result.divergence['name']}, {config.loss}")
+        for heading in ("", "loss", "m", "w_f(m)", "gradient norm"):
+            table.add_column(heading, justify="right" if heading else "left")
+        for label, part in (("first", slice(None, span)), ("last", slice(-span, None))):
+            figures = [
+                np.mean(history[name][learning][part]) for name in ("loss", "m", "weight", "gradient_norm")
+            ]
+            table.add_row(f"{label} {span} steps", *(f"{figure:.4g}" for figure in figures))
+        console.print(table)
+        if np.any(history["skipped"]):
+            console.print(f"{int(np.sum(history['skipped']))} steps were not finite and skipped")
     console.print(f"trained {result.selection}")
     for pair in result.pairs:
         console.print(f"  {pair.target!r} -> {pair.anchor!r}", highlight=False)
     spent = time.strftime("%H:%M:%S", time.gmtime(round(result.seconds)))
-    steps = len(history["step"])
+    steps = len(history.get("step", ()))
     console.print(
         f"{steps} steps of {config.batch_size} on {len(result.devices)} device(s) in {spent}, "
         f"{steps * config.batch_size / result.seconds:.1f} images/s"

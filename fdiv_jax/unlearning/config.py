@@ -196,9 +196,7 @@ class UnlearningConfig:
                 "and to_v of the cross-attentions; expected 'cross-attn' and no LoRA"
             )
         if self.method == "edit" and any(each.anchor == "negative" for each in self.erasures):
-            raise ValueError(
-                "method 'edit' has no negative guidance; expected another anchor than 'negative'"
-            )
+            raise ValueError("anchor 'negative' with method 'edit', which has none; expected another anchor")
         if self.reference == "current":
             if any(each.anchor == "negative" for each in self.erasures):
                 raise ValueError("anchor 'negative' is of the frozen model; expected reference 'frozen'")

@@ -155,6 +155,7 @@ def prepare_data(
     negative: Sequence[float] | None = None,
     tokens: bool = False,
     prior: PreservedPrompts | None = None,
+    own: OwnImages | None = None,
     model: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AnchorData:
@@ -170,6 +171,7 @@ def prepare_data(
         negative: eta of the negative guidance of each pair; None: none has any.
         tokens: keep the prompts' token ids, for token embeddings that learn.
         prior: the prompts of prior preservation.
+        own: the user's images, when they are read already.
         model: its `model_digest`, when it is known.
         progress: called with (images done, images in all).
 
@@ -182,7 +184,8 @@ def prepare_data(
     targets = len(pairs)
     pairs = (*pairs, *(PromptPair(prompt, prompt) for prompt in retained))
     shown = [pair.target if images.at == "target" else pair.anchor for pair in pairs]
-    own = None if images.folder is None else _own_images(pipe, images, shown[:targets])
+    if images.folder is not None and own is None:
+        own = read_own_images(pipe, images, pairs[:targets])
     drawn = list(dict.fromkeys(shown if own is None else shown[targets:]))
     latents = np.zeros((0, *pipe.latent_shape), np.float32)
     places: dict[str, np.ndarray] = {}
@@ -193,7 +196,7 @@ def prepare_data(
     images_of = [places.get(prompt, np.zeros(0, int)) for prompt in shown]
     masks = None
     if own is not None:
-        latents, masks, images_of[:targets] = own.beside(latents)
+        latents, masks, images_of[:targets] = own.beside(latents, pipe)
     prompts = list(dict.fromkeys([pair.target for pair in pairs] + [pair.anchor for pair in pairs]))
     text = pipe.sized(pipe.encode_prompts(prompts), (len(prompts), *pipe.latent_shape))
     ids = pipe.tokenize(prompts) if tokens else ()
@@ -221,23 +224,34 @@ def prepare_data(
 
 
 @dataclass(frozen=True)
-class _OwnImages:
-    """The user's images: latents n h w c, masks n h w or None, and for each pair which ones are its own."""
+class OwnImages:
+    """The user's images: uint8 n H W 3, masks n H W or None, and for each pair which ones are its own."""
 
-    latents: np.ndarray
+    pixels: np.ndarray
     masks: np.ndarray | None
-    images_of: list[np.ndarray]
+    images_of: tuple[np.ndarray, ...]
 
-    def beside(self, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray]]:
-        """Behind the drawn latents."""
-        masks = self.masks
-        if masks is not None:
-            masks = np.concatenate([np.ones(drawn.shape[:3], np.float32), masks])
-        latents = np.concatenate([drawn, self.latents])
-        return latents, masks, [places + len(drawn) for places in self.images_of]
+    def beside(
+        self, drawn: np.ndarray, pipe: TextToImagePipeline
+    ) -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray]]:
+        """Their latents behind the drawn ones, masks of all, and the places."""
+        masks = None
+        if self.masks is not None:
+            own = latent_mask(self.masks, pipe.vae.config.downsampling)
+            masks = np.concatenate([np.ones(drawn.shape[:3], np.float32), own])
+        latents = np.asarray(pipe.encode_images(jnp.asarray(self.pixels)), np.float32)
+        return np.concatenate([drawn, latents]), masks, [places + len(drawn) for places in self.images_of]
 
 
-def _own_images(pipe: TextToImagePipeline, config: AnchorImagesConfig, shown: list[str]) -> _OwnImages:
+def read_own_images(
+    pipe: TextToImagePipeline, config: AnchorImagesConfig, pairs: Sequence[PromptPair]
+) -> OwnImages:
+    """The images of `config.folder` for the pairs; see `fdiv_jax.unlearning.user_images`.
+
+    Raises:
+        ValueError: images that do not fit the model or belong to no prompt of the pairs; a prompt without any.
+    """
+    shown = [pair.target if config.at == "target" else pair.anchor for pair in pairs]
     factor = pipe.vae.config.downsampling
     h, w, _ = pipe.latent_shape
     found = read_images(str(config.folder), (h * factor, w * factor), resize=config.resize)
@@ -253,12 +267,11 @@ def _own_images(pipe: TextToImagePipeline, config: AnchorImagesConfig, shown: li
         pixels = np.concatenate([pixels, pixels[:, :, ::-1]])
         masks = None if masks is None else np.concatenate([masks, masks[:, :, ::-1]])
         captions = captions * 2
-    images_of = [np.array([i for i, c in enumerate(captions) if c in (None, p)], int) for p in shown]
+    images_of = tuple(np.array([i for i, c in enumerate(captions) if c in (None, p)], int) for p in shown)
     for prompt, places in zip(shown, images_of, strict=True):
         if not len(places):
             raise ValueError(f"images.folder {config.folder} has no image for the prompt {prompt!r}")
-    latents = np.asarray(pipe.encode_images(jnp.asarray(pixels)), np.float32)
-    return _OwnImages(latents, None if masks is None else latent_mask(masks, factor), images_of)
+    return OwnImages(pixels, masks, images_of)
 
 
 def anchor_latents(

@@ -21,7 +21,14 @@ from fdiv_jax.unlearning._progress import Display
 from fdiv_jax.unlearning.cache import ArrayCache, default_cache
 from fdiv_jax.unlearning.concepts import PromptPair, resolve_all, resolve_retained
 from fdiv_jax.unlearning.config import UnlearningConfig
-from fdiv_jax.unlearning.data import AnchorData, Batches, model_digest, prepare_data
+from fdiv_jax.unlearning.data import (
+    AnchorData,
+    Batches,
+    OwnImages,
+    model_digest,
+    prepare_data,
+    read_own_images,
+)
 from fdiv_jax.unlearning.edit import edit_cross_attention
 from fdiv_jax.unlearning.library import known_concepts
 from fdiv_jax.unlearning.objectives import objective_of
@@ -137,6 +144,7 @@ class Prepared:
         selection: what learns.
         devices: that take part.
         model: hash of the frozen model.
+        own: the user's images, or None.
     """
 
     pipe: TextToImagePipeline
@@ -149,6 +157,7 @@ class Prepared:
     selection: Selection
     devices: tuple[Any, ...]
     model: str
+    own: OwnImages | None = None
 
     def description(self) -> dict[str, Any]:
         """What `config.json` of the run directory holds: enough to repeat the run."""
@@ -166,16 +175,18 @@ class Prepared:
         config = self.config
         kept = ArrayCache(None if cache is False else (default_cache() if cache is None else Path(cache)))
         preserved = config.preservation.at if config.preservation.weight else None
+        share = config.retained_share if config.reference == "frozen" else 0.0
         return prepare_data(
             self.pipe,
             self.pairs,
             config.images,
             kept,
-            retained=self.retained if config.retained_share or preserved == "retained" else (),
-            retained_share=config.retained_share if config.reference == "frozen" else 0.0,
+            retained=self.retained if share or preserved == "retained" else (),
+            retained_share=share,
             negative=self.negative,
             tokens=bool(self.frozen.encoders),
             prior=preserved,
+            own=self.own,
             model=self.model,
             progress=progress,
         )
@@ -230,6 +241,7 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
         selection,
         devices,
         model or model_digest(pipe),
+        None if config.images.folder is None else read_own_images(pipe, config.images, pairs),
     )
 
 
@@ -279,19 +291,29 @@ class Run:
         self.state, metrics = self._step(self.state, self.frozen, batch, reference, self.step_key())
         before, self._waiting = self._waiting, (self.done, metrics)
         self.done, self.position = self.done + 1, position
-        if before is not None:  # read while this one runs
-            metrics = self._read(before)
-            try:
-                self.record.check(metrics)
-            except DivergedError:
-                self.save()
-                raise
+        self._check(before)  # read while this one runs
 
     def settle(self) -> None:
-        """Record the last step, if it is not recorded yet."""
-        if self._waiting is not None:
-            before, self._waiting = self._waiting, None
-            self._read(before)
+        """Record the last step, if it is not recorded yet.
+
+        Raises:
+            DivergedError: see `Record.check`; the state is saved first.
+        """
+        before, self._waiting = self._waiting, None
+        self._check(before)
+
+    def _check(self, waiting: tuple[int, Any] | None) -> None:
+        if waiting is None:
+            return
+        metrics = self._read(waiting)
+        try:
+            self.record.check(metrics)
+        except DivergedError:
+            if self._waiting is not None:
+                self._read(self._waiting)
+                self._waiting = None
+            self._write()
+            raise
 
     def _read(self, waiting: tuple[int, Any]) -> Mapping[str, Any]:
         index, metrics = waiting
@@ -304,10 +326,14 @@ class Run:
         return metrics
 
     def save(self) -> None:
-        """A checkpoint of everything, where there is a directory."""
+        """A checkpoint of everything, where there is a directory; raises as `settle` does."""
+        if self.directory is not None and self.directory.saved != self.done:
+            self.settle()
+            self._write()
+
+    def _write(self) -> None:
         if self.directory is None or self.directory.saved == self.done:
             return
-        self.settle()
         extra = {"key": jax.random.key_data(self.key).tolist(), "batches": self.position}
         self.directory.save(self.done, jax.device_get(self.runner.fetch(self.state)), extra)
 
@@ -317,7 +343,7 @@ class Run:
         return self.prepared.plan.trainable.pipeline(self.prepared.pipe, learned, self.prepared.frozen)
 
     def show(self) -> None:
-        """Let the observers see the model."""
+        """Let the observers see the model; raises as `settle` does."""
         own = self.done - self.prepared.plan.objective.warmup
         if self.observers and own >= 0:
             self.settle()
@@ -386,26 +412,27 @@ def train(
             for run in active:
                 try:
                     run.step(batch, reference, batches.position())
+                    if run.done == run.total:
+                        run.settle()
+                    elif checkpoint_every and run.done % checkpoint_every == 0:
+                        run.save()
+                    run.show()
                 except DivergedError as error:
                     if diverged is None:
                         raise
                     diverged[runs.index(run)] = error
                     lost.append(run)
-                    continue
-                if checkpoint_every and run.done % checkpoint_every == 0 and run.done < run.total:
-                    run.save()
-                run.show()
             if active[-1].record.rows:
                 display.step(index + 1, total, active[-1].record.rows[-1])
             if guard.requested and index + 1 < total:
                 for run in runs:
                     run.save()
-                raise Preempted(f"asked to end after step {index + 1} of {total}; the state is saved")
+                saved = "the state is saved" if any(directories) else "nothing is kept"
+                raise Preempted(f"asked to end after step {index + 1} of {total}; {saved}")
         results = []
         for run, directory in zip(runs, directories, strict=True):
             if run in lost:
                 continue
-            run.settle()
             display.step(run.done, run.total, run.record.rows[-1])
             jax.block_until_ready(run.state)
             result = run.result(time.monotonic() - started)

@@ -190,8 +190,9 @@ def preset(name: str, concepts: Iterable[str]) -> UnlearningConfig:
                 if name == f"{method}-{_hyphened(concept)}":
                     return METHODS[method](concept)
     raise ValueError(
-        f"no preset {name!r}{nearest(name, preset_names(names))}; a preset is one of {', '.join(METHODS)}, a "
-        f"hyphen, and a concept such as {', '.join(map(_hyphened, names[:4]))}"
+        f"no preset {name!r}{nearest(name, preset_names(names)).removesuffix('?')}; presets are "
+        f"METHOD-CONCEPT, of the methods {', '.join(METHODS)} and concepts such as "
+        f"{', '.join(map(_hyphened, names[:4]))}"
     )
 
 

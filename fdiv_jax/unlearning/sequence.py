@@ -53,7 +53,7 @@ def unlearn_sequence(
     pipe: TextToImagePipeline,
     config: UnlearningConfig,
     output: str | os.PathLike[str],
-    score: ConceptScores,
+    score: ConceptScores | None,
     *,
     progress: bool = True,
     cache: Cache = None,
@@ -69,7 +69,7 @@ def unlearn_sequence(
         pipe: the model.
         config: of all stages; its `erasures` are the stages.
         output: a directory: 01-NAME, 02-NAME, ..., each a run directory, and retention.csv.
-        score: every concept's figure for a model; kept as scores.json in a stage's directory.
+        score: every concept's figure for a model; kept as scores.json in a stage's directory. None: none.
         progress, cache, checkpoint_every: as for `unlearn`.
         resume: go on with a sequence that is there.
 
@@ -126,8 +126,10 @@ def unlearn_sequence(
 
 
 def _scores(
-    directory: Path, model: Callable[[], TextToImagePipeline], score: ConceptScores
+    directory: Path, model: Callable[[], TextToImagePipeline], score: ConceptScores | None
 ) -> dict[str, float]:
+    if score is None:
+        return {}
     kept = directory / "scores.json"
     if not kept.is_file():
         scores = {name: float(value) for name, value in score(model()).items()}

@@ -5,12 +5,10 @@ import sys
 from dataclasses import dataclass
 from types import ModuleType
 
-import numpy as np
 import pytest
 import tyro
 
 from fdiv_jax import cli
-from fdiv_jax.cli.sample import contact_sheet
 
 
 @pytest.fixture
@@ -127,29 +125,3 @@ def test_sample_refuses_before_it_loads_a_model(capsys):
     assert "shoe.txt" in capsys.readouterr().err
     assert cli.main(["sample", "no-such-model", "a shoe", "--images", "0"]) == 2
     assert "--images" in capsys.readouterr().err
-
-
-def test_a_contact_sheet_keeps_every_pixel():
-    pictures = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
-    sheet = np.asarray(contact_sheet(pictures, ["a shoe", "a top"]))
-    for row in range(2):
-        for column in range(3):
-            top, left = 4 + row * (20 + 128 + 4) + 20, 4 + column * 132
-            tile = sheet[top : top + 128, left : left + 128]
-            np.testing.assert_array_equal(tile[::4, ::4], pictures[row * 3 + column])
-            np.testing.assert_array_equal(tile[3::4, 3::4], pictures[row * 3 + column])
-
-
-@pytest.mark.parametrize(
-    ("pictures", "labels"),
-    [
-        (np.zeros((3, 8, 8, 3), np.uint8), ["a", "b"]),
-        (np.zeros((2, 8, 8, 3), np.float32), ["a", "b"]),
-        (np.zeros((2, 8, 8), np.uint8), ["a"]),
-        (np.zeros((0, 8, 8, 3), np.uint8), ["a"]),
-        (np.zeros((2, 8, 8, 3), np.uint8), []),
-    ],
-)
-def test_a_contact_sheet_refuses_what_does_not_fit(pictures, labels):
-    with pytest.raises(ValueError, match="got"):
-        contact_sheet(pictures, labels)

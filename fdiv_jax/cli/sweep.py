@@ -1,0 +1,83 @@
+"""`fdiv-jax sweep MODEL --target ... --divergences ... --output DIR`: many runs, and their table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fdiv_jax.cli._unlearning_options import configured, erasure_score
+from fdiv_jax.unlearning import UnlearningConfig
+from fdiv_jax.unlearning.sweep import cells_of, sweep
+
+__all__ = ["Command", "default"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """Unlearn the same concept with many divergences, anchors and seeds.
+
+    Runs of one anchor and seed see the same batches, and what the frozen model says of them is computed once.
+    Writes a run directory for each, and table.csv and table.json; with the embedded world, the judge's
+    figures are in the table.
+    """
+
+    model: tyro.conf.Positional[str]
+    """`fashion` (the embedded world), a diffusers directory, or a hub id."""
+    config: Annotated[UnlearningConfig, tyro.conf.arg(name="")]
+    """What all runs share."""
+    divergences: tuple[str, ...]
+    """Names or generators, each with its loss in front of a colon where it is not --loss: kl exact:le_cam
+    variational:jensen_shannon."""
+    output: Path
+    """The directory; must be new or empty, unless --resume."""
+    anchors: tuple[str, ...] = ()
+    """Anchors; default: --anchor."""
+    seeds: tuple[int, ...] = ()
+    """Seeds; default: --seed."""
+    resume: bool = False
+    """Go on with a sweep that is there: finished runs stay."""
+    score_images: int = 2
+    """Images a prompt for the judge, with the embedded world; 0: no scores."""
+    preset: str | None = None
+    """METHOD-CONCEPT, such as fdmu-van-gogh: what the other options start from."""
+    concept_file: Path | None = None
+    """A YAML file of the concepts to unlearn at once, instead of --target."""
+    cache: Path | None = None
+    """Where anchor images are kept; default: FDIV_JAX_CACHE or the user's cache directory."""
+
+    def run(self) -> None:
+        """Make the runs and print the table."""
+        from rich.console import Console
+        from rich.table import Table
+
+        if self.score_images < 0:
+            raise ValueError(f"--score-images must be at least 0, got {self.score_images}")
+        cells = cells_of(self.config, self.divergences, anchors=self.anchors, seeds=self.seeds)
+        console = Console(stderr=True)
+        with console.status(f"loading {self.model}"):
+            import fdiv_jax
+
+            pipe = fdiv_jax.load_pipeline(self.model)
+        score = erasure_score(pipe, self.score_images) if self.score_images else None
+        rows = sweep(pipe, cells, self.output, score=score, cache=self.cache, resume=self.resume)
+        names = list(dict.fromkeys(name for row in rows for name in row if name != "name"))
+        table = Table(title=str(self.output / "table.csv"))
+        for name in names:
+            table.add_column(name.replace("_", " "))
+        for row in rows:
+            table.add_row(*(_shown(row.get(name)) for name in names))
+        console.print(table)
+        print(self.output / "table.csv")
+
+
+def default(arguments: Sequence[str]) -> Command | None:
+    """What options start from when a preset or a concept file is named."""
+    config = configured(arguments)
+    missing = tyro.MISSING
+    return None if config is None else Command(missing, config, missing, missing)
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
