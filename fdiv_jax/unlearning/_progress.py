@@ -12,10 +12,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 
 class Display:
@@ -24,15 +26,17 @@ class Display:
 
     def __init__(self, shown: bool, batch_size: int):
         """Nothing is printed unless `shown`; the bars go to stderr."""
-        columns = (
+        console = Console(stderr=True)
+        columns: list[ProgressColumn] = [
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown)
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
+            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
+        ]
+        if console.width > 110:
+            columns[1:1] = [BarColumn(bar_width=24)]
+            columns.append(TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, disable=not shown)
         self._batch_size = batch_size
         self._tasks: dict[str, Any] = {}
         self._first: tuple[int, float] | None = None
@@ -57,7 +61,7 @@ class Display:
             self._first = (done, now)
         steps, seconds = done - self._first[0], now - self._first[1]
         speed = f"{steps * self._batch_size / seconds:.1f} images/s" if steps and seconds > 0 else ""
-        figures = f"loss {row['loss']:.4g}  m {row['m']:.4g}  |grad| {row['gradient_norm']:.3g}  {speed}"
+        figures = f"loss {row['loss']:.3g} m {row['m']:.3g} |grad| {row['gradient_norm']:.2g} {speed}"
         self._update("critic warm-up" if row["warmup"] else "unlearning", done, total, figures, name="steps")
 
     def _update(self, description: str, done: int, total: int, figures: str, name: str | None = None) -> None:

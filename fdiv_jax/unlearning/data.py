@@ -249,7 +249,7 @@ def read_own_images(
     """The images of `config.folder` for the pairs; see `fdiv_jax.unlearning.user_images`.
 
     Raises:
-        ValueError: images that do not fit the model or belong to no prompt of the pairs; a prompt without any.
+        ValueError: images that do not fit the model, or belong to no prompt; a prompt without any.
     """
     shown = [pair.target if config.at == "target" else pair.anchor for pair in pairs]
     factor = pipe.vae.config.downsampling
