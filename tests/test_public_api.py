@@ -28,8 +28,9 @@ LAYERS: dict[str, set[str]] = {
     "distributed": _MATHS | _MODELS,
     "unlearning": _MATHS | _MODELS | {"distributed"},
     "evaluation": _MATHS | _MODELS | {"distributed"},
-    "worlds": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation"},
-    "cli": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation", "worlds"},
+    "watching": _MATHS | _MODELS | {"distributed", "unlearning"},
+    "worlds": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation", "watching"},
+    "cli": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation", "watching", "worlds"},
 }
 LIGHT = ("divergences", "theory")  # without Flax or anything of the models
 ORACLES = {"torch", "diffusers", "scipy"}  # tests compare with them; the library never needs them

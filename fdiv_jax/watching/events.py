@@ -1,0 +1,123 @@
+"""The figures of a run for TensorBoard and for Weights & Biases."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from fdiv_jax.pipeline import TextToImagePipeline
+from fdiv_jax.unlearning import UnlearningConfig, UnlearningResult
+from fdiv_jax.watching._event_file import PREFIX, record, restart_event, scalar_event, version_event
+from fdiv_jax.watching._files import explained, write_file
+
+__all__ = ["TensorBoardEvents", "WandbEvents", "check_wandb"]
+
+
+class TensorBoardEvents:
+    """Writes `tensorboard/` in the run directory: every figure of every step, as it comes.
+
+    `tensorboard --logdir RUN` shows them. A run that is resumed adds a file, which takes back the steps that
+    are taken again. Nothing of TensorBoard is needed to write it.
+    """
+
+    def __init__(self, directory: Path):
+        """`directory` is the run's."""
+        self._directory = Path(directory) / "tensorboard"
+        self._file: Path | None = None
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Add a step's figures.
+
+        Raises:
+            OSError: the disk is full or fails, or there is no permission.
+        """
+        now, step = time.time(), int(row["step"])
+        message = record(scalar_event(now, step, _figures(row)))
+        with explained("write", self._file or self._directory):
+            if self._file is None:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                resumed = any(self._directory.glob(f"{PREFIX}*"))
+                name = f"{PREFIX}{time.time_ns()}.fdiv-jax.{secrets.token_hex(4)}"
+                self._file = self._directory / name
+                start = record(version_event(now))
+                message = start + (record(restart_event(now, step)) if resumed else b"") + message
+            with self._file.open("ab") as file:
+                file.write(message)
+
+    def model(self, done: int, pipeline: Callable[[], TextToImagePipeline]) -> None:
+        """Scalars show no model."""
+
+    def end(self, result: UnlearningResult) -> None:
+        """Every row is on disk already."""
+
+
+class WandbEvents:
+    """Logs every figure of every step to Weights & Biases, with the configuration; needs `wandb`.
+
+    The run's id is kept in `wandb/id` of the run directory, so that a run that is resumed goes on there.
+    """
+
+    def __init__(self, directory: Path, project: str, config: UnlearningConfig):
+        """Nothing is sent before the first row.
+
+        Args:
+            directory: of the run.
+            project: of Weights & Biases.
+            config: of the run.
+
+        Raises:
+            NotImplementedError: the package `wandb` is not installed.
+        """
+        check_wandb()
+        self._directory, self._project, self._config = Path(directory), project, config
+        self._run: Any = None
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Log a step's figures."""
+        if self._run is None:
+            self._run = self._begin()
+        self._run.log(_figures(row), step=int(row["step"]))
+
+    def model(self, done: int, pipeline: Callable[[], TextToImagePipeline]) -> None:
+        """Scalars show no model."""
+
+    def end(self, result: UnlearningResult) -> None:
+        """Finish."""
+        if self._run is not None:
+            self._run.finish()
+
+    def _begin(self) -> Any:
+        wandb: Any = importlib.import_module("wandb")
+        path = self._directory / "wandb" / "id"
+        if not path.exists():
+            write_file(path, lambda temporary: temporary.write_text(secrets.token_hex(8)))
+        with explained("read", path):
+            identity = path.read_text().strip()
+        return wandb.init(
+            project=self._project,
+            name=self._directory.name,
+            id=identity,
+            resume="allow",
+            dir=str(self._directory),
+            config=self._config.to_dict(),
+        )
+
+
+def check_wandb() -> None:
+    """See that the package `wandb` is there.
+
+    Raises:
+        NotImplementedError: it is not.
+    """
+    if importlib.util.find_spec("wandb") is None:
+        raise NotImplementedError("Weights & Biases needs the package wandb: pip install 'fdiv-jax[wandb]'")
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in row.items() if name != "step" and isinstance(value, Real)}
