@@ -13,14 +13,13 @@ from fdiv_jax.unlearning import Observer, UnlearningConfig, resolve_all
 from fdiv_jax.unlearning.library import known_concepts
 from fdiv_jax.watching.events import TensorBoardEvents, WandbEvents, check_wandb
 from fdiv_jax.watching.report import Report
-from fdiv_jax.watching.sheets import SampleSheets, before_after, contact_sheet
+from fdiv_jax.watching.sheets import SampleSheets, contact_sheet
 
 __all__ = [
     "Report",
     "SampleSheets",
     "TensorBoardEvents",
     "WandbEvents",
-    "before_after",
     "contact_sheet",
     "watchers",
 ]

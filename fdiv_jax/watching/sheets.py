@@ -22,7 +22,6 @@ __all__ = [
     "FADING",
     "PROMPTS",
     "SampleSheets",
-    "before_after",
     "contact_sheet",
     "draw_at",
     "shrunk",
@@ -92,29 +91,6 @@ def contact_sheet(
         enlarged = Image.fromarray(picture).resize((right - left, bottom - top), Image.Resampling.NEAREST)
         sheet.paste(enlarged, (left, top))
     return sheet
-
-
-def before_after(pipe: TextToImagePipeline, result: UnlearningResult, images: int) -> Image.Image:
-    """Target prompts before and after, from the same noise, and the frozen model at their anchor prompts.
-
-    Args:
-        pipe: the frozen model.
-        result: of the run; at most `PROMPTS` of its pairs are shown.
-        images: a prompt.
-    """
-    pairs = spread(result.pairs, PROMPTS)
-    targets, anchors = [pair.target for pair in pairs], [pair.anchor for pair in pairs]
-    drawn = [
-        draw_at(some, result, prompts, images)
-        for some, prompts in ((pipe, targets), (result.pipeline, targets), (pipe, anchors))
-    ]
-    pictures = np.stack(drawn, axis=1)
-    labels = [
-        f"{when}: {prompt or '(empty prompt)'}"
-        for target, anchor in zip(targets, anchors, strict=True)
-        for when, prompt in (("before", target), ("after", target), ("anchor", anchor))
-    ]
-    return contact_sheet(pictures.reshape(-1, *pictures.shape[3:]), labels, tile=96)
 
 
 def draw_at(

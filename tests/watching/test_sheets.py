@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fdiv_jax.unlearning import PromptPair
-from fdiv_jax.watching import SampleSheets, before_after, contact_sheet
+from fdiv_jax.watching import SampleSheets, contact_sheet
 from fdiv_jax.watching.sheets import shrunk, spread
 
 PROMPTS = ["a sneaker, photo style", "a sneaker, sketch style"]
@@ -60,22 +59,6 @@ def test_spread_and_shrunk():
     assert shrunk(green, 400) is green
     assert shrunk(green, 160).size == (160, 40)
     assert np.all(np.asarray(shrunk(green, 160)) == (10, 200, 30))
-
-
-def test_before_and_after_and_the_anchor(pipe, after, result):
-    pairs = tuple(PromptPair(f"a sneaker {i}", f"a shoe {i}") for i in range(3))
-    sheet = np.asarray(before_after(pipe, result(pairs=pairs, seed=5), 2))
-    targets, anchors = [pair.target for pair in pairs], [pair.anchor for pair in pairs]
-    options = {"steps": 2, "guidance": 2.0, "sampler": "dpm++", "seed": [5] * 3 + [6] * 3}
-    drawn = [model(p * 2, **options) for model, p in ((pipe, targets), (after, targets), (pipe, anchors))]
-    side, factor = 96, 12
-    for pair in range(3):
-        for kind in range(3):
-            for image in range(2):
-                top, left = 4 + (3 * pair + kind) * (20 + side + 4) + 20, 4 + image * (side + 4)
-                tile = sheet[top : top + side, left : left + side][::factor, ::factor].astype(int)
-                np.testing.assert_allclose(tile, drawn[kind][3 * image + pair], atol=1)
-    assert sheet.shape[0] == 4 + 9 * (20 + side + 4)
 
 
 def picture(path):
