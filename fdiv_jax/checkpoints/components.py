@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -14,6 +13,7 @@ from safetensors.numpy import save_file
 
 from fdiv_jax.checkpoints.files import STORED_DTYPES, TensorFiles
 from fdiv_jax.checkpoints.state_dicts import canonical_name, load_state_dict, state_dict, tensor_names
+from fdiv_jax.nn.shapes import abstract_network
 
 __all__ = ["LoadedComponent", "load_component", "save_component"]
 
@@ -62,8 +62,7 @@ def load_component(
         raise ValueError(
             f"{directory / 'config.json'} is of class {written_for}, expected {module_cls.__name__}"
         )
-    make = module_cls.from_config  # type: ignore[attr-defined]
-    model = nnx.eval_shape(lambda: make(config, rngs=_OneKey(), dtype=dtype, param_dtype=param_dtype))
+    model = abstract_network(module_cls, config, dtype=dtype, param_dtype=param_dtype)
     files = _weight_files(directory, variant)
     with TensorFiles(files) as tensors:
         filled = load_state_dict(model, tensors, source=", ".join(map(str, files)))
@@ -109,16 +108,6 @@ def save_component(
     save_file(tensors, directory / f"{stem}.safetensors", metadata={"format": "pt"})
     text = json.dumps(values, indent=2, sort_keys=True) + "\n"
     (directory / "config.json").write_text(text, encoding="utf-8")
-
-
-class _OneKey:
-    """Stands in for nnx.Rngs where only shapes count; tracing that one's counter takes quadratic time."""
-
-    def __init__(self) -> None:
-        self._key = jax.random.key(0)
-
-    def params(self) -> jax.Array:
-        return self._key
 
 
 def _weight_files(directory: Path, variant: str | None) -> list[Path]:

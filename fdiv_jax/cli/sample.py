@@ -33,6 +33,8 @@ class Command:
     """The share of fresh noise a step, 0 to 1, of ddim and euler_a; by default the sampler's own."""
     size: tuple[int, int] | None = None
     """Height and width in pixels; by default the model's own."""
+    tile: int | None = None
+    """Decode in overlapping tiles of this side, in pixels, to save memory; by default whole images."""
     images: int = 4
     """Images for each prompt, side by side."""
     output: Path = Path("sample.png")
@@ -79,6 +81,7 @@ class Command:
                 sampler=self.sampler,
                 eta=self.eta,
                 size=self.size,
+                tile=self.tile,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         sheet = contact_sheet(np.asarray(pictures), self.prompts)

@@ -4,7 +4,7 @@ Attribute names follow the state dicts of diffusers and transformers one to one,
 (`fdiv_jax.checkpoints`) is a rule and not a table. Images and latents are n h w c.
 """
 
-from fdiv_jax.nn.attention import dot_product_attention
+from fdiv_jax.nn.attention import dot_product_attention, with_attention
 from fdiv_jax.nn.clip_images import CLIPImageProcessor
 from fdiv_jax.nn.clip_text import (
     CLIPTextConfig,
@@ -21,6 +21,7 @@ from fdiv_jax.nn.clip_vision import (
 )
 from fdiv_jax.nn.conditioning import Text, TextConditioning, sized_text
 from fdiv_jax.nn.critic import Critic, SpectralVector
+from fdiv_jax.nn.shapes import abstract_network
 from fdiv_jax.nn.unet import UNet2DConditionModel, UNetConfig
 from fdiv_jax.nn.vae import AutoencoderKL, VAEConfig
 
@@ -43,6 +44,8 @@ __all__ = [
     "UNet2DConditionModel",
     "UNetConfig",
     "VAEConfig",
+    "abstract_network",
     "dot_product_attention",
     "sized_text",
+    "with_attention",
 ]

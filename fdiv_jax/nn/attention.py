@@ -1,39 +1,208 @@
-"""Attention, and the transformer that the UNet applies to its feature maps."""
+"""Attention: one function with several implementations, and the layer of the UNet and the autoencoder.
+
+Three implementations give the same values and gradients. Their times and memory side by side, measured by
+`python -m benchmarks.attention`, are in docs/models.md; "auto" follows them.
+"""
 
 from __future__ import annotations
+
+import functools
+from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fdiv_jax.nn.layers import Identity, Precision, conv, group_norm, layer_norm, linear
+from fdiv_jax.nn.layers import Precision, linear
+
+Implementation = Literal["auto", "plain", "blocked", "library"]
+ModuleT = TypeVar("ModuleT", bound=nnx.Module)
+
+LONG = 1024
+"""Queries and keys from which on "auto" takes the blocked implementation: the measured crossing."""
+BLOCK = 128
+"""Keys a block, the fastest size measured."""
 
 
 def dot_product_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    implementation: Implementation = "auto",
+    block: int = BLOCK,
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) v, the softmax in float32.
-
-    The plain form: it can be differentiated as often as one likes, forward and in reverse.
+    """softmax(q k^T / sqrt(d)) v; scores and softmax in float32 at the least.
 
     Args:
         query: n q heads d.
         key: n k heads d.
         value: n k heads d.
         mask: boolean, broadcastable to n heads q k; False shuts a pair out.
+        implementation: "plain" holds all q k scores, and can be differentiated as often as one likes, forward
+            and in reverse. "blocked" takes `block` keys at a time: values and gradients in memory
+            proportional to q + k; derivatives of the gradient hold all scores, and `jax.jvp` of the values
+            themselves is an error. "library" is `jax.nn.dot_product_attention`. "auto" is blocked from `LONG`
+            queries and keys on, else plain.
+        block: keys at a time.
 
     Returns:
         n q heads d, in the dtype of `value`.
+
+    Raises:
+        ValueError: an unknown implementation, or no keys a block.
     """
-    scores = jnp.einsum("nqhd,nkhd->nhqk", query, key, preferred_element_type=jnp.float32)
-    scores = scores * (query.shape[-1] ** -0.5)
+    check_implementation(implementation)
+    if block < 1:
+        raise ValueError(f"blocks of {block} keys, expected at least 1")
+    if implementation == "auto":
+        implementation = "blocked" if min(query.shape[1], key.shape[1]) >= LONG else "plain"
+    if implementation == "library":
+        return jax.nn.dot_product_attention(query, key, value, mask=mask)
+    if implementation == "plain":
+        scores = _scores(query, key, mask, "nqhd,nkhd->nhqk")
+        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        return jnp.einsum("nhqk,nkhd->nqhd", weights, value)
     if mask is not None:
-        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("nhqk,nkhd->nqhd", weights, value)
+        mask = jnp.broadcast_to(mask, (*mask.shape[:-1], key.shape[1]))
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+    return jnp.swapaxes(_blocked(q, k, v, mask, min(block, key.shape[1])), 1, 2)
 
 
-class Attention(nnx.Module):
+def check_implementation(name: str) -> None:
+    """Raise ValueError for a name that is no implementation of attention."""
+    if name not in get_args(Implementation):
+        raise ValueError(f"attention {name!r}, expected one of {', '.join(get_args(Implementation))}")
+
+
+def _scores(query: jax.Array, key: jax.Array, mask: jax.Array | None, axes: str) -> jax.Array:
+    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum(axes, query, key, preferred_element_type=dtype) * (query.shape[-1] ** -0.5)
+    return scores if mask is None else jnp.where(mask, scores, jnp.finfo(dtype).min)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _blocked(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, block: int
+) -> jax.Array:
+    """Attention in one pass over blocks of keys, n heads q d and n heads k d (twice) -> n heads q d.
+
+    Of the blocks so far it keeps the largest score m of a query, z = sum_j exp(s_j - m) and
+    sum_j exp(s_j - m) v_j, and multiplies the sums by exp(m - m') when a block brings a larger m'. The
+    backward pass makes each block's weights exp(s - m) / z anew. Milakov and Gimelshein, Online normalizer
+    calculation for softmax, 2018; Dao et al., FlashAttention, 2022.
+    """
+    return _blocked_forward(query, key, value, mask, block)[0]
+
+
+def _blocked_forward(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, block: int
+) -> tuple[jax.Array, tuple[jax.Array | None, ...]]:
+    dtype = jnp.promote_types(query.dtype, jnp.float32)
+
+    def step(carry: tuple[jax.Array, ...], part: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, ...], None]:
+        total, z, m = carry
+        k, v, real, open_ = part
+        scores = jnp.where(real, _scores(query, k, open_, "nhqd,nhkd->nhqk"), -jnp.inf)
+        larger = jnp.maximum(m, scores.max(-1, keepdims=True))
+        weights, fade = jnp.exp(scores - larger), jnp.exp(m - larger)
+        new = jnp.einsum("nhqk,nhkd->nhqd", weights.astype(v.dtype), v, preferred_element_type=dtype)
+        return (total * fade + new, z * fade + weights.sum(-1, keepdims=True), larger), None
+
+    n, heads, length, _ = query.shape
+    start = (
+        jnp.zeros((n, heads, length, value.shape[-1]), dtype),
+        jnp.zeros((n, heads, length, 1), dtype),
+        jnp.full((n, heads, length, 1), -jnp.inf, dtype),
+    )
+    (total, z, m), _ = jax.lax.scan(step, start, _blocks(key, value, mask, block))
+    out = (total / z).astype(value.dtype)
+    return out, (query, key, value, mask, out, z, m)
+
+
+def _blocked_backward(
+    block: int, saved: tuple[jax.Array, ...], cotangent: jax.Array
+) -> tuple[jax.Array | None, ...]:
+    """With P the weights and G the cotangent of the output O = P v: dv = P^T G, and the scores' cotangent is
+    P (G v^T - sum_d G O)."""
+    query, key, value, mask, out, z, m = saved
+    dtype = z.dtype
+    inner = (cotangent.astype(dtype) * out.astype(dtype)).sum(-1, keepdims=True)
+
+    def step(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        k, v, real, open_ = part
+        scores = jnp.where(real, _scores(query, k, open_, "nhqd,nhkd->nhqk"), -jnp.inf)
+        weights = jnp.exp(scores - m) / z
+        of_v = jnp.einsum("nhqk,nhqd->nhkd", weights.astype(value.dtype), cotangent)
+        of_weights = jnp.einsum("nhqd,nhkd->nhqk", cotangent, v, preferred_element_type=dtype)
+        of_scores = weights * (of_weights - inner)
+        if open_ is not None:
+            of_scores = jnp.where(open_, of_scores, 0)
+        of_scores = (of_scores * query.shape[-1] ** -0.5).astype(query.dtype)
+        of_k = jnp.einsum("nhqk,nhqd->nhkd", of_scores, query)
+        of_q = jnp.einsum("nhqk,nhkd->nhqd", of_scores, k, preferred_element_type=dtype)
+        return total + of_q, (of_k, of_v)
+
+    start = jnp.zeros(query.shape, dtype)
+    of_query, parts = jax.lax.scan(step, start, _blocks(key, value, mask, block))
+    of_key, of_value = (
+        jnp.moveaxis(part, 0, 2).reshape(*like.shape[:2], -1, like.shape[-1])[:, :, : like.shape[2]]
+        for part, like in zip(parts, (key, value), strict=True)
+    )
+    return of_query.astype(query.dtype), of_key, of_value, None
+
+
+_blocked.defvjp(_blocked_forward, _blocked_backward)
+
+
+def _blocks(key: jax.Array, value: jax.Array, mask: jax.Array | None, block: int) -> tuple[Any, ...]:
+    """Keys, values, which of them are real, and the mask, cut along the keys: blocks are the first axis."""
+
+    def cut(x: jax.Array, axis: int) -> jax.Array:
+        pad = [(0, 0)] * x.ndim
+        pad[axis] = (0, -x.shape[axis] % block)
+        x = jnp.pad(x, pad)
+        x = x.reshape(*x.shape[:axis], -1, block, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x, axis, 0)
+
+    real = cut(jnp.ones(key.shape[2], bool), 0)
+    return cut(key, 2), cut(value, 2), real, None if mask is None else cut(mask, mask.ndim - 1)
+
+
+class AttentionLayer(nnx.Module):
+    """A layer that attends. `implementation` is part of its structure, so that compiled functions of a
+    network know it; see `with_attention`."""
+
+    def __init__(self, heads: int):
+        """With this number of heads."""
+        self.heads = heads
+        self.implementation: Implementation = "auto"
+
+    def attend(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """n q c and n k c (twice), the heads side by side in c -> n q c."""
+        q, k, v = (x.reshape(*x.shape[:2], self.heads, -1) for x in (query, key, value))
+        out = dot_product_attention(q, k, v, mask, implementation=self.implementation)
+        return out.reshape(*query.shape[:2], -1)
+
+
+def with_attention(module: ModuleT, implementation: Implementation) -> ModuleT:
+    """`module` with an implementation of `dot_product_attention` in all its layers; parameters are shared.
+
+    Raises:
+        ValueError: an unknown implementation.
+    """
+    check_implementation(implementation)
+    copy = nnx.merge(*nnx.split(module))
+    for _, layer in nnx.iter_modules(copy):
+        if isinstance(layer, AttentionLayer):
+            layer.implementation = implementation
+    return copy
+
+
+class Attention(AttentionLayer):
     """Multi-head attention with the names of diffusers: to_q, to_k, to_v, to_out.0."""
 
     def __init__(
@@ -49,7 +218,7 @@ class Attention(nnx.Module):
         """Attend from `channels` features to `context` features (to themselves when None)."""
         if channels % heads:
             raise ValueError(f"{heads} attention heads do not divide {channels} channels")
-        self.heads = heads
+        super().__init__(heads)
         source = channels if context is None else context
         self.to_q = linear(channels, channels, precision, rngs, bias=bias)
         self.to_k = linear(source, channels, precision, rngs, bias=bias)
@@ -59,94 +228,4 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
         """n q c (and n k c' to attend to) -> n q c."""
         source = x if context is None else context
-        split = lambda y: y.reshape(*y.shape[:2], self.heads, -1)  # noqa: E731
-        out = dot_product_attention(split(self.to_q(x)), split(self.to_k(source)), split(self.to_v(source)))
-        return self.to_out[0](out.reshape(x.shape))
-
-
-class GatedGelu(nnx.Module):
-    """a * gelu(b) with (a, b) one linear map of the input."""
-
-    def __init__(self, inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs):
-        """`inputs` features to `outputs`."""
-        self.proj = linear(inputs, 2 * outputs, precision, rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """... inputs -> ... outputs."""
-        value, gate = jnp.split(self.proj(x), 2, axis=-1)
-        return value * jax.nn.gelu(gate, approximate=False)
-
-
-class FeedForward(nnx.Module):
-    """The position-wise network of a transformer block, four times as wide inside."""
-
-    def __init__(self, channels: int, precision: Precision, rngs: nnx.Rngs):
-        """`channels` features in and out."""
-        self.net = nnx.List(
-            [
-                GatedGelu(channels, 4 * channels, precision, rngs),
-                Identity(),
-                linear(4 * channels, channels, precision, rngs),
-            ]
-        )
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """n l c -> n l c."""
-        return self.net[2](self.net[0](x))
-
-
-class BasicTransformerBlock(nnx.Module):
-    """Self-attention, cross-attention to the text, feed-forward; each with a layer norm and a residual."""
-
-    def __init__(self, channels: int, heads: int, context: int, precision: Precision, rngs: nnx.Rngs):
-        """`context` is the width of the text features."""
-        self.norm1 = layer_norm(channels, precision, rngs)
-        self.attn1 = Attention(channels, heads, precision, rngs)
-        self.norm2 = layer_norm(channels, precision, rngs)
-        self.attn2 = Attention(channels, heads, precision, rngs, context=context)
-        self.norm3 = layer_norm(channels, precision, rngs)
-        self.ff = FeedForward(channels, precision, rngs)
-
-    def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
-        """n l c and n t d -> n l c."""
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), text)
-        return x + self.ff(self.norm3(x))
-
-
-class Transformer2DModel(nnx.Module):
-    """Transformer blocks over the pixels of a feature map, with a residual around them."""
-
-    def __init__(
-        self,
-        channels: int,
-        heads: int,
-        context: int,
-        layers: int,
-        groups: int,
-        precision: Precision,
-        rngs: nnx.Rngs,
-        *,
-        linear_projection: bool = False,
-    ):
-        """`linear_projection`: proj_in and proj_out are linear maps (SD 2), not 1 x 1 convolutions (SD 1)."""
-        self.norm = group_norm(channels, groups, 1e-6, precision, rngs)
-        if linear_projection:
-            self.proj_in = linear(channels, channels, precision, rngs)
-        else:
-            self.proj_in = conv(channels, channels, 1, precision, rngs)
-        self.transformer_blocks = nnx.List(
-            [BasicTransformerBlock(channels, heads, context, precision, rngs) for _ in range(layers)]
-        )
-        if linear_projection:
-            self.proj_out = linear(channels, channels, precision, rngs)
-        else:
-            self.proj_out = conv(channels, channels, 1, precision, rngs)
-
-    def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
-        """n h w c and n t d -> n h w c."""
-        n, h, w, c = x.shape
-        hidden = self.proj_in(self.norm(x)).reshape(n, h * w, c)
-        for block in self.transformer_blocks:
-            hidden = block(hidden, text)
-        return x + self.proj_out(hidden.reshape(n, h, w, c))
+        return self.to_out[0](self.attend(self.to_q(x), self.to_k(source), self.to_v(source)))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import jax
 from flax import nnx
 
-from fdiv_jax.nn.attention import dot_product_attention
+from fdiv_jax.nn.attention import AttentionLayer
 from fdiv_jax.nn.config import ModelConfig, require
 from fdiv_jax.nn.layers import Precision, activation, layer_norm, linear
 
@@ -91,13 +91,13 @@ class CLIPTowerConfig(ModelConfig):
         return {"model_type": self.model_type, **super().to_dict()}
 
 
-class CLIPAttention(nnx.Module):
+class CLIPAttention(AttentionLayer):
     """Multi-head self-attention with the names of transformers."""
 
     def __init__(self, config: CLIPTowerConfig, precision: Precision, rngs: nnx.Rngs):
         """As `config` says."""
         width = config.hidden_size
-        self.heads = config.num_attention_heads
+        super().__init__(config.num_attention_heads)
         self.k_proj = linear(width, width, precision, rngs)
         self.v_proj = linear(width, width, precision, rngs)
         self.q_proj = linear(width, width, precision, rngs)
@@ -105,9 +105,7 @@ class CLIPAttention(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         """n l d -> n l d."""
-        split = lambda y: y.reshape(*y.shape[:2], self.heads, -1)  # noqa: E731
-        out = dot_product_attention(split(self.q_proj(x)), split(self.k_proj(x)), split(self.v_proj(x)), mask)
-        return self.out_proj(out.reshape(x.shape))
+        return self.out_proj(self.attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), mask))
 
 
 class CLIPMLP(nnx.Module):

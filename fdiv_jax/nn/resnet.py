@@ -107,10 +107,12 @@ def sinusoidal_embedding(
 
 
 class TimestepEmbedding(nnx.Module):
-    """A two-layer network on the sinusoidal embedding."""
+    """A two-layer network on the sinusoidal embedding, in float32 at the least: it is small, and every block
+    depends on it."""
 
     def __init__(self, inputs: int, width: int, act: str, precision: Precision, rngs: nnx.Rngs):
         """`inputs` sinusoids to `width` features."""
+        precision = Precision(jnp.promote_types(precision.dtype, jnp.float32), precision.param_dtype)
         self.act = activation(act)
         self.linear_1 = linear(inputs, width, precision, rngs)
         self.linear_2 = linear(width, width, precision, rngs)

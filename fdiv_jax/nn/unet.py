@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fdiv_jax.nn.attention import Transformer2DModel
 from fdiv_jax.nn.conditioning import Text, TextConditioning
 from fdiv_jax.nn.config import ModelConfig, per_block, require
 from fdiv_jax.nn.layers import Precision, activation, conv, group_norm
@@ -25,6 +24,7 @@ from fdiv_jax.nn.resnet import (
     Upsample2D,
     sinusoidal_embedding,
 )
+from fdiv_jax.nn.transformer import Transformer2DModel
 
 _DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
 _UP = ("CrossAttnUpBlock2D", "UpBlock2D")
@@ -356,10 +356,7 @@ class UNet2DConditionModel(nnx.Module):
 
     def _sinusoids(self, values: jax.Array, width: int) -> jax.Array:
         c = self.config
-        embedding = sinusoidal_embedding(
-            values, width, flip_sin_to_cos=c.flip_sin_to_cos, freq_shift=c.freq_shift
-        )
-        return embedding.astype(self.dtype)
+        return sinusoidal_embedding(values, width, flip_sin_to_cos=c.flip_sin_to_cos, freq_shift=c.freq_shift)
 
     def _size_and_pooled(self, text: Text) -> jax.Array:
         """n time: the embedding of the pooled text and the sizes."""
@@ -373,4 +370,4 @@ class UNet2DConditionModel(nnx.Module):
             )
         sizes = self._sinusoids(text.time_ids.reshape(-1), self.config.addition_time_embed_dim or 0)
         sizes = sizes.reshape(text.pooled.shape[0], -1)
-        return self.add_embedding(jnp.concatenate([text.pooled.astype(self.dtype), sizes], axis=-1))
+        return self.add_embedding(jnp.concatenate([text.pooled, sizes], axis=-1))

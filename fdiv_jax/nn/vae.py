@@ -216,9 +216,14 @@ class AutoencoderKL(nnx.Module):
     ):
         """A network with random parameters.
 
+        With `force_upcast`, the default, float16 compute becomes float32: activations of Stable Diffusion
+        XL's autoencoder pass what float16 holds.
+
         Raises:
             ValueError: groups that do not divide the channels.
         """
+        if jnp.dtype(dtype) == jnp.float16 and config.force_upcast:
+            dtype = jnp.float32
         self.config = config
         self.dtype = dtype
         build = _Blocks(config, Precision(dtype, param_dtype), rngs)

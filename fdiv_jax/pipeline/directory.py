@@ -19,7 +19,14 @@ import jax.numpy as jnp
 
 from fdiv_jax.checkpoints import atomic_directory, load_component, save_component
 from fdiv_jax.diffusion import NoiseSchedule
-from fdiv_jax.nn import AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection, UNet2DConditionModel
+from fdiv_jax.nn import (
+    AutoencoderKL,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    UNet2DConditionModel,
+    with_attention,
+)
+from fdiv_jax.nn.attention import Implementation, check_implementation
 from fdiv_jax.pipeline.concepts import read_concepts
 from fdiv_jax.pipeline.hub import fetch, is_hub_id
 
@@ -57,6 +64,7 @@ def load_pipeline(
     *,
     dtype: Any = jnp.float32,
     param_dtype: Any = jnp.float32,
+    attention: Implementation = "auto",
     variant: str | None = None,
     revision: str | None = None,
     offline: bool = False,
@@ -69,17 +77,20 @@ def load_pipeline(
         model: "fashion" (the world in the package), a diffusers directory, or a hub id "owner/model".
         dtype: of the computation; norms, softmax and time embedding stay in float32.
         param_dtype: in which the parameters are kept.
+        attention: the implementation of `fdiv_jax.nn.dot_product_attention`: auto, plain, blocked or library.
         variant: of the weights' files, such as "fp16".
         revision: of a hub model: a branch, a tag or a commit.
         offline: take a hub model from the local cache only.
 
     Raises:
         FileNotFoundError: no such directory or hub model, or no `model_index.json` or component in it.
-        ValueError: a file that is damaged or pickled, or tensors missing, left over or of another shape.
+        ValueError: a file that is damaged or pickled, tensors missing, left over or of another shape, or an
+            unknown `attention`.
         NotImplementedError: a kind of pipeline or component that is not supported.
     """
     from fdiv_jax.pipeline.text_to_image import TextToImagePipeline
 
+    check_implementation(attention)
     directory = _find(model, variant=variant, revision=revision, offline=offline)
     index = _read_json(directory / "model_index.json")
     kind = index.get("_class_name")
@@ -96,7 +107,7 @@ def load_pipeline(
         loaded = load_component(
             directory / name, _CLASSES[entry[-1]], variant=variant, dtype=dtype, param_dtype=param_dtype
         )
-        components[name], dtypes[name] = loaded.model, loaded.stored_dtypes
+        components[name], dtypes[name] = with_attention(loaded.model, attention), loaded.stored_dtypes
     scheduler = _read_json(directory / "scheduler" / "scheduler_config.json")
     return TextToImagePipeline(
         **components,

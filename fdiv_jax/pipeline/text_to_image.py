@@ -25,7 +25,10 @@ from fdiv_jax.nn import (
     TextConditioning,
     UNet2DConditionModel,
     sized_text,
+    with_attention,
 )
+from fdiv_jax.nn.attention import Implementation
+from fdiv_jax.nn.tiles import OVERLAP, decode_tiles
 from fdiv_jax.pipeline.concepts import Concept
 
 _LATENT_PIXELS_A_CALL = 16_384
@@ -87,6 +90,16 @@ class TextToImagePipeline:
     def replace(self, **changes: Any) -> TextToImagePipeline:
         """A copy with some attributes changed, for instance `unet`; everything else is shared."""
         return dataclasses.replace(self, **changes)
+
+    def with_attention(self, implementation: Implementation) -> TextToImagePipeline:
+        """A copy whose networks use that implementation of `fdiv_jax.nn.dot_product_attention`.
+
+        Raises:
+            ValueError: an unknown implementation.
+        """
+        return self.replace(
+            **{name: with_attention(m, implementation) for name, m in self.components.items()}
+        )
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -196,11 +209,33 @@ class TextToImagePipeline:
         factor = self.vae.config.downsampling
         return sized_text(text, latents[1] * factor, latents[2] * factor)
 
-    def decode(self, latents: jax.Array) -> jax.Array:
-        """Images of scaled latents: n h w c -> n H W 3, float32, -1 black, 1 white, not clipped."""
+    def decode(self, latents: jax.Array, *, batch: int | None = None, tile: int | None = None) -> jax.Array:
+        """Images of scaled latents.
+
+        Args:
+            latents: n h w c.
+            batch: images a call of the autoencoder, 1 for the least memory; None: as many as make up
+                16,384 latent pixels.
+            tile: side in pixels of the overlapping tiles that a larger image is decoded in, for memory that
+                does not grow with it, at a small difference in the image; see `fdiv_jax.nn.tiles`. None:
+                whole images.
+
+        Returns:
+            n H W 3, float32, -1 black, 1 white, not clipped.
+
+        Raises:
+            ValueError: latents of another shape, no image a call, or a tile that is not a multiple of 4
+                latents.
+        """
         graph, parameters = nnx.split(self.vae)
-        parts = [_decode(graph, parameters, part) for part in self._calls(jnp.asarray(latents))]
-        return jnp.concatenate(parts)
+        call = functools.partial(_decode, graph, parameters)
+        calls = self._calls(jnp.asarray(latents), batch)
+        if tile is not None:
+            factor = self.vae.config.downsampling
+            if tile < 1 or tile % (factor * OVERLAP):
+                raise ValueError(f"tile of {tile} px, expected a positive multiple of {factor * OVERLAP}")
+            return jnp.concatenate([decode_tiles(call, part, tile // factor, factor) for part in calls])
+        return jnp.concatenate([call(part) for part in calls])
 
     def encode_images(self, images: jax.Array) -> jax.Array:
         """Scaled latents of images, the mean of their distribution.
@@ -330,9 +365,9 @@ class TextToImagePipeline:
             raise ValueError(f"size {size}, expected (height, width), each a multiple of {factor} px")
         return size[0] // factor, size[1] // factor, self.latent_shape[-1]
 
-    def __call__(self, prompts: Sequence[str], **options: Any) -> np.ndarray:
-        """Images drawn for prompts: uint8, n H W 3. Options as for `generate`."""
-        return to_uint8(self.decode(self.generate(prompts, **options)))
+    def __call__(self, prompts: Sequence[str], *, tile: int | None = None, **options: Any) -> np.ndarray:
+        """Images drawn for prompts: uint8, n H W 3. `tile` is that of `decode`, the rest of `generate`."""
+        return to_uint8(self.decode(self.generate(prompts, **options), tile=tile))
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write a diffusers directory, whole or not at all; see `fdiv_jax.pipeline.save_pipeline`."""
@@ -340,11 +375,13 @@ class TextToImagePipeline:
 
         return save_pipeline(self, directory, overwrite=overwrite)
 
-    def _calls(self, x: jax.Array) -> list[jax.Array]:
-        """Cut a batch of latents into what one call of the networks takes."""
+    def _calls(self, x: jax.Array, batch: int | None = None) -> list[jax.Array]:
+        """Cut a batch of latents into what one call of the networks takes, or into parts of `batch`."""
         if x.ndim != 4 or x.shape[-1] != self.latent_shape[-1]:
             raise ValueError(f"latents of shape {x.shape}, expected (n, h, w, {self.latent_shape[-1]})")
-        size = max(1, _LATENT_PIXELS_A_CALL // (x.shape[1] * x.shape[2]))
+        if batch is not None and batch < 1:
+            raise ValueError(f"{batch} images a call, expected at least 1")
+        size = batch or max(1, _LATENT_PIXELS_A_CALL // (x.shape[1] * x.shape[2]))
         return [x[i : i + size] for i in range(0, len(x), size)]
 
 

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 from fdiv_jax.checkpoints import load_single_file, save_single_file, state_dict
 from fdiv_jax.checkpoints.original_names import open_clip_name, unet_original_name, vae_original_name
 from fdiv_jax.checkpoints.state_dicts import tensor_names
-from fdiv_jax.nn import AutoencoderKL, UNet2DConditionModel
+from fdiv_jax.nn import AutoencoderKL, UNet2DConditionModel, abstract_network
 from tests.checkpoints.torch_pipelines import CROSS_DOWN, CROSS_UP, DOWN, UP
 
 FULL = {
@@ -83,18 +83,9 @@ PUBLISHED = {
 }
 
 
-class OneKey:
-    """Stands in for nnx.Rngs where only shapes count."""
-
-    def params(self):
-        import jax
-
-        return jax.random.key(0)
-
-
 def full_size(kind, config):
     """(our module's names with PyTorch shapes, its configuration); nothing is allocated."""
-    module = nnx.eval_shape(lambda: kind.from_config(config, rngs=OneKey()))
+    module = abstract_network(kind, config)
     return tensor_names(module), module.config
 
 

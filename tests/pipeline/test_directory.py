@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from fdiv_jax.pipeline import load_pipeline
+from fdiv_jax.unlearning import Network
 from tests.tiny import tiny_pipeline
 
 
@@ -40,6 +41,13 @@ def test_load_of_save_is_bit_exact(pipe, directory, tmp_path):
     second = again.save(tmp_path / "second")
     for name in ("unet/diffusion_pytorch_model.safetensors", "vae/config.json", "model_index.json"):
         assert (second / name).read_bytes() == (directory / name).read_bytes()
+
+
+def test_attention_is_chosen_at_loading(directory):
+    blocked = load_pipeline(directory, attention="blocked")
+    assert Network(blocked.unet) == Network(load_pipeline(directory).with_attention("blocked").unet)
+    with pytest.raises(ValueError, match="attention 'flash', expected one of auto, plain"):
+        load_pipeline(directory, attention="flash")
 
 
 def test_only_the_changed_tensor_changes_in_the_file(pipe, tmp_path):

@@ -9,10 +9,8 @@ import json
 import math
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from fdiv_jax.checkpoints.state_dicts import tensor_names
 from fdiv_jax.diffusion import NoiseSchedule, sampling_plan
@@ -22,6 +20,7 @@ from fdiv_jax.nn import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     UNet2DConditionModel,
+    abstract_network,
 )
 
 DATA = Path(__file__).parent / "data"
@@ -51,13 +50,6 @@ PARAMETERS = {
 DIFFUSION = [name for name in PARAMETERS if name.startswith("stable")]
 
 
-class OneKey:
-    """Stands in for nnx.Rngs where only shapes count."""
-
-    def params(self):
-        return jax.random.key(0)
-
-
 def read(name):
     return json.loads((DATA / f"{name}.json").read_text())
 
@@ -65,7 +57,7 @@ def read(name):
 @functools.cache
 def built(name, part):
     """The abstract network of one configuration file."""
-    return nnx.eval_shape(lambda: CLASSES[part].from_config(read(name)[part], rngs=OneKey()))
+    return abstract_network(CLASSES[part], read(name)[part])
 
 
 @pytest.mark.parametrize(

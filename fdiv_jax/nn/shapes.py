@@ -1,0 +1,36 @@
+"""Networks without parameters: their structure and the shapes of what they would hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+from flax import nnx
+
+ModuleT = TypeVar("ModuleT", bound=nnx.Module)
+
+
+class _OneKey:
+    """Stands in for nnx.Rngs where only shapes count; tracing that one's counter takes quadratic time."""
+
+    def __init__(self) -> None:
+        self._key = jax.random.key(0)
+
+    def params(self) -> jax.Array:
+        return self._key
+
+
+def abstract_network(kind: type[ModuleT], config: Mapping[str, Any], **precision: Any) -> ModuleT:
+    """The network of a `config.json` mapping with shapes in place of parameters; nothing is allocated.
+
+    Args:
+        kind: a class with `from_config`, such as `UNet2DConditionModel`.
+        config: the mapping.
+        precision: `dtype` and `param_dtype`, as for the class.
+
+    Raises:
+        NotImplementedError, ValueError: as the class's configuration does.
+    """
+    make = kind.from_config  # type: ignore[attr-defined]
+    return nnx.eval_shape(lambda: make(config, rngs=_OneKey(), **precision))
