@@ -145,6 +145,51 @@ def test_too_many_in_a_row_stop_the_run_and_the_last_good_state_is_kept(
     assert not resumed.history["skipped"][last + 1 :].any()
 
 
+class Watcher:
+    """Sees everything, as a sheet of samples at every step would."""
+
+    def __init__(self):
+        self.rows, self.seen, self.ends = [], [], 0
+
+    def row(self, row):
+        self.rows.append(row["step"])
+
+    def model(self, done, pipeline):
+        self.seen.append((done, len(self.rows)))
+
+    def end(self, result):
+        self.ends += 1
+
+
+@pytest.mark.parametrize("watched", ["by nobody", "at every step", "at every checkpoint", "at the end"])
+def test_a_run_that_goes_wrong_stops_whoever_watches(watched, run, pipe, quiet, tmp_path, monkeypatch):
+    bad = {LEARNING["steps"]} if watched == "at the end" else set(range(3, 9))
+    poison(monkeypatch, *bad)
+    patience = 1 if watched == "at the end" else 3
+    config = dataclasses.replace(run[0].config, optimiser=OptimiserConfig(patience=patience))
+    watcher, options = Watcher(), {"checkpoint_every": 0}
+    if watched == "at every step":
+        options["observers"] = lambda _: [watcher]
+    elif watched == "at every checkpoint":
+        options["checkpoint_every"] = 1
+    with pytest.raises(DivergedError) as caught:
+        unlearn(pipe, config, tmp_path / "run", **options, **quiet)
+    assert caught.value.step == (LEARNING["steps"] if watched == "at the end" else 5)
+    assert not (tmp_path / "run" / "pipeline").exists()
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert watcher.ends == 0
+
+
+def test_observers_see_every_row_and_every_model(run, pipe, quiet, tmp_path):
+    watcher = Watcher()
+    config = dataclasses.replace(run[0].config, steps=5)
+    result = unlearn(pipe, config, tmp_path / "run", observers=lambda path: [watcher], **quiet)
+    assert watcher.rows == [1, 2, 3, 4, 5]
+    assert watcher.seen == [(done, done) for done in range(6)]
+    assert watcher.ends == 1
+    np.testing.assert_array_equal(result.history["loss"], run[0].history["loss"][:5])
+
+
 def test_a_failure_while_writing_leaves_nothing(run, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("no space left on device")
@@ -231,8 +276,17 @@ ARGUMENTS = (
 
 def test_the_command_line_does_the_same(model, run, cache, tmp_path, capsys):
     output = tmp_path / "run"
-    words = [model, *ARGUMENTS.split(), "--cache", str(cache), "--sample-every", "20", "--output", str(output)]
-    assert cli.main(["unlearn", *words]) == 0
+    words = [
+        model,
+        *ARGUMENTS.split(),
+        "--cache",
+        str(cache),
+        "--sample-every",
+        "20",
+        "--output",
+        str(output),
+    ]
+    assert cli.main(["unlearn", *words, "--output", str(output)]) == 0
     out, err = capsys.readouterr()
     assert out.strip() == str(output)
     assert "512 parameters" in err
