@@ -14,6 +14,12 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 4)
 
 
+def pytest_configure(config):
+    """Most of a fast test is XLA compiling, so the fast tests alone (`make test`) have it optimise little."""
+    if config.option.markexpr == "not slow":
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture
 def x64():
     """The test runs in float64 (JAX's default elsewhere in the suite is float32)."""

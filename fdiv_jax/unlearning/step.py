@@ -261,7 +261,7 @@ def make_step(plan: Plan, *, axis: str | None = None) -> StepFunction:
                 lambda output: objective.loss(opponent, comparison._replace(prediction=output))
             )(prediction)
             gradient, prior = pull_back(cotangent)[0], None
-            if part.prior is not None:
+            if part.prior is not None and preservation.weight:
                 prior = jax.value_and_grad(lambda trained: _prior_loss(plan, trained, frozen, part, key))(
                     state.trained
                 )
@@ -328,14 +328,18 @@ def without_conflict(gradient: Parameters, other: Parameters) -> tuple[Parameter
     """The gradient without its component along `other` in every tensor where <gradient, other> < 0, and the
     share of such tensors.
 
+    An `other` of less than 1e-5 of the gradient's norm is rounding (the prior's at the first step, where both
+    models are one) and has no direction to heed.
+
     Source: Yu et al., Gradient surgery for multi-task learning, 2020; Novello et al., 2025.
     """
     clean, conflicts = {}, []
     for name, g in gradient.items():
         p = other[name]
         inner = jnp.vdot(g, p)
-        conflict = inner < 0
-        along = inner / jnp.maximum(jnp.vdot(p, p), jnp.finfo(g.dtype).tiny)
+        square = jnp.vdot(p, p)
+        conflict = (inner < 0) & (square > 1e-10 * jnp.vdot(g, g))
+        along = inner / jnp.maximum(square, jnp.finfo(g.dtype).tiny)
         clean[name] = g - jnp.where(conflict, along, 0.0) * p
         conflicts.append(conflict)
     return clean, jnp.mean(jnp.stack(conflicts).astype(jnp.float32))
