@@ -53,6 +53,10 @@ class Observer(Protocol):
         """A step's figures, as metrics.jsonl holds them."""
         ...
 
+    def due(self, done: int) -> bool:
+        """Whether to be shown the model after `done` steps of its own; it costs the overlap of two steps."""
+        ...
+
     def model(self, done: int, pipeline: Callable[[], TextToImagePipeline]) -> None:
         """The model after `done` steps of its own, made when asked for."""
         ...
@@ -345,10 +349,11 @@ class Run:
     def show(self) -> None:
         """Let the observers see the model; raises as `settle` does."""
         own = self.done - self.prepared.plan.objective.warmup
-        if self.observers and own >= 0:
+        due = [observer for observer in self.observers if own >= 0 and observer.due(own)]
+        if due:
             self.settle()
-            for observer in self.observers:
-                observer.model(own, self.pipeline)
+        for observer in due:
+            observer.model(own, self.pipeline)
 
     def result(self, seconds: float) -> UnlearningResult:
         """What the run gives."""
@@ -388,7 +393,8 @@ def train(
     first = cells[0]
     with Display(progress, first.config.batch_size) as display, TerminationGuard() as guard:
         if first.config.method == "edit":
-            return [_edited(cell, directory) for cell, directory in zip(cells, directories, strict=True)]
+            each = zip(cells, directories, observers, strict=True)
+            return [_edited(cell, directory, watching) for cell, directory, watching in each]
         data = first.data(cache, display.images)
         runs = [
             Run(cell, data, directory, watching)
@@ -444,7 +450,9 @@ def train(
     return results
 
 
-def _edited(prepared: Prepared, directory: RunDirectory | None) -> UnlearningResult:
+def _edited(
+    prepared: Prepared, directory: RunDirectory | None, observers: Sequence[Observer]
+) -> UnlearningResult:
     """The closed-form edit, which takes no steps."""
     started, config = time.monotonic(), prepared.config
     learned = edit_cross_attention(
@@ -464,6 +472,8 @@ def _edited(prepared: Prepared, directory: RunDirectory | None) -> UnlearningRes
         devices=tuple(str(device) for device in prepared.devices),
         seconds=time.monotonic() - started,
     )
+    for observer in observers:
+        observer.end(result)
     if directory is not None:
         directory.finish(result.write)
     return result

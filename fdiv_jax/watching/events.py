@@ -50,6 +50,10 @@ class TensorBoardEvents:
             with self._file.open("ab") as file:
                 file.write(message)
 
+    def due(self, done: int) -> bool:
+        """Scalars show no model."""
+        return False
+
     def model(self, done: int, pipeline: Callable[[], TextToImagePipeline]) -> None:
         """Scalars show no model."""
 
@@ -83,6 +87,10 @@ class WandbEvents:
         if self._run is None:
             self._run = self._begin()
         self._run.log(_figures(row), step=int(row["step"]))
+
+    def due(self, done: int) -> bool:
+        """Scalars show no model."""
+        return False
 
     def model(self, done: int, pipeline: Callable[[], TextToImagePipeline]) -> None:
         """Scalars show no model."""

@@ -77,6 +77,10 @@ class Report:
     def row(self, row: Mapping[str, Any]) -> None:
         """The result has the figures."""
 
+    def due(self, done: int) -> bool:
+        """The result has the model."""
+        return False
+
     def model(self, done: int, pipeline: Callable[[], TextToImagePipeline]) -> None:
         """The result has the model."""
 

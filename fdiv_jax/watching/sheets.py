@@ -174,6 +174,10 @@ class SampleSheets:
     def row(self, row: Mapping[str, Any]) -> None:
         """A sheet shows no figures."""
 
+    def due(self, done: int) -> bool:
+        """At step 0 and every `every` steps."""
+        return done % self.every == 0
+
     def model(self, done: int, pipeline: Callable[[], TextToImagePipeline]) -> None:
         """Draw the sheet of this step, if it is due.
 

@@ -154,6 +154,9 @@ class Watcher:
     def row(self, row):
         self.rows.append(row["step"])
 
+    def due(self, done):
+        return True
+
     def model(self, done, pipeline):
         self.seen.append((done, len(self.rows)))
 
@@ -276,16 +279,7 @@ ARGUMENTS = (
 
 def test_the_command_line_does_the_same(model, run, cache, tmp_path, capsys):
     output = tmp_path / "run"
-    words = [
-        model,
-        *ARGUMENTS.split(),
-        "--cache",
-        str(cache),
-        "--sample-every",
-        "20",
-        "--output",
-        str(output),
-    ]
+    words = [model, *ARGUMENTS.split(), "--cache", str(cache), "--sample-every", "20"]
     assert cli.main(["unlearn", *words, "--output", str(output)]) == 0
     out, err = capsys.readouterr()
     assert out.strip() == str(output)

@@ -65,6 +65,9 @@ def test_a_run_that_dies_and_is_resumed_shows_the_same(run, pipe, config, cache,
         def row(self, row):
             pass
 
+        def due(self, done):
+            return True
+
         def model(self, done, pipeline):
             if done == 4:
                 raise Death
