@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis.equilibrium import critic_features, find_equilibrium, play, speeds
 from analysis.erasures import TARGET, Erasure, Laboratory, Run
@@ -124,9 +124,10 @@ def _draw_rates(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.plot([low, high], [low, high], color=INK, linewidth=0.8, zorder=1)
     axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
     axis.set(xlabel="predicted from Gram and K, rate per step", ylabel="measured rate per step")
-    if high / low > 10:  # the decades alone carry labels; those between would touch
-        for side in (axis.xaxis, axis.yaxis):
-            side.set_minor_formatter(NullFormatter())
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        side.set_major_formatter("{x:g}")
+        side.set_minor_formatter(NullFormatter())
     axis.set_title(f"filled: {RATIOS[0]:g}, open: {RATIOS[1]:g}")
 
 
