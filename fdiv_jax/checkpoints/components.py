@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from fdiv_jax.checkpoints.files import STORED_DTYPES, TensorFiles
+from fdiv_jax.checkpoints.files import STORED_DTYPES, TensorFiles, blamed
 from fdiv_jax.checkpoints.state_dicts import canonical_name, load_state_dict, state_dict, tensor_names
 from fdiv_jax.nn.shapes import abstract_network
 
@@ -62,7 +62,8 @@ def load_component(
         raise ValueError(
             f"{directory / 'config.json'} is of class {written_for}, expected {module_cls.__name__}"
         )
-    model = abstract_network(module_cls, config, dtype=dtype, param_dtype=param_dtype)
+    with blamed(directory / "config.json"):
+        model = abstract_network(module_cls, config, dtype=dtype, param_dtype=param_dtype)
     files = _weight_files(directory, variant)
     with TensorFiles(files) as tensors:
         filled = load_state_dict(model, tensors, source=", ".join(map(str, files)))

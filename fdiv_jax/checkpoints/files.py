@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from fdiv_jax.checkpoints.atomic import atomic_file
 
-__all__ = ["DTYPES", "STORED_DTYPES", "TensorFiles", "cast", "read_metadata", "write_tensors"]
+__all__ = ["DTYPES", "STORED_DTYPES", "TensorFiles", "blamed", "cast", "read_metadata", "write_tensors"]
 
 DTYPES: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
@@ -30,6 +30,17 @@ STORED_DTYPES: dict[str, np.dtype] = {
 """The floating-point types a file may hold, by its own names for them."""
 _MAPPED_AT_MOST = 16 * 2**20
 """Bytes read of mapped files before they are opened anew: pages of a mapping count as memory till it ends."""
+
+
+@contextmanager
+def blamed(path: Path) -> Iterator[None]:
+    """Errors over what a file holds, with the file's name before them; TypeError becomes ValueError."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise NotImplementedError(f"{path}: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def cast(name: str, value: np.ndarray, dtype: str | None) -> np.ndarray:

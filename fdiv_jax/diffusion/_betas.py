@@ -17,6 +17,8 @@ def betas_from_config(config: Mapping[str, Any]) -> np.ndarray:
         raise ValueError(f"num_train_timesteps must be an integer of at least 2, got {steps!r}")
     kind = config.get("beta_schedule", "linear")
     start, end = float(config.get("beta_start", 0.0001)), float(config.get("beta_end", 0.02))
+    if not (start >= 0 and end >= 0):
+        raise ValueError(f"beta_start {start} and beta_end {end}, expected no negative number")
     if trained is not None:
         betas = np.asarray(trained, np.float32)
         if betas.shape != (steps,):

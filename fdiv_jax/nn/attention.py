@@ -216,7 +216,7 @@ class Attention(AttentionLayer):
         bias: bool = False,
     ):
         """Attend from `channels` features to `context` features (to themselves when None)."""
-        if channels % heads:
+        if heads < 1 or channels % heads:
             raise ValueError(f"{heads} attention heads do not divide {channels} channels")
         super().__init__(heads)
         source = channels if context is None else context

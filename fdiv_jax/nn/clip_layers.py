@@ -81,7 +81,7 @@ class CLIPTowerConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         require(
-            self.hidden_size % self.num_attention_heads == 0,
+            self.num_attention_heads > 0 and self.hidden_size % self.num_attention_heads == 0,
             f"{self.num_attention_heads} attention heads do not divide hidden_size={self.hidden_size}",
         )
         activation(self.hidden_act)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -30,14 +32,19 @@ class ModelConfig:
 
         Raises:
             NotImplementedError: a key asks for something the model here cannot do; names key and value.
-            ValueError: a value that makes no sense (raised by the subclass's own checks).
+            ValueError: a value of another type, a negative number where a whole one is expected, or one that
+                makes no sense (raised by the subclass's own checks).
         """
+        hints = typing.get_type_hints(cls)
         fields = {field.name for field in dataclasses.fields(cls)}
         known: dict[str, Any] = {}
         for key, value in mapping.items():
             if isinstance(value, list):
                 value = _as_tuple(value)
             if key in fields:
+                if not _fits(value, hints[key]):
+                    expected = hints[key].__name__ if isinstance(hints[key], type) else str(hints[key])
+                    raise ValueError(f"{key}={value!r}, expected {expected}")
                 known[key] = value
             elif key.startswith("_") or (
                 key in cls.neutral and (value in cls.neutral[key] or not cls.neutral[key])
@@ -60,6 +67,22 @@ class ModelConfig:
         for field in dataclasses.fields(self):
             result[field.name] = _as_list(getattr(self, field.name))
         return result
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of an annotated type; whole numbers must not be negative."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return any(_fits(value, one) for one in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        kinds = typing.get_args(hint)
+        if not isinstance(value, tuple) or (kinds[-1] is not ... and len(value) != len(kinds)):
+            return False
+        return all(_fits(item, kinds[0]) for item in value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return not isinstance(hint, type) or isinstance(value, hint)
 
 
 def _as_tuple(value: Any) -> Any:

@@ -84,7 +84,7 @@ def group_norm(
     Raises:
         ValueError: `groups` does not divide `channels`.
     """
-    if channels % groups:
+    if groups < 1 or channels % groups:
         raise ValueError(f"norm_num_groups={groups} does not divide {channels} channels")
     return nnx.GroupNorm(
         channels,

@@ -61,6 +61,7 @@ class VAEConfig(ModelConfig):
                 if name != supported:
                     raise NotImplementedError(f"VAE block type {name!r}; supported: {supported}")
         activation(self.act_fn)
+        require(self.scaling_factor > 0, f"scaling_factor={self.scaling_factor}, expected a positive number")
 
     @property
     def downsampling(self) -> int:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 
 from fdiv_jax.checkpoints import atomic_directory, load_component, save_component
+from fdiv_jax.checkpoints.files import blamed
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.nn import (
     AutoencoderKL,
@@ -46,6 +47,7 @@ _LIBRARIES = {
     "tokenizer_2": ("transformers", "CLIPTokenizer"),
 }
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
+_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _PIPELINES = {
     "StableDiffusionPipeline": ("unet", "vae", "text_encoder", "tokenizer"),
     "StableDiffusionXLPipeline": tuple(_LIBRARIES),
@@ -108,10 +110,16 @@ def load_pipeline(
             directory / name, _CLASSES[entry[-1]], variant=variant, dtype=dtype, param_dtype=param_dtype
         )
         components[name], dtypes[name] = with_attention(loaded.model, attention), loaded.stored_dtypes
-    scheduler = _read_json(directory / "scheduler" / "scheduler_config.json")
+    for tokenizer, encoder in zip(_TOKENIZERS, ("text_encoder", "text_encoder_2"), strict=True):
+        if tokenizer in components:
+            _check_vocabulary(directory / tokenizer, components[tokenizer], components[encoder])
+    path = directory / "scheduler" / "scheduler_config.json"
+    scheduler = _read_json(path)
+    with blamed(path):
+        schedule = NoiseSchedule.from_config(scheduler)
     return TextToImagePipeline(
         **components,
-        schedule=NoiseSchedule.from_config(scheduler),
+        schedule=schedule,
         scheduler_config=scheduler,
         concepts=read_concepts(directory / "concepts.json"),
         name=str(model),
@@ -195,7 +203,21 @@ def _load_tokenizer(directory: Path) -> Any:
 
     if not directory.is_dir():
         raise FileNotFoundError(f"no tokenizer directory {directory}")
-    return CLIPTokenizer.from_pretrained(str(directory), local_files_only=True)
+    if not any(all((directory / name).is_file() for name in names) for names in _VOCABULARIES):
+        raise FileNotFoundError(f"no tokenizer.json, and not both vocab.json and merges.txt, in {directory}")
+    try:
+        return CLIPTokenizer.from_pretrained(str(directory), local_files_only=True)
+    except Exception as error:  # the library raises whatever its parsers do, plain Exception among it
+        raise ValueError(f"{directory}: not a CLIP tokenizer ({error})") from error
+
+
+def _check_vocabulary(directory: Path, tokenizer: Any, encoder: CLIPTextModel) -> None:
+    """A token beyond the embedding would silently read another one's."""
+    size = encoder.config.vocab_size
+    if not 2 < len(tokenizer) <= size:
+        raise ValueError(
+            f"{directory}: a vocabulary of {len(tokenizer)} tokens for a text encoder of {size} (vocab_size)"
+        )
 
 
 def _save_tokenizer(tokenizer: Any, directory: Path) -> None:

@@ -82,7 +82,10 @@ def _check_weights(directory: Path, at: str, variant: str | None) -> None:
     index = directory / "model_index.json"
     if not index.is_file():
         raise FileNotFoundError(f"model {at} has no model_index.json, so it is not a diffusers pipeline")
-    entries = json.loads(index.read_text())
+    try:
+        entries = dict(json.loads(index.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"model {at}: model_index.json is no JSON object ({error})") from error
     for network in _NETWORKS:
         wanted = isinstance(entries.get(network), list) and entries[network][-1]
         if wanted and not any((directory / network).glob("*.safetensors")):

@@ -1,6 +1,8 @@
 """A diffusers directory, written and read: by us, by diffusers, and when it is damaged."""
 
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,7 +11,7 @@ from flax import nnx
 
 from fdiv_jax.pipeline import load_pipeline
 from fdiv_jax.unlearning import Network
-from tests.tiny import tiny_pipeline
+from tests.tiny import tiny_pipeline, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -83,50 +85,119 @@ def test_diffusers_draws_the_same(pipe, directory):
     assert np.abs(theirs * 255 - ours).mean() <= 1
 
 
-def _spoil(directory, path, change):
-    file = directory / path
-    change(file)
-    return directory
+def _entries(**changes):
+    """Change entries of a JSON file."""
+    return lambda file: file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-@pytest.mark.parametrize(
-    ("path", "change", "error", "message"),
-    [
-        ("model_index.json", lambda f: f.unlink(), FileNotFoundError, "model_index.json"),
-        ("model_index.json", lambda f: f.write_text("{"), ValueError, "not JSON"),
-        (
-            "model_index.json",
-            lambda f: f.write_text(json.dumps({"_class_name": "FluxPipeline"})),
-            NotImplementedError,
-            "FluxPipeline",
-        ),
-        (
-            "unet/config.json",
-            lambda f: f.write_text(json.dumps({**json.loads(f.read_text()), "class_embed_type": "timestep"})),
-            NotImplementedError,
-            "class_embed_type",
-        ),
-        (
-            "unet/config.json",
-            lambda f: f.write_text(
-                json.dumps({**json.loads(f.read_text()), "down_block_types": ["AttnDownBlock2D"]})
-            ),
-            NotImplementedError,
-            "AttnDownBlock2D",
-        ),
-        (
-            "vae/diffusion_pytorch_model.safetensors",
-            lambda f: f.write_bytes(f.read_bytes()[:-10]),
-            ValueError,
-            "diffusion_pytorch_model.safetensors",
-        ),
-        ("concepts.json", lambda f: f.write_text('{"x": {"kind": "item"}}'), ValueError, "concepts.json"),
-        ("scheduler/scheduler_config.json", lambda f: f.unlink(), FileNotFoundError, "scheduler_config"),
-    ],
-)
-def test_a_damaged_directory_is_named(directory, path, change, error, message):
-    with pytest.raises(error, match=message):
-        load_pipeline(_spoil(directory, path, change))
+def _text(text):
+    return lambda file: file.write_text(text)
+
+
+def _without_last_bytes(file):
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def _another_shape(file):
+    from safetensors.numpy import load_file, save_file
+
+    save_file({**load_file(file), "conv_out.bias": np.zeros(7, np.float32)}, file)
+
+
+def _only_pickled(file):
+    file.rename(file.with_suffix(".bin"))
+
+
+def _broken_files(directory):
+    for file in directory.iterdir():
+        file.write_text("{")
+
+
+UNET, SCHEDULER, INDEX = "unet/config.json", "scheduler/scheduler_config.json", "model_index.json"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+DAMAGE = {
+    "no index": (INDEX, Path.unlink, FileNotFoundError, "model_index.json"),
+    "half an index": (INDEX, _text("{"), ValueError, "not JSON"),
+    "an index that is a list": (INDEX, _text("[]"), ValueError, "expected a JSON object, got list"),
+    "another pipeline": (INDEX, _entries(_class_name="FluxPipeline"), NotImplementedError, "'FluxPipeline'"),
+    "another network": (
+        INDEX,
+        _entries(unet=["diffusers", "UNet3DConditionModel"]),
+        NotImplementedError,
+        "unet is .*UNet3DConditionModel.*UNet2DConditionModel",
+    ),
+    "no network": (INDEX, _entries(vae=None), NotImplementedError, "vae is None"),
+    "a class embedding": (UNET, _entries(class_embed_type="timestep"), NotImplementedError, "'timestep'"),
+    "an unknown block": (
+        UNET,
+        _entries(down_block_types=["AttnDownBlock2D"]),
+        NotImplementedError,
+        "UNet block type 'AttnDownBlock2D'; supported: CrossAttnDownBlock2D, DownBlock2D",
+    ),
+    "an unknown activation": (UNET, _entries(act_fn="snake"), NotImplementedError, "activation 'snake'"),
+    "channels in words": (UNET, _entries(block_out_channels="8"), ValueError, "block_out_channels='8'"),
+    "half a channel": (UNET, _entries(block_out_channels=[8.5]), ValueError, r"expected tuple\[int"),
+    "negative channels": (UNET, _entries(block_out_channels=[-8]), ValueError, r"block_out_channels=\(-8,\)"),
+    "heads that do not divide": (UNET, _entries(attention_head_dim=3), ValueError, "3 attention heads"),
+    "no heads": (UNET, _entries(attention_head_dim=0), ValueError, "0 attention heads"),
+    "no groups": (UNET, _entries(norm_num_groups=0), ValueError, "norm_num_groups=0"),
+    "more channels": (UNET, _entries(in_channels=9), ValueError, r"conv_in.weight: got \(8, 4, 3, 3\)"),
+    "no scaling": ("vae/config.json", _entries(scaling_factor=None), ValueError, "scaling_factor=None"),
+    "scaling by 0": ("vae/config.json", _entries(scaling_factor=0), ValueError, "scaling_factor=0"),
+    "another text tower": (
+        "text_encoder/config.json",
+        _entries(model_type="t5"),
+        NotImplementedError,
+        "model_type='t5'",
+    ),
+    "truncated weights": (WEIGHTS, _without_last_bytes, ValueError, "truncated"),
+    "a pointer for weights": (
+        WEIGHTS,
+        _text("version https://git-lfs"),
+        ValueError,
+        "not a safetensors file",
+    ),
+    "a tensor of another shape": (
+        WEIGHTS,
+        _another_shape,
+        ValueError,
+        r"conv_out.bias: got \(7,\), expected \(4,\)",
+    ),
+    "pickled weights": (WEIGHTS, _only_pickled, ValueError, "diffusion_pytorch_model.bin. Reading a pickle"),
+    "no autoencoder": ("vae", shutil.rmtree, FileNotFoundError, "config.json"),
+    "no tokenizer": ("tokenizer", shutil.rmtree, FileNotFoundError, "tokenizer"),
+    "no vocabulary": ("tokenizer/tokenizer.json", Path.unlink, FileNotFoundError, "no tokenizer.json"),
+    "half a tokenizer": ("tokenizer", _broken_files, ValueError, "not a CLIP tokenizer"),
+    "no scheduler": (SCHEDULER, Path.unlink, FileNotFoundError, "scheduler_config.json"),
+    "a flow": (
+        SCHEDULER,
+        _entries(_class_name="FlowMatchEulerDiscreteScheduler"),
+        NotImplementedError,
+        "FlowMatchEulerDiscreteScheduler",
+    ),
+    "a negative beta": (SCHEDULER, _entries(beta_start=-1), ValueError, "beta_start -1.0"),
+    "half a concept": ("concepts.json", _text('{"x": {"kind": "item"}}'), ValueError, "concepts.json"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_directory_is_one_error_that_names_the_place(case, directory):
+    path, damage, error, message = DAMAGE[case]
+    (directory / "tokenizer" / "vocab.json").unlink()
+    damage(directory / path)
+    with pytest.raises(error, match=message) as found:
+        load_pipeline(directory)
+    named = directory if path == INDEX else directory / path.split("/")[0]
+    assert str(named) in str(found.value)
+
+
+def test_a_vocabulary_beyond_the_embedding_is_refused(pipe, tmp_path):
+    """Such a token would read another one's embedding without a word."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["sneaker"])
+    directory = pipe.replace(tokenizer=tokenizer).save(tmp_path / "larger")
+    with pytest.raises(ValueError, match=r"tokenizer: a vocabulary of 515 tokens for a text encoder of 514"):
+        load_pipeline(directory)
 
 
 def test_no_such_model_and_no_overwriting(pipe, directory, tmp_path):

@@ -1,6 +1,9 @@
 """Hub models, with a stand-in for the download."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -54,6 +57,15 @@ def test_a_repository_of_pickles_is_refused(hub, model, tmp_path):
         fj.load_pipeline("someone/pickles")
 
 
+@pytest.mark.parametrize("text", ["{", "3"])
+def test_a_repository_with_half_an_index_is_named(hub, model, tmp_path, text):
+    shutil.copytree(model, tmp_path / "half")
+    (tmp_path / "half" / "model_index.json").write_text(text)
+    hub(tmp_path / "half")
+    with pytest.raises(ValueError, match=r"someone/half: model_index.json is no JSON object"):
+        fj.load_pipeline("someone/half")
+
+
 def test_what_cannot_be_had_is_one_clear_error(hub):
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -67,7 +79,18 @@ def test_what_cannot_be_had_is_one_clear_error(hub):
         fj.load_pipeline("someone/nothing")
 
 
-def test_the_real_downloader_offline(monkeypatch, tmp_path):
+def test_the_real_downloader_without_a_hub(tmp_path):
+    """In a process of its own, where nothing listens at the hub's address and the cache is empty."""
+    code = "import fdiv_jax as fj; fj.load_pipeline('someone/unreachable')"
+    settings = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | settings
+    )
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith("FileNotFoundError: model someone/unreachable: the hub cannot be reached")
+
+
+def test_the_real_downloader_offline():
     with pytest.raises(FileNotFoundError, match="not in the local cache"):
         fj.load_pipeline("someone/surely-not-in-any-cache", offline=True)
 
