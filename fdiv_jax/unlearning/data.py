@@ -65,11 +65,12 @@ class AnchorData:
         alone.
 
         Every target pair has an equal share of what `retained_share` leaves of a batch, to within one sample,
-        and every retained prompt of the rest; images are drawn uniformly.
+        and every retained prompt of the rest; at least one sample is a target pair's. Images are drawn
+        uniformly.
         """
         rng = np.random.default_rng((seed, _BATCHES, step))
         targets = len(self.pairs) - self.retained
-        kept = round(size * self.retained_share) if self.retained else 0
+        kept = min(round(size * self.retained_share), size - 1) if self.retained else 0
         start = int(rng.integers(targets))
         pairs = (start + np.arange(size - kept)) % targets
         if kept:

@@ -33,9 +33,9 @@ class Record:
             "step": index + 1,
             "warmup": index < self._warmup,
             "loss": scalars.pop("loss"),
-            "m": float(np.mean(metrics["m"])),
+            "m": float(np.mean(metrics["m"], dtype=np.float64)),  # saturated values do not overflow the sum
             "m_max": float(np.max(metrics["m"])),
-            "weight": float(np.mean(metrics["weight"])),
+            "weight": float(np.mean(metrics["weight"], dtype=np.float64)),
             **scalars,
         }
         self.rows.append(row)

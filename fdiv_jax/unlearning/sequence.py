@@ -18,6 +18,7 @@ from fdiv_jax.unlearning.concepts import resolve_retained
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.library import known_concepts
 from fdiv_jax.unlearning.loop import Cache, prepare, unlearn
+from fdiv_jax.unlearning.run_directory import RunDirectory
 
 __all__ = ["RetentionMatrix", "unlearn_sequence"]
 
@@ -77,7 +78,8 @@ def unlearn_sequence(
         The last model, and the matrix.
 
     Raises:
-        ValueError: what does not fit the model, of any stage, before any work.
+        ValueError: what does not fit the model, of any stage, before any work; or a finished stage of another
+            configuration or model.
         FileExistsError: the output is in use, and not to be resumed.
     """
     place, current = Path(output), pipe
@@ -94,6 +96,7 @@ def unlearn_sequence(
             prompts=each.prompts,
             concepts=(),
             retained=retained,
+            retained_share=config.retained_share if config.reference == "frozen" else 0.0,
             seed=config.seed + k,
         )
         prepare(pipe, stage, model="")
@@ -105,6 +108,8 @@ def unlearn_sequence(
         word = re.sub(r"[^\w.+]+", "_", stage.target)[:40]
         directory = place / f"{k + 1:02d}-{word}"
         if (directory / "pipeline").is_dir():
+            with RunDirectory.open(directory, prepare(current, stage).description(), resume=True):
+                pass  # refuses another configuration or model
             current = load_pipeline(directory / "pipeline")
         else:
             current = unlearn(

@@ -1,13 +1,34 @@
 """Anchor images: drawn once, kept on disk, checked on reading; and the batches made of them."""
 
+import json
 import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.pipeline import TextToImagePipeline
-from fdiv_jax.unlearning import AnchorImagesConfig, ArrayCache, PromptPair, anchor_latents, prepare_data
-from tests.tiny import tiny_pipeline
+from fdiv_jax.unlearning import (
+    AnchorData,
+    AnchorImagesConfig,
+    ArrayCache,
+    Batches,
+    Frozen,
+    Plan,
+    PromptPair,
+    Weights,
+    anchor_latents,
+    initial_state,
+    make_objective,
+    make_reference,
+    make_step,
+    prepare_data,
+    timesteps_of,
+)
+from tests.tiny import SCHEDULER, tiny_pipeline
 
 PROMPTS = ["a shoe, photo style", "a shoe"]
 CONFIG = AnchorImagesConfig(number=5, steps=2)
@@ -129,13 +150,11 @@ def test_a_batch_belongs_together(data, pipe):
         for pair in data.pairs
         for prompt in (pair.target, pair.anchor)
     }
-    anchors = ["a shoe, photo style", "a shoe"]
     for i, (pair, image) in enumerate(zip(pairs, images, strict=True)):
         np.testing.assert_allclose(batch.target_text[i], text[data.pairs[pair].target], atol=1e-5)
         np.testing.assert_allclose(batch.anchor_text[i], text[data.pairs[pair].anchor], atol=1e-5)
-        np.testing.assert_array_equal(
-            batch.latents[i], data.latents[anchors.index(data.pairs[pair].anchor), image]
-        )
+        assert image in data.images_of[pair]
+        np.testing.assert_array_equal(batch.latents[i], data.latents[image])
     np.testing.assert_array_equal(batch.position, range(8))
     np.testing.assert_array_equal(batch.mask, 1.0)
 
@@ -147,11 +166,215 @@ def test_batches_are_a_function_of_seed_and_step(data):
 
 
 def test_pairs_share_a_batch_evenly_and_images_are_all_used(data):
-    seen = np.zeros((3, 3), int)
+    seen = np.zeros((3, len(data.latents)), int)
     for step in range(60):
         pairs, images = data.choose(0, step, 8)
         counts = np.bincount(pairs, minlength=3)
         assert counts.max() - counts.min() <= 1
         np.add.at(seen, (pairs, images), 1)
+    assert [set(np.flatnonzero(row)) for row in seen] == [set(places) for places in data.images_of]
+    seen = seen[seen > 0]
     assert seen.min() > 0.6 * seen.mean()
     assert seen.max() < 1.5 * seen.mean()
+
+
+PAIRS = [
+    PromptPair("a sneaker, photo style", "a shoe, photo style"),
+    PromptPair("a sneaker", "a shoe"),
+]
+RETAINED = ("", "a shirt")
+
+
+def text_of(pipe, prompt):
+    return np.asarray(pipe.encode_prompts([prompt])[0])
+
+
+def test_retained_prompts_have_their_share_and_leave_one_sample_to_the_targets(pipe):
+    data = prepare_data(pipe, PAIRS, CONFIG, ArrayCache(None), retained=RETAINED, retained_share=0.5)
+    assert data.pairs[2:] == (PromptPair("", ""), PromptPair("a shirt", "a shirt"))
+    seen = np.zeros(4, int)
+    for step in range(20):
+        counts = np.bincount(data.choose(0, step, 8)[0], minlength=4)
+        assert counts[:2].sum() == counts[2:].sum() == 4
+        seen += counts
+    assert seen.max() - seen.min() <= 1 + 20 // 2
+    for share in (0.6, 0.99):
+        most = prepare_data(pipe, PAIRS, CONFIG, ArrayCache(None), retained=RETAINED, retained_share=share)
+        assert all(most.choose(0, step, 1)[0][0] < 2 for step in range(10))
+        assert sum(pair < 2 for pair in most.choose(0, 0, 4)[0]) >= 1
+
+
+def test_prior_preservation_at_the_anchors_is_on_the_batchs_own_images(pipe):
+    data = prepare_data(pipe, PAIRS, CONFIG, ArrayCache(None), prior="anchor")
+    batch = data.batch(0, 0, 6)
+    np.testing.assert_array_equal(batch.prior.latents, batch.latents)
+    np.testing.assert_array_equal(batch.prior.text, batch.anchor_text)
+    assert batch.prior.tokens == ()
+
+
+def test_prior_preservation_at_the_retained_prompts_is_on_theirs(pipe):
+    data = prepare_data(
+        pipe, PAIRS, CONFIG, ArrayCache(None), retained=RETAINED, prior="retained", tokens=True
+    )
+    prompts = [*(pair.anchor for pair in PAIRS), *RETAINED]
+    table = anchor_latents(pipe, prompts, CONFIG, ArrayCache(None))
+    texts = {prompt: text_of(pipe, prompt) for prompt in RETAINED}
+    ids = dict(zip(RETAINED, np.asarray(pipe.tokenize(RETAINED)[0]), strict=True))
+    batch, seen = data.batch(0, 3, 6), []
+    pairs, _ = data.choose(0, 3, 6)
+    assert max(pairs) < 2  # a share of 0: the batch itself is the targets'
+    for latents, text, tokens in zip(
+        batch.prior.latents, batch.prior.text, batch.prior.tokens[0], strict=True
+    ):
+        (prompt,) = (p for p in RETAINED if np.allclose(text, texts[p], atol=1e-5))
+        np.testing.assert_array_equal(tokens, ids[prompt])
+        own = table[prompts.index(prompt)]
+        assert any(np.allclose(latents, image, atol=1e-5) for image in own)
+        seen.append(prompt)
+    assert sorted(seen) == sorted(RETAINED * 3)
+    with pytest.raises(ValueError, match="there are no retained prompts"):
+        prepare_data(pipe, PAIRS, CONFIG, ArrayCache(None), prior="retained")
+
+
+def test_images_at_the_target_prompts(pipe):
+    config = AnchorImagesConfig(number=4, steps=2, at="target")
+    data = prepare_data(pipe, PAIRS, config, ArrayCache(None), retained=RETAINED[1:], retained_share=0.5)
+    expected = anchor_latents(pipe, [*(pair.target for pair in PAIRS), "a shirt"], config, ArrayCache(None))
+    for places, images in zip(data.images_of, expected, strict=True):
+        np.testing.assert_array_equal(data.latents[places], images)
+
+
+def mirrored(pipe, latents):
+    """The latents of the images from right to left."""
+    return np.asarray(pipe.encode_images(pipe.decode(jnp.asarray(latents))[:, :, ::-1]))
+
+
+def test_mirror_images(pipe, tmp_path, drawn):
+    plain = anchor_latents(pipe, PROMPTS, CONFIG, ArrayCache(tmp_path))
+    config = AnchorImagesConfig(number=5, steps=2, mirror=True)
+    both = anchor_latents(pipe, PROMPTS, config, ArrayCache(tmp_path))
+    assert sum(drawn) == 6  # they are made of the ones that are there
+    assert both.shape == (2, 6, 8, 8, 4)
+    np.testing.assert_array_equal(both[:, :3], plain)
+    for prompt in range(2):
+        np.testing.assert_allclose(both[prompt, 3:], mirrored(pipe, plain[prompt]), atol=1e-5)
+    again = anchor_latents(pipe, PROMPTS, config, ArrayCache(tmp_path))
+    np.testing.assert_array_equal(again, both)
+
+
+def own_folder(path, *, masks):
+    """Three images of 16 x 16, two of the first anchor prompt and one of both; the pixels and the masks."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    grey = np.zeros((3, 16, 16), np.uint8)
+    for i in range(3):
+        grey[i, : 4 * i + 4, : 6 + 2 * i] = 255
+    captions = [PAIRS[0].anchor, None, PAIRS[0].anchor]
+    lines = []
+    for i, caption in enumerate(captions):
+        Image.fromarray(pixels[i]).save(path / f"{i}.png")
+        line = {"file_name": f"{i}.png", "text": caption}
+        if masks and i:
+            Image.fromarray(grey[i]).save(path / f"mask{i}.png")
+            line["mask_file_name"] = f"mask{i}.png"
+        lines.append(json.dumps(line))
+    (path / "metadata.jsonl").write_text("\n".join(lines))
+    grey[0] = 255
+    return pixels, grey.reshape(3, 8, 2, 8, 2).mean((2, 4)) / 255
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_the_users_own_images_and_masks(mirror, pipe, tmp_path, drawn):
+    pixels, masks = own_folder(tmp_path, masks=True)
+    config = AnchorImagesConfig(folder=str(tmp_path), number=2, steps=2, mirror=mirror)
+    data = prepare_data(pipe, PAIRS, config, ArrayCache(None), retained=RETAINED[1:], retained_share=0.5)
+    assert sum(drawn) == 2  # for the retained prompt alone
+    first = 4 if mirror else 2
+    expected = np.asarray(pipe.encode_images(jnp.asarray(pixels)))
+    if mirror:
+        expected = np.concatenate([expected, np.asarray(pipe.encode_images(jnp.asarray(pixels[:, :, ::-1])))])
+        masks = np.concatenate([masks, masks[:, :, ::-1]])
+    np.testing.assert_allclose(data.latents[first:], expected, atol=1e-5)
+    np.testing.assert_array_equal(data.masks[:first], 1.0)
+    np.testing.assert_allclose(data.masks[first:], masks, atol=1e-6)
+    own = [[0, 1, 2], [1]]
+    for places, images in zip(data.images_of, own, strict=False):
+        assert places.tolist() == [
+            first + i + shift for shift in ((0, 3) if mirror else (0,)) for i in images
+        ]
+    assert data.images_of[2].tolist() == list(range(first))
+    batch, (_, images) = data.batch(0, 0, 16), data.choose(0, 0, 16)
+    np.testing.assert_array_equal(batch.mask, data.masks[images])
+    assert 0 < batch.mask.mean() < 1
+
+
+def test_a_folder_without_captions_is_of_every_prompt(pipe, tmp_path):
+    pixels, _ = own_folder(tmp_path, masks=False)
+    (tmp_path / "metadata.jsonl").unlink()
+    data = prepare_data(pipe, PAIRS, AnchorImagesConfig(folder=str(tmp_path)), ArrayCache(None))
+    assert data.masks is None
+    np.testing.assert_allclose(data.latents, pipe.encode_images(jnp.asarray(pixels)), atol=1e-5)
+    assert [places.tolist() for places in data.images_of] == [[0, 1, 2]] * 2
+
+
+def test_images_that_are_of_no_prompt_and_prompts_that_have_no_image(pipe, tmp_path):
+    own_folder(tmp_path, masks=False)
+    config = AnchorImagesConfig(folder=str(tmp_path))
+    with pytest.raises(
+        ValueError, match="'a shoe, photo style' is no anchor prompt; expected one of 'a shoe'"
+    ):
+        prepare_data(pipe, PAIRS[1:], config, ArrayCache(None))
+    (tmp_path / "1.png").unlink()
+    lines = (tmp_path / "metadata.jsonl").read_text().splitlines()
+    (tmp_path / "metadata.jsonl").write_text("\n".join([lines[0], lines[2]]))
+    with pytest.raises(ValueError, match="has no image for the prompt 'a shoe'"):
+        prepare_data(pipe, PAIRS, config, ArrayCache(None))
+
+
+def test_masks_reach_the_loss(toy):
+    """m of a step on a batch of the data, written out; a change of the text has no bearing on the mask."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    masks = (rng.random((3, 8, 8)) < 0.3).astype(np.float32)
+    data = AnchorData(
+        (PAIRS[0],), draw(3, 8, 8, 4), (np.arange(3),), draw(1, 5, 6), draw(1, 5, 6), masks=masks
+    )
+    schedule, key = NoiseSchedule.from_config(SCHEDULER), jax.random.key(0)
+    objective = make_objective("kl", "closed", schedule=schedule, latent_shape=(8, 8, 4))
+    plan = Plan(toy, Weights(("attn2.to_k.kernel",)), objective, timesteps_of(schedule))
+    frozen, batch = Frozen(toy.parameters()), data.batch(0, 0, 6)
+    reference = make_reference(plan)(frozen, batch, key)
+    state = initial_state(plan, frozen, 1e-3, key)
+    _, metrics = jax.jit(make_step(plan))(state, frozen, batch, reference, key)
+    t = metrics["timesteps"]
+    noise = jax.vmap(lambda i: jax.random.normal(jax.random.split(jax.random.fold_in(key, i))[1], (8, 8, 4)))(
+        jnp.arange(6)
+    )
+    x_t = schedule.add_noise(batch.latents, noise, t)
+    error = np.sum((toy(frozen.unet, x_t, t, batch.target_text) - reference) ** 2, -1)
+    mask = masks[data.choose(0, 0, 6)[1]]
+    np.testing.assert_allclose(metrics["m"], (error * mask).sum((1, 2)) / mask.sum((1, 2)), rtol=1e-4)
+    assert not np.allclose(metrics["m"], error.mean((1, 2)), rtol=1e-2)
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_batches_go_on_from_a_position(data):
+    whole = list(Batches(data, 3, 4, 9))
+    assert len(whole) == 9
+    assert all(same(batch, data.batch(3, step, 4)) for step, batch in enumerate(whole))
+    for done in (0, 1, 4, 9):
+        batches = Batches(data, 3, 4, 9)
+        for _ in range(done):
+            next(batches)
+        position = json.loads(json.dumps(batches.position()))  # what is made ahead does not count
+        other = Batches(data, 3, 4, 9)
+        other.restore(position)
+        rest = list(other)
+        assert len(rest) == 9 - done
+        assert all(same(a, b) for a, b in zip(rest, whole[done:], strict=True))
+        further = Batches(data, 3, 4, 12)  # a run that is resumed with more steps
+        further.restore(position)
+        assert len(list(further)) == 12 - done
