@@ -6,7 +6,7 @@ For each model a PyTorch process (diffusers or transformers) fills the network o
 with random weights, writes them as safetensors, and writes what it gives for random inputs, in float32 and in
 bfloat16. Then a JAX process loads the directory and is compared with it: in float32; with
 bfloat16 compute; and with bfloat16 weights as well. The two never run at once, since the largest model takes
-10 GB; their times are the least of five runs each, one process after the other, and so a rough ratio.
+10 GB, and so their speeds are not compared here.
 
 Results are kept by model in `benchmarks/results/parity.json`, and as a table in `parity.md` beside it; what
 is there is not measured again unless told so. Errors are relative: max |ours - theirs| / max |theirs|.
@@ -30,7 +30,6 @@ import numpy as np
 import tyro
 
 CONFIGURATIONS = Path(__file__).parents[1] / "tests" / "pipeline" / "data"
-RUNS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +116,7 @@ def torch_side(name: str, to: str) -> None:
         model = getattr(diffusers, config["_class_name"]).from_config(config)
     else:
         kind = getattr(transformers, config["architectures"][0])
-        model = kind(kind.config_class.from_dict(config))
+        model = kind(kind.config_class.from_dict(config)).float()
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
@@ -142,11 +141,10 @@ def torch_side(name: str, to: str) -> None:
 
     outputs = run(torch.float32)
     np.savez(directory / "outputs.npz", **outputs)
-    seconds = _seconds(lambda: run(torch.float32))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     model.to(torch.bfloat16)
     half = run(torch.bfloat16)
-    result = {"parameters": parameters, "seconds": seconds, "bfloat16_error": _error(half, outputs)}
+    result = {"parameters": parameters, "bfloat16_error": _error(half, outputs)}
     print(json.dumps(result))
 
 
@@ -207,7 +205,6 @@ def jax_side(name: str, to: str) -> None:
     before = _reset_peak()
     result["float32_error"] = _error(step(), expected)
     result["step_peak_over_weights"] = 1 + (_memory("VmHWM") - before) / weights
-    result["seconds"] = _seconds(step)
     del step
 
     config = json.loads((directory / "config.json").read_text())
@@ -218,9 +215,7 @@ def jax_side(name: str, to: str) -> None:
     for i in range(len(leaves)):
         leaves[i] = leaves[i].astype(jnp.bfloat16)
     state = jax.tree.unflatten(treedef, leaves)
-    step = run(graph, state)
-    result["bfloat16_weights_error"] = _error(step(), expected)
-    result["bfloat16_seconds"] = _seconds(step)
+    result["bfloat16_weights_error"] = _error(run(graph, state)(), expected)
     print(json.dumps(result))
 
 
@@ -250,15 +245,6 @@ def _error(ours: Mapping[str, Any], theirs: Mapping[str, np.ndarray]) -> float:
             raise ValueError(f"{name} of shape {np.shape(ours[name])}, expected finite {value.shape}")
         errors.append(float(np.abs(np.asarray(ours[name], np.float64) - value).max() / np.abs(value).max()))
     return max(errors)
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def _memory(field: Literal["VmRSS", "VmHWM"]) -> int:
@@ -315,8 +301,6 @@ def table(results: Mapping[str, Any]) -> str:
         "load, s",
         "load peak / weights",
         "step peak / weights",
-        "step, s",
-        "PyTorch's time / ours",
     )
     rows = [head, ("---",) * len(head)]
     for name in (name for name in CASES if name in results):
@@ -337,8 +321,6 @@ def table(results: Mapping[str, Any]) -> str:
                 f"{ours['load_seconds']:.1f}",
                 f"{ours['load_peak_over_weights']:.2f}",
                 f"{ours['step_peak_over_weights']:.2f}",
-                f"{ours['seconds']:.2f}",
-                f"{theirs['seconds'] / ours['seconds']:.2f}",
             )
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
