@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fdiv_jax.diffusion._timesteps import check_eta, check_steps, check_timesteps
+from fdiv_jax.diffusion._timesteps import check_eta, check_steps, check_timesteps, trailing
 from fdiv_jax.diffusion.plans import SamplingPlan, predictions
 from fdiv_jax.diffusion.schedule import NoiseSchedule
 
@@ -27,7 +27,7 @@ def ddim(schedule: NoiseSchedule, steps: int, eta: float | None = None) -> Sampl
     elif spacing == "leading":
         timesteps = np.arange(steps)[::-1] * (total // steps) + schedule.steps_offset
     else:
-        timesteps = (total - np.arange(steps) * (total / steps)).round() - 1
+        timesteps = trailing(total, schedule, steps)
     timesteps = check_timesteps(timesteps, schedule)
 
     abar = schedule.alphas_bar

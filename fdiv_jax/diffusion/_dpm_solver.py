@@ -10,6 +10,7 @@ from fdiv_jax.diffusion._timesteps import (
     karras,
     noise_levels,
     signal_and_noise,
+    trailing,
 )
 from fdiv_jax.diffusion.plans import SamplingPlan, predictions
 from fdiv_jax.diffusion.schedule import NoiseSchedule, SolverOptions
@@ -83,7 +84,7 @@ def _timesteps(schedule: NoiseSchedule, steps: int, levels: np.ndarray) -> np.nd
     elif spacing == "leading":
         timesteps = np.arange(steps + 1)[::-1][:-1] * (last // (steps + 1)) + schedule.steps_offset
     else:
-        timesteps = (last - np.arange(steps) * (total / steps)).round() - 1
+        timesteps = trailing(last, schedule, steps)
     return check_timesteps(timesteps, schedule)
 
 

@@ -11,6 +11,7 @@ from fdiv_jax.diffusion._timesteps import (
     karras,
     noise_levels,
     signal_and_noise,
+    trailing,
     whole,
 )
 from fdiv_jax.diffusion.plans import SamplingPlan, predictions
@@ -64,7 +65,7 @@ def _noise_levels(schedule: NoiseSchedule, steps: int) -> tuple[np.ndarray, np.n
     elif spacing == "leading":
         timesteps = np.arange(steps)[::-1] * (total // steps) + schedule.steps_offset
     else:
-        timesteps = (total - np.arange(steps) * (total / steps)).round() - 1
+        timesteps = trailing(total, schedule, steps)
     timesteps = check_timesteps(timesteps, schedule)
     return timesteps, np.interp(timesteps, np.arange(total), noise_levels(schedule))
 

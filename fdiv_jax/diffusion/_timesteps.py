@@ -29,6 +29,20 @@ def check_timesteps(timesteps: np.ndarray, schedule: NoiseSchedule) -> np.ndarra
     return whole(timesteps)
 
 
+def trailing(last: int, schedule: NoiseSchedule, steps: int) -> np.ndarray:
+    """Timesteps evenly spaced down from last - 1; T / steps apart, rounded as diffusers rounds them.
+
+    Raises ValueError for a `last` below T (of a clipped schedule) from which there are fewer than `steps`.
+    """
+    total = schedule.num_train_timesteps
+    timesteps = np.arange(last, 0, -total / steps).round()[:steps] - 1  # halves fall where its sums put them
+    if len(timesteps) < steps:
+        raise ValueError(
+            f"lambda_min_clipped leaves {len(timesteps)} of {steps} trailing timesteps; use another spacing"
+        )
+    return timesteps
+
+
 def whole(timesteps: np.ndarray) -> np.ndarray:
     """int64 where all are whole numbers, else unchanged."""
     return timesteps.astype(np.int64) if np.all(timesteps == np.round(timesteps)) else timesteps

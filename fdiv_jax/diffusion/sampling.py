@@ -52,7 +52,7 @@ def sampling_plan(
 
     `eta` in [0, 1] is the share of fresh noise, for samplers that take it; None is the sampler's own.
 
-    Raises ValueError for an unknown name, and what the sampler raises.
+    Raises ValueError for an unknown name, TypeError for neither, and what the sampler raises.
     """
     if isinstance(sampler, str):
         if sampler not in SAMPLERS:
@@ -60,6 +60,8 @@ def sampling_plan(
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}{hint}")
         sampler = SAMPLERS[sampler]
+    elif not callable(sampler):
+        raise TypeError(f"sampler {sampler!r}, expected a name or a function")
     return sampler(schedule, steps, eta)
 
 

@@ -255,6 +255,26 @@ def test_the_timesteps_are_theirs(name, steps):
     np.testing.assert_array_equal(sampling_plan(schedule, steps).timesteps, ddim.timesteps.numpy())
 
 
+@pytest.mark.parametrize("total", [1000, 333])
+@pytest.mark.parametrize("steps", [14, 20, 48, 61, 224])
+@pytest.mark.parametrize(
+    ("sampler", "class_name"),
+    [
+        ("ddim", "DDIMScheduler"),
+        ("dpm++", "DPMSolverMultistepScheduler"),
+        ("euler", "EulerDiscreteScheduler"),
+        ("euler_a", "EulerAncestralDiscreteScheduler"),
+    ],
+)
+def test_trailing_timesteps_round_as_theirs(sampler, class_name, steps, total):
+    """Some lie half way between two whole numbers, as 3 times 1000 / 48; of 61 theirs has one too many."""
+    config = {"num_train_timesteps": total, "timestep_spacing": "trailing", "beta_schedule": "scaled_linear"}
+    theirs = getattr(diffusers, class_name)(**config)
+    theirs.set_timesteps(steps)
+    plan = sampling_plan(NoiseSchedule.from_config(config), steps, sampler=sampler)
+    np.testing.assert_array_equal(plan.timesteps, theirs.timesteps.numpy()[:steps])
+
+
 @pytest.mark.parametrize("name", ["stable-diffusion-1", "stable-diffusion-2", "cosine"])
 def test_noising_and_velocity_are_theirs(name):
     theirs = diffusers.DDPMScheduler(

@@ -205,6 +205,7 @@ def test_timesteps_are_integers_where_they_can_be():
     [
         ({"sampler": "ddmi"}, ValueError, "did you mean 'ddim'"),
         ({"sampler": "heun"}, ValueError, "dpmsolver"),
+        ({"sampler": None}, TypeError, "sampler None, expected a name or a function"),
         ({"steps": 0}, ValueError, "between 1 and"),
         ({"steps": 1001}, ValueError, "1000"),
         ({"steps": 2.5}, TypeError, "integer"),
