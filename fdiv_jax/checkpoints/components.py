@@ -9,9 +9,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors.numpy import save_file
 
-from fdiv_jax.checkpoints.files import STORED_DTYPES, TensorFiles, blamed
+from fdiv_jax.checkpoints.files import STORED_DTYPES, TensorFiles, blamed, save_tensors
 from fdiv_jax.checkpoints.state_dicts import canonical_name, load_state_dict, state_dict, tensor_names
 from fdiv_jax.nn.shapes import abstract_network
 
@@ -90,7 +89,7 @@ def save_component(
     `class_name` defaults to the module's own; `config` to `model.config.to_dict()`. Not atomic by itself:
     write into an `atomic_directory`.
 
-    Raises ValueError for a dtype name that is not known.
+    Raises ValueError for a dtype name that is not known, OSError where the disk fails.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -106,7 +105,7 @@ def save_component(
     stem = "diffusion_pytorch_model"
     if class_name.startswith("CLIP"):  # transformers', which finds the class by this key
         stem, values = "model", {"architectures": [class_name], **values}
-    save_file(tensors, directory / f"{stem}.safetensors", metadata={"format": "pt"})
+    save_tensors(tensors, directory / f"{stem}.safetensors")
     text = json.dumps(values, indent=2, sort_keys=True) + "\n"
     (directory / "config.json").write_text(text, encoding="utf-8")
 
@@ -124,9 +123,8 @@ def _weight_files(directory: Path, variant: str | None) -> list[Path]:
     pickles = [name for name in present if name.endswith(_PICKLES)]
     expected = " or ".join(f"{stem}{middle}.safetensors" for stem in _STEMS)
     if others:
-        raise FileNotFoundError(
-            f"{directory} has no {expected}, but {', '.join(others)}; name a variant, such as variant='fp16'"
-        )
+        advice = "name another variant, or none" if variant else "name a variant, such as variant='fp16'"
+        raise FileNotFoundError(f"{directory} has no {expected}, but {', '.join(others)}; {advice}")
     if pickles:
         raise ValueError(
             f"{directory} has its weights only as {', '.join(pickles)}. Reading a pickle runs any code it "
@@ -155,7 +153,7 @@ def _read_json(path: Path, what: str) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} does not exist; expected {what} to have it")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")

@@ -1,6 +1,7 @@
 """Safetensors files of tensors by name: read one at a time, written whole or not at all."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,7 +14,16 @@ from safetensors.numpy import save_file
 
 from fdiv_jax.checkpoints.atomic import atomic_file
 
-__all__ = ["DTYPES", "STORED_DTYPES", "TensorFiles", "blamed", "cast", "read_metadata", "write_tensors"]
+__all__ = [
+    "DTYPES",
+    "STORED_DTYPES",
+    "TensorFiles",
+    "blamed",
+    "cast",
+    "read_metadata",
+    "save_tensors",
+    "write_tensors",
+]
 
 DTYPES: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
@@ -60,6 +70,23 @@ def cast(name: str, value: np.ndarray, dtype: str | None) -> np.ndarray:
     return result
 
 
+def save_tensors(
+    tensors: Mapping[str, np.ndarray], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file for PyTorch's programs.
+
+    Raises OSError where the disk fails; the library's own error for that is none.
+    """
+    contiguous = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in tensors.items()}
+    try:
+        save_file(contiguous, path, metadata={"format": "pt", **(metadata or {})})
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise OSError(f"{path} cannot be written: {error}") from error
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
 def write_tensors(
     path: str | os.PathLike[str],
     tensors: Mapping[str, np.ndarray],
@@ -70,16 +97,13 @@ def write_tensors(
     """Write a safetensors file; `metadata` goes to its header, with the format "pt" that programs look for.
 
     Raises ValueError for a name that does not end in .safetensors, FileExistsError when there is something
-    and `overwrite` is off.
+    and `overwrite` is off, OSError where the disk fails.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"file {path}, expected a name that ends in .safetensors")
     with atomic_file(path, overwrite=overwrite) as temporary:
-        contiguous = {
-            name: np.ascontiguousarray(value).reshape(value.shape) for name, value in tensors.items()
-        }
-        save_file(contiguous, temporary, metadata={"format": "pt", **metadata})
+        save_tensors(tensors, temporary, metadata)
     return path
 
 

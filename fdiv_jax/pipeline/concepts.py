@@ -65,7 +65,7 @@ def read_concepts(path: Path) -> dict[str, Concept]:
     if not path.is_file():
         return {}
     try:
-        entries = json.loads(path.read_text())
+        entries = json.loads(path.read_text(encoding="utf-8"))
         return {name: Concept.from_dict(name, entry) for name, entry in entries.items()}
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error

@@ -86,6 +86,7 @@ def load_pipeline(
 
     Raises:
         FileNotFoundError: no such directory or hub model, or no `model_index.json` or component in it.
+        NotADirectoryError: a file, such as a checkpoint of one file.
         ValueError: a file that is damaged or pickled, tensors missing, left over or of another shape, or an
             unknown `attention`.
         NotImplementedError: a kind of pipeline or component that is not supported.
@@ -96,7 +97,7 @@ def load_pipeline(
     directory = _find(model, variant=variant, revision=revision, offline=offline)
     index = _read_json(directory / "model_index.json")
     kind = index.get("_class_name")
-    if kind not in _PIPELINES:
+    if not isinstance(kind, str) or kind not in _PIPELINES:
         raise NotImplementedError(f"{directory}: pipeline {kind!r}; supported: {', '.join(_PIPELINES)}")
     components, dtypes = {}, {}
     for name in _PIPELINES[kind]:
@@ -104,7 +105,7 @@ def load_pipeline(
             components[name] = _load_tokenizer(directory / name)
             continue
         entry = index.get(name)
-        if not isinstance(entry, list) or entry[-1] != _LIBRARIES[name][-1]:
+        if not isinstance(entry, list) or entry[-1:] != [_LIBRARIES[name][-1]]:
             raise NotImplementedError(f"{directory}: {name} is {entry!r}, expected {list(_LIBRARIES[name])}")
         loaded = load_component(
             directory / name, _CLASSES[entry[-1]], variant=variant, dtype=dtype, param_dtype=param_dtype
@@ -189,6 +190,11 @@ def _find(model: str | os.PathLike[str], **hub: Any) -> Path:
     if not directory.is_dir():
         if isinstance(model, str) and is_hub_id(model) and not directory.parent.is_dir():
             return fetch(model, **hub)
+        if directory.exists():
+            raise NotADirectoryError(
+                f"model {str(model)!r} is a file, expected a diffusers directory; "
+                "fdiv_jax.checkpoints.load_single_file reads a checkpoint of one file"
+            )
         raise FileNotFoundError(
             f"model {str(model)!r}: no such directory; expected {', '.join(WORLDS)}, a diffusers directory "
             "or a hub id owner/model"
@@ -225,17 +231,19 @@ def _save_tokenizer(tokenizer: Any, directory: Path) -> None:
     tokenizer.save_pretrained(str(directory))
     if not (directory / "vocab.json").is_file():
         model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-        (directory / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+        (directory / "vocab.json").write_text(
+            json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8"
+        )
         pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-        (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n")
+        (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}")
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
@@ -243,4 +251,4 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, default=list) + "\n")
+    path.write_text(json.dumps(content, indent=2, default=list) + "\n", encoding="utf-8")

@@ -27,8 +27,13 @@ def _patterns(variant: str | None) -> list[str]:
         for stem in _STEMS
         for rest in (".safetensors", "-*.safetensors", ".safetensors.index.json")
     ]
-    if variant:
-        weights += [f"{n}/{stem}.safetensors.index{middle}.json" for n in _NETWORKS for stem in _STEMS]
+    if variant:  # the two ways of naming shards of a variant
+        weights += [
+            f"{network}/{stem}{rest}"
+            for network in _NETWORKS
+            for stem in _STEMS
+            for rest in (f".safetensors.index{middle}.json", f"-*{middle}.safetensors")
+        ]
     small = ["model_index.json", "concepts.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*"]
     return small + [f"{network}/config.json" for network in _NETWORKS] + weights
 
@@ -83,8 +88,8 @@ def _check_weights(directory: Path, at: str, variant: str | None) -> None:
     if not index.is_file():
         raise FileNotFoundError(f"model {at} has no model_index.json, so it is not a diffusers pipeline")
     try:
-        entries = dict(json.loads(index.read_text()))
-    except (ValueError, TypeError) as error:
+        entries = dict(json.loads(index.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"model {at}: model_index.json is no JSON object ({error})") from error
     for network in _NETWORKS:
         wanted = isinstance(entries.get(network), list) and entries[network][-1]

@@ -1,7 +1,12 @@
 """A diffusers directory, written and read: by us, by diffusers, and when it is damaged."""
 
 import json
+import os
+import resource
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -119,6 +124,10 @@ DAMAGE = {
     "no index": (INDEX, Path.unlink, FileNotFoundError, "model_index.json"),
     "half an index": (INDEX, _text("{"), ValueError, "not JSON"),
     "an index that is a list": (INDEX, _text("[]"), ValueError, "expected a JSON object, got list"),
+    "an index too deep": (INDEX, _text("[" * 100_000), ValueError, "not JSON"),
+    "a pipeline of no name": (INDEX, _entries(_class_name=["x"]), NotImplementedError, r"pipeline \['x'\]"),
+    "a network of no name": (INDEX, _entries(unet=[]), NotImplementedError, r"unet is \[\], expected"),
+    "a configuration too deep": (UNET, _text("[" * 100_000), ValueError, "not valid JSON"),
     "another pipeline": (INDEX, _entries(_class_name="FluxPipeline"), NotImplementedError, "'FluxPipeline'"),
     "another network": (
         INDEX,
@@ -189,6 +198,50 @@ def test_a_damaged_directory_is_one_error_that_names_the_place(case, directory):
         load_pipeline(directory)
     named = directory if path == INDEX else directory / path.split("/")[0]
     assert str(named) in str(found.value)
+
+
+def test_a_variant_that_is_not_there_is_named(directory):
+    with pytest.raises(FileNotFoundError, match=r"no .*\.fp16\.safetensors .*name another variant, or none"):
+        load_pipeline(directory, variant="fp16")
+    for file in directory.rglob("*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    with pytest.raises(FileNotFoundError, match=r"but .*fp16.safetensors; name a variant"):
+        load_pipeline(directory)
+    load_pipeline(directory, variant="fp16")
+
+
+def test_a_file_is_no_directory(directory):
+    with pytest.raises(NotADirectoryError, match=r"model.safetensors' is a file, .*load_single_file"):
+        load_pipeline(directory / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def test_a_failing_disk_is_an_error_of_the_system_and_leaves_nothing(pipe, tmp_path):
+    """A limit on the size of files stands in for the disk; the smallest stops at the first configuration."""
+    directory = pipe.save(tmp_path / "model")
+    before = {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for limit in (100, 20_000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+            for name in ("model", "new"):
+                with pytest.raises(OSError, match="File too large"):
+                    pipe.save(tmp_path / name, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()} == before
+
+
+def test_the_files_are_utf_8_whatever_the_locale(tmp_path):
+    """In a process of its own, whose default encoding is ASCII."""
+    code = "import sys; from tests.tiny import tiny_pipeline; tiny_pipeline().save(sys.argv[1])"
+    settings = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", code, str(tmp_path / "model")]
+    subprocess.run(command, check=True, env=os.environ | settings, capture_output=True)
+    words = json.loads((tmp_path / "model" / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
+    assert words == load_pipeline(tmp_path / "model").tokenizer.get_vocab()
 
 
 def test_a_vocabulary_beyond_the_embedding_is_refused(pipe, tmp_path):

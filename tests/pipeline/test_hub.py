@@ -1,5 +1,6 @@
 """Hub models, with a stand-in for the download."""
 
+import fnmatch
 import os
 import shutil
 import subprocess
@@ -47,6 +48,24 @@ def test_a_hub_id_is_downloaded_and_loaded(hub, model):
     patterns = asked["allow_patterns"]
     assert "unet/diffusion_pytorch_model.safetensors" in patterns
     assert not any(p.endswith((".bin", ".ckpt")) or p in ("*", "*.safetensors", "unet/*") for p in patterns)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "text_encoder/model.fp16-00001-of-00002.safetensors",
+        "text_encoder_2/model-00001-of-00002.fp16.safetensors",  # as diffusers named them before 0.27
+        "unet/diffusion_pytorch_model.safetensors.index.fp16.json",
+    ],
+)
+def test_every_name_of_a_variant_is_downloaded(hub, name):
+    asked = hub(OSError("no"))
+    with pytest.raises(FileNotFoundError):
+        fj.load_pipeline("someone/model", variant="fp16")
+    assert any(fnmatch.fnmatch(name, pattern) for pattern in asked["allow_patterns"])
+    plain = name.replace(".fp16", "")
+    assert plain.endswith(".json") or not any(fnmatch.fnmatch(plain, p) for p in asked["allow_patterns"])
 
 
 def test_a_repository_of_pickles_is_refused(hub, model, tmp_path):
