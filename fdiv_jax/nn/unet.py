@@ -361,7 +361,7 @@ class UNet2DConditionModel(nnx.Module):
     def _size_and_pooled(self, text: Text) -> jax.Array:
         """n time: the embedding of the pooled text and the sizes."""
         if not isinstance(text, TextConditioning) or text.time_ids is None:
-            got = "one without time_ids" if isinstance(text, TextConditioning) else type(text).__name__
+            got = "one without time_ids" if isinstance(text, TextConditioning) else "features alone"
             raise TypeError(f"a UNet of addition_embed_type 'text_time' takes a TextConditioning, got {got}")
         if text.time_ids.shape != (text.pooled.shape[0], 6) or text.pooled.shape[1] != self.config.pooled_dim:
             raise ValueError(

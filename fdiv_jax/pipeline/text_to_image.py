@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from fdiv_jax.nn import (
 from fdiv_jax.nn.attention import Implementation
 from fdiv_jax.nn.tiles import OVERLAP, decode_tiles
 from fdiv_jax.pipeline.concepts import Concept
+from fdiv_jax.pipeline.inputs import check_prompts, check_size, image_keys, one_an_image
 
 _LATENT_PIXELS_A_CALL = 16_384
 """How many latent pixels one call of the networks takes: 4 images of 512 px, 256 of the world `fashion`."""
@@ -147,9 +148,8 @@ class TextToImagePipeline:
         Raises:
             TypeError: a single string, or something that is not text.
         """
-        texts = check_prompts(
-            prompts if isinstance(prompts, str) else ["" if p is None else p for p in prompts]
-        )
+        some = isinstance(prompts, (list, tuple))
+        texts = check_prompts(["" if p is None else p for p in prompts] if some else prompts)  # type: ignore
         towers = [nnx.split(encoder) for _, encoder in self.text_towers]
         graphs, parameters = zip(*towers, strict=True)
         text = _encode_text(graphs, parameters, self.tokenize(texts))
@@ -194,9 +194,12 @@ class TextToImagePipeline:
             )
         text = self.sized(jax.tree.map(jnp.asarray, text), latents.shape)
         hidden = text.hidden if isinstance(text, TextConditioning) else text
-        if hidden.ndim != 3 or any(len(part) != len(latents) for part in jax.tree.leaves(text)):
+        width = self.unet.config.cross_attention_dim
+        width = width[0] if isinstance(width, tuple) else width
+        fits = hidden.ndim == 3 and hidden.shape[1] > 0 and hidden.shape[2] == width
+        if not fits or any(len(part) != len(latents) for part in jax.tree.leaves(text)):
             shapes = ", ".join(str(part.shape) for part in jax.tree.leaves(text))
-            raise ValueError(f"text of shape {shapes}, expected ({latents.shape[0]}, l, d)")
+            raise ValueError(f"text of shape {shapes}, expected ({latents.shape[0]}, l, {width})")
         if not jnp.issubdtype(timesteps.dtype, jnp.integer):
             raise TypeError(f"timesteps of dtype {timesteps.dtype}, expected integers")
         if timesteps.shape not in ((), latents.shape[:1]):
@@ -230,10 +233,9 @@ class TextToImagePipeline:
         graph, parameters = nnx.split(self.vae)
         call = functools.partial(_decode, graph, parameters)
         calls = self._calls(jnp.asarray(latents), batch)
+        self._check_tile(tile)
         if tile is not None:
             factor = self.vae.config.downsampling
-            if tile < 1 or tile % (factor * OVERLAP):
-                raise ValueError(f"tile of {tile} px, expected a positive multiple of {factor * OVERLAP}")
             return jnp.concatenate([decode_tiles(call, part, tile // factor, factor) for part in calls])
         return jnp.concatenate([call(part) for part in calls])
 
@@ -248,10 +250,11 @@ class TextToImagePipeline:
 
         Raises:
             ValueError: another shape, or sides that the autoencoder's downsampling does not divide.
+            TypeError: whole numbers that are not uint8.
         """
         images = jnp.asarray(images)
         factor = self.vae.config.downsampling
-        if images.ndim != 4 or images.shape[-1] != self.vae.config.in_channels:
+        if images.ndim != 4 or images.shape[-1] != self.vae.config.in_channels or 0 in images.shape:
             raise ValueError(
                 f"images of shape {images.shape}, expected (n, h, w, {self.vae.config.in_channels})"
             )
@@ -259,6 +262,8 @@ class TextToImagePipeline:
             raise ValueError(
                 f"images of {images.shape[1]} x {images.shape[2]} px, expected multiples of {factor}"
             )
+        if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+            raise TypeError(f"images of {images.dtype}, expected uint8 or floating-point ones of -1 to 1")
         if images.dtype == jnp.uint8:
             images = images.astype(jnp.float32) / 127.5 - 1.0
         graph, parameters = nnx.split(self.vae)
@@ -306,21 +311,23 @@ class TextToImagePipeline:
 
         Raises:
             ValueError: an unknown sampler, steps or eta out of range, a size, noise, seeds or negative
-                prompts that do not fit.
-            TypeError: prompts that are not a list of strings.
+                prompts that do not fit; seeds are 0 to 2^32 - 1, which is what JAX tells apart.
+            TypeError: prompts that are not a list of strings, seeds that are not whole numbers.
         """
         prompts = check_prompts(prompts)
+        if np.ndim(guidance) or not isinstance(guidance, (float, int, np.generic, jax.Array)):
+            raise TypeError(f"guidance {guidance!r}, expected a number")
         if not np.isfinite(guidance):
             raise ValueError(f"guidance {guidance}, expected a finite number")
         count = len(prompts)
-        keys = _image_keys(seed, count)
+        keys = image_keys(seed, count)
         shape = self._latent_shape_of(size)
         if initial is None:
             initial = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         initial = jnp.asarray(initial)
         if initial.ndim != 4 or initial.shape[0] != count or initial.shape[-1] != shape[-1]:
             raise ValueError(f"initial noise of shape {initial.shape}, expected ({count}, h, w, {shape[-1]})")
-        negatives = _one_an_image(negative_prompt, count)
+        negatives = one_an_image(negative_prompt, count)
         distinct = list(dict.fromkeys([*negatives, *prompts]))
         table = self.sized(self.encode_prompts(distinct), initial.shape)
         places, away = (np.asarray([distinct.index(p) for p in some]) for some in (prompts, negatives))
@@ -361,12 +368,17 @@ class TextToImagePipeline:
         if size is None:
             return self.latent_shape
         factor = self.vae.config.downsampling
-        if len(size) != 2 or any(side < factor or side % factor for side in size):
-            raise ValueError(f"size {size}, expected (height, width), each a multiple of {factor} px")
-        return size[0] // factor, size[1] // factor, self.latent_shape[-1]
+        height, width = check_size(size, factor)
+        return height // factor, width // factor, self.latent_shape[-1]
 
     def __call__(self, prompts: Sequence[str], *, tile: int | None = None, **options: Any) -> np.ndarray:
-        """Images drawn for prompts: uint8, n H W 3. `tile` is that of `decode`, the rest of `generate`."""
+        """Images drawn for prompts: uint8, n H W 3. `tile` is that of `decode`, the rest of `generate`.
+
+        Raises:
+            ValueError: images that are not finite, as of weights or a precision that do not serve; and what
+                `decode` and `generate` raise.
+        """
+        self._check_tile(tile)
         return to_uint8(self.decode(self.generate(prompts, **options), tile=tile))
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -375,34 +387,19 @@ class TextToImagePipeline:
 
         return save_pipeline(self, directory, overwrite=overwrite)
 
+    def _check_tile(self, tile: int | None) -> None:
+        least = self.vae.config.downsampling * OVERLAP
+        if tile is not None and (not isinstance(tile, (int, np.integer)) or tile < 1 or tile % least):
+            raise ValueError(f"tile of {tile} px, expected a positive multiple of {least}")
+
     def _calls(self, x: jax.Array, batch: int | None = None) -> list[jax.Array]:
         """Cut a batch of latents into what one call of the networks takes, or into parts of `batch`."""
-        if x.ndim != 4 or x.shape[-1] != self.latent_shape[-1]:
+        if x.ndim != 4 or x.shape[-1] != self.latent_shape[-1] or 0 in x.shape:
             raise ValueError(f"latents of shape {x.shape}, expected (n, h, w, {self.latent_shape[-1]})")
         if batch is not None and batch < 1:
             raise ValueError(f"{batch} images a call, expected at least 1")
         size = batch or max(1, _LATENT_PIXELS_A_CALL // (x.shape[1] * x.shape[2]))
         return [x[i : i + size] for i in range(0, len(x), size)]
-
-
-def _image_keys(seed: int | Sequence[int], count: int) -> jax.Array:
-    """(count,): a key an image, from one seed or from one each."""
-    if np.ndim(seed) == 0:
-        root = jax.random.key(int(cast(int, seed)))
-        return jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(count))
-    seeds = [int(one) for one in cast(Sequence[int], seed)]
-    if len(seeds) != count:
-        raise ValueError(f"{len(seeds)} seeds for {count} prompts, expected one seed or as many")
-    return jnp.stack([jax.random.key(one) for one in seeds])
-
-
-def _one_an_image(negative: str | Sequence[str] | None, count: int) -> list[str | None]:
-    """The negative prompt of every image."""
-    if negative is None or isinstance(negative, str):
-        return [negative] * count
-    if len(negative) != count:
-        raise ValueError(f"{len(negative)} negative prompts for {count} prompts, expected one or as many")
-    return list(check_prompts(negative))
 
 
 def _share_out(x: jax.Array, others: Any, parameters: Any) -> tuple[jax.Array, Any, Any]:
@@ -425,22 +422,15 @@ def _alternate(first: jax.Array, second: jax.Array) -> jax.Array:
 
 
 def to_uint8(images: jax.Array) -> np.ndarray:
-    """Images of -1 to 1, clipped and rounded to 0 to 255."""
-    return np.asarray(jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5)).astype(np.uint8)
-
-
-def check_prompts(prompts: Sequence[str]) -> list[str]:
-    """The prompts as a list.
+    """Images of -1 to 1, clipped and rounded to 0 to 255.
 
     Raises:
-        TypeError: a single string, or an entry that is not a string.
-        ValueError: no prompt at all.
+        ValueError: values that are not finite; names the images.
     """
-    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise TypeError(f"prompts {prompts!r}, expected a list of strings")
-    if not prompts:
-        raise ValueError("no prompts, expected at least one")
-    return list(prompts)
+    bad = np.flatnonzero(~np.isfinite(np.asarray(images)).reshape(len(images), -1).all(axis=1))
+    if bad.size:
+        raise ValueError(f"{bad.size} of {len(images)} images are not finite: {', '.join(map(str, bad[:8]))}")
+    return np.asarray(jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5)).astype(np.uint8)
 
 
 @functools.partial(jax.jit, static_argnums=0)

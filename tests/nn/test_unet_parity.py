@@ -139,7 +139,7 @@ def test_it_is_theirs(name, tmp_path):
         sizes = random.integers(0, 1024, (2, 6)).astype(np.float32)
         given = TextConditioning(text, pooled, sizes)
         added = {"text_embeds": torch.tensor(pooled), "time_ids": torch.tensor(sizes)}
-        with pytest.raises(TypeError, match="TextConditioning, got ndarray"):
+        with pytest.raises(TypeError, match="TextConditioning, got features alone"):
             loaded.model(latents, timesteps, text)
         with pytest.raises(TypeError, match="without time_ids"):
             loaded.model(latents, timesteps, TextConditioning(text, pooled))

@@ -75,6 +75,25 @@ def test_a_batch_cut_over_devices_gives_the_same(pipe):
         (lambda p: p.encode_prompts("a sneaker"), TypeError, "list of strings"),
         (lambda p: p.encode_prompts([]), ValueError, "at least one"),
         (lambda p: p.encode_prompts(["a", 3]), TypeError, "list of strings"),
+        (lambda p: p.encode_prompts(None), TypeError, "prompts None, expected a list of strings"),
+        (lambda p: p.encode_prompts(word for word in "ab"), TypeError, "generator.*list of strings"),
+        (lambda p: p.encode_prompts(["a", "\udcff"]), ValueError, r"prompt '\\udcff' is no text"),
+        (lambda p: p(["a"], seed=2**32), ValueError, "seed 4294967296, expected 0 to 4294967295"),
+        (lambda p: p(["a"], seed=-1), ValueError, "seed -1, expected 0 to"),
+        (lambda p: p(["a"], seed=1.5), TypeError, "seed 1.5, expected a whole number"),
+        (lambda p: p(["a"], seed=[None]), TypeError, "seed None, expected a whole number"),
+        (lambda p: p(["a"], size=16), ValueError, "size 16, expected"),
+        (lambda p: p(["a"], size=(16.0, 16)), ValueError, r"size \(16.0, 16\), expected"),
+        (lambda p: p(["a"], guidance=None), TypeError, "guidance None, expected a number"),
+        (lambda p: p(["a"], negative_prompt=3), TypeError, "prompts 3, expected a list of strings"),
+        (lambda p: p(["a"], initial=np.zeros((1, 0, 8, 4))), ValueError, r"\(1, 0, 8, 4\)"),
+        (lambda p: p.decode(jnp.zeros((0, 8, 8, 4))), ValueError, r"\(0, 8, 8, 4\)"),
+        (lambda p: p.encode_images(np.zeros((1, 16, 16, 3), int)), TypeError, "int32, expected uint8"),
+        (
+            lambda p: p.denoise(jnp.zeros((1, 8, 8, 4)), 1, jnp.zeros((1, 5, 9))),
+            ValueError,
+            r"text of shape \(1, 5, 9\), expected \(1, l, 8\)",
+        ),
         (lambda p: p(["a"], sampler="heun3"), ValueError, "heun3"),
         (lambda p: p(["a"], steps=0), ValueError, "steps"),
         (lambda p: p(["a"], guidance=float("nan")), ValueError, "finite"),
@@ -97,6 +116,20 @@ def test_a_batch_cut_over_devices_gives_the_same(pipe):
 def test_bad_input_is_named(pipe, call, error, message):
     with pytest.raises(error, match=message):
         call(pipe)
+
+
+def test_a_tile_that_does_not_serve_is_refused_before_drawing(pipe):
+    told = []
+    with pytest.raises(ValueError, match="tile of 3 px, expected a positive multiple of 8"):
+        pipe(["a"], steps=1, tile=3, progress=lambda *done: told.append(done))
+    assert not told
+
+
+def test_images_that_are_not_finite_are_an_error_and_no_picture(pipe):
+    noise = np.zeros((2, *pipe.latent_shape), np.float32)
+    noise[1, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="1 of 2 images are not finite: 1"):
+        pipe(["a", "b"], steps=1, initial=noise)
 
 
 def test_parts_that_do_not_fit_are_refused(pipe):

@@ -1,0 +1,92 @@
+"""What a caller asks of a pipeline, checked: prompts, seeds, sizes."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+LARGEST_SEED = 2**32 - 1
+"""What JAX's keys tell apart."""
+
+
+def check_prompts(prompts: Sequence[str]) -> list[str]:
+    """The prompts as a list.
+
+    Raises:
+        TypeError: a single string, something that is no sequence, or an entry that is not a string.
+        ValueError: no prompt at all, or one that holds half a character.
+    """
+    if isinstance(prompts, (str, bytes)) or not hasattr(prompts, "__len__"):
+        raise TypeError(f"prompts {prompts!r}, expected a list of strings")
+    found = list(prompts)
+    if not all(isinstance(prompt, str) for prompt in found):
+        raise TypeError(f"prompts {prompts!r}, expected a list of strings")
+    if not found:
+        raise ValueError("no prompts, expected at least one")
+    for prompt in found:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"prompt {prompt!a} is no text: {error.reason}") from error
+    return found
+
+
+def check_size(size: Any, factor: int) -> tuple[int, int]:
+    """(height, width) in pixels.
+
+    Raises:
+        ValueError: not two whole numbers that are positive multiples of `factor`.
+    """
+    sides = tuple(size) if isinstance(size, (tuple, list)) else ()
+    if len(sides) != 2 or any(not _whole(side) or side < factor or side % factor for side in sides):
+        raise ValueError(f"size {size!r}, expected (height, width), each a multiple of {factor} px")
+    return int(sides[0]), int(sides[1])
+
+
+def image_keys(seed: int | Sequence[int], count: int) -> jax.Array:
+    """(count,): a key an image, from one seed or from one each.
+
+    Raises:
+        TypeError: a seed that is not a whole number.
+        ValueError: one below 0 or above `LARGEST_SEED`, or another number of them.
+    """
+    if np.ndim(seed) == 0:
+        root = jax.random.key(_checked_seed(seed))
+        return jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(count))
+    seeds = [_checked_seed(one) for one in seed]  # type: ignore[union-attr]
+    if len(seeds) != count:
+        raise ValueError(f"{len(seeds)} seeds for {count} prompts, expected one seed or as many")
+    return jnp.stack([jax.random.key(one) for one in seeds])
+
+
+def one_an_image(negative: str | Sequence[str] | None, count: int) -> list[str | None]:
+    """The negative prompt of every image.
+
+    Raises:
+        TypeError, ValueError: as `check_prompts` does, or another number of them.
+    """
+    if negative is None:
+        return [None] * count
+    if isinstance(negative, str):
+        return check_prompts([negative]) * count  # type: ignore[return-value]
+    if hasattr(negative, "__len__") and len(negative) != count:
+        raise ValueError(f"{len(negative)} negative prompts for {count} prompts, expected one or as many")
+    return list(check_prompts(negative))
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _checked_seed(seed: Any) -> int:
+    whole = seed.item() if isinstance(seed, (jax.Array, np.ndarray)) and seed.ndim == 0 else seed
+    if not _whole(whole):
+        raise TypeError(f"seed {seed!r}, expected a whole number")
+    if not 0 <= whole <= LARGEST_SEED:
+        raise ValueError(f"seed {seed}, expected 0 to {LARGEST_SEED}")
+    return int(whole)
