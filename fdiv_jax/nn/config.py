@@ -46,9 +46,7 @@ class ModelConfig:
                     expected = hints[key].__name__ if isinstance(hints[key], type) else str(hints[key])
                     raise ValueError(f"{key}={value!r}, expected {expected}")
                 known[key] = value
-            elif key.startswith("_") or (
-                key in cls.neutral and (value in cls.neutral[key] or not cls.neutral[key])
-            ):
+            elif key.startswith("_") or (key in cls.neutral and _is_neutral(value, cls.neutral[key])):
                 continue
             elif key in cls.neutral:
                 raise NotImplementedError(
@@ -67,6 +65,13 @@ class ModelConfig:
         for field in dataclasses.fields(self):
             result[field.name] = _as_list(getattr(self, field.name))
         return result
+
+
+def _is_neutral(value: Any, neutral: tuple[Any, ...]) -> bool:
+    """Whether a value, or each of those a block, is neutral; any is where none is listed."""
+    if not neutral:
+        return True
+    return all(one in neutral for one in value) if isinstance(value, tuple) and value else value in neutral
 
 
 def _fits(value: Any, hint: Any) -> bool:
