@@ -52,7 +52,8 @@ def watchers(
         raise ValueError(f"sample_every must be at least 0, got {sample_every}")
     if wandb_project is not None:
         check_wandb()
-    prompts = [pair.target for pair in resolve_all(known_concepts(pipe.concepts), config.erasures)]
+    concepts = known_concepts(pipe.concepts, config.defined)
+    prompts = [pair.target for pair in resolve_all(concepts, config.erasures)]
 
     def watching(directory: Path) -> list[Observer]:
         observers: list[Observer] = []

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fdiv_jax.pipeline import Concept
 from fdiv_jax.unlearning import Erasure, UnlearningConfig, unlearn
 from fdiv_jax.watching import Report, SampleSheets, TensorBoardEvents, watchers
 from tests.watching.conftest import IMAGES
@@ -108,3 +109,10 @@ def test_all_of_several_concepts_are_shown(pipe, tmp_path):
     (observer,) = watchers(pipe, both, sample_every=1, report=False)(tmp_path)
     prompts = observer._prompts
     assert prompts == ["a sneaker, photo style", "a sneaker, sketch style", "a shirt, photo style"]
+
+
+def test_concepts_that_the_user_defines_are_shown(pipe, tmp_path):
+    mine = Concept("my cat", "object", "my cat", "a cat", "a dog", ("my cat on a sofa",))
+    config = UnlearningConfig("my cat", anchor="near", defined=(mine,))
+    (observer,) = watchers(pipe, config, sample_every=1, report=False)(tmp_path)
+    assert observer._prompts == ["my cat on a sofa"]
