@@ -9,17 +9,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
-def whole(name: str, value: Any, *, least: int) -> int:
-    """An integer of at least `least`; a bool is none."""
+def whole(name: str, value: Any, *, least: int, below: int | None = None) -> int:
+    """An integer of at least `least`, and less than `below`; a bool is none."""
+    expected = f"{name} must be an integer >= {least}{'' if below is None else f' and < {below}'}"
     if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer >= {least}, got {value!r}")
+        raise TypeError(f"{expected}, got {value!r}")
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer >= {least}, got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {number}")
+        raise TypeError(f"{expected}, got {value!r}") from None
+    if number < least or (below is not None and number >= below):
+        raise ValueError(f"{expected}, got {number}")
     return number
+
+
+def seed(name: str, value: Any) -> int:
+    """A seed, of which JAX's keys take 32 bits."""
+    return whole(name, value, least=0, below=2**32)
 
 
 def real(

@@ -141,6 +141,11 @@ class UnlearningConfig:
             _set(self, "target", check.text("target", self.target, hint))
         hint = "; the empty prompt is anchor 'empty'"
         _set(self, "anchor", check.text("anchor", self.anchor, hint))
+        if self.concepts and self.anchor != "superclass":
+            raise ValueError(
+                f"anchor {self.anchor!r} beside {len(self.concepts)} concepts, each of which has its own; "
+                "expected the anchors with the concepts"
+            )
         check.one_of("method", self.method, get_args(Method))
         check.one_of("reference", self.reference, get_args(Reference))
         check.one_of("timesteps", self.timesteps, get_args(TimestepLaw))
@@ -163,7 +168,7 @@ class UnlearningConfig:
                 f"accumulation {self.accumulation} for a batch_size of {self.batch_size}; expected a divisor"
             )
         _set(self, "learning_rate", check.real("learning_rate", self.learning_rate, above=0))
-        _set(self, "seed", check.whole("seed", self.seed, least=0))
+        _set(self, "seed", check.seed("seed", self.seed))
         _set(self, "timestep_range", _timestep_range(self.timestep_range))
         for name, kind in _PARTS.items():
             if not isinstance(getattr(self, name), kind):

@@ -157,7 +157,7 @@ class AnchorImagesConfig:
         check.one_of("images.sampler", self.sampler, SAMPLERS)
         set_field(self, "steps", check.whole("images.steps", self.steps, least=1))
         set_field(self, "guidance", check.real("images.guidance", self.guidance, least=0))
-        set_field(self, "seed", check.whole("images.seed", self.seed, least=0))
+        set_field(self, "seed", check.seed("images.seed", self.seed))
 
 
 @dataclass(frozen=True)

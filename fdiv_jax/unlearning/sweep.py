@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -76,15 +77,32 @@ def cells_of(
                     anchor=anchor,
                     seed=seed,
                 )
-                words = [config.loss, name, anchor, str(seed)]
-                cells.append(Cell("-".join(re.sub(r"[^\w.+]+", "_", word)[:40] for word in words), config))
+                cells.append(Cell(_name(config), config))
+    configs = [cell.config for cell in cells]
+    for cell in cells:
+        if configs.count(cell.config) > 1:
+            raise ValueError(
+                f"the run {cell.name} is there twice; expected distinct divergences, anchors and seeds"
+            )
     names = [cell.name for cell in cells]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(
-            f"the run {twice[0]} is there twice; expected distinct divergences, anchors and seeds"
-        )
-    return tuple(cells)
+    return tuple(
+        Cell(f"{cell.name}-{_short_digest(cell.config)}", cell.config) if names.count(cell.name) > 1 else cell
+        for cell in cells
+    )
+
+
+def _name(config: UnlearningConfig) -> str:
+    words = [config.loss, config.divergence, _anchors(config), str(config.seed)]
+    return "-".join(re.sub(r"[^\w.+]+", "_", word)[:40] for word in words)
+
+
+def _anchors(config: UnlearningConfig) -> str:
+    return "+".join(dict.fromkeys(each.anchor for each in config.erasures))
+
+
+def _short_digest(config: UnlearningConfig) -> str:
+    """What tells runs apart whose names are the same but for signs that no file's name has."""
+    return hashlib.sha256(json.dumps([config.divergence, _anchors(config)]).encode()).hexdigest()[:8]
 
 
 def sweep(
@@ -178,7 +196,7 @@ def _settings(cell: Cell) -> dict[str, Any]:
         "name": cell.name,
         "divergence": config.divergence,
         "loss": config.loss,
-        "anchor": config.anchor,
+        "anchor": _anchors(config),
         "seed": config.seed,
     }
 

@@ -6,7 +6,13 @@ import json
 import pytest
 
 from fdiv_jax.divergences import divergence
-from fdiv_jax.unlearning import AnchorImagesConfig, CriticConfig, OptimiserConfig, UnlearningConfig
+from fdiv_jax.unlearning import (
+    AnchorImagesConfig,
+    CriticConfig,
+    Erasure,
+    OptimiserConfig,
+    UnlearningConfig,
+)
 
 
 def test_json_round_trip():
@@ -67,6 +73,12 @@ def test_frozen_and_hashable():
         ({"learning_rate": float("nan")}, ValueError, "finite number > 0, got nan"),
         ({"learning_rate": "1e-3"}, TypeError, "learning_rate must be a number"),
         ({"seed": -1}, ValueError, "seed must be an integer >= 0"),
+        ({"seed": 2**32}, ValueError, "seed must be an integer >= 0 and < 4294967296, got 4294967296"),
+        (
+            {"target": "", "concepts": (Erasure("sneaker"), Erasure("shirt")), "anchor": "near"},
+            ValueError,
+            "anchor 'near' beside 2 concepts, each of which has its own",
+        ),
         ({"timestep_range": (5,)}, TypeError, "pair"),
         ({"timestep_range": (9, 5)}, ValueError, "first <= last"),
         (
@@ -96,6 +108,7 @@ def test_refused(changes, error, message):
         (AnchorImagesConfig, {"number": 0}, "images.number"),
         (AnchorImagesConfig, {"sampler": "dimm"}, "ddim.*got 'dimm'"),
         (AnchorImagesConfig, {"guidance": -1.0}, "images.guidance"),
+        (AnchorImagesConfig, {"seed": 10**20}, "images.seed must be an integer >= 0 and < 4294967296"),
     ],
 )
 def test_parts_refuse(kind, changes, message):

@@ -13,6 +13,7 @@ from fdiv_jax.unlearning import (
     AnchorData,
     AnchorImagesConfig,
     CriticConfig,
+    Erasure,
     Network,
     UnlearningConfig,
     loop,
@@ -94,6 +95,27 @@ def test_the_same_run_twice_is_refused():
         cells_of(BASE, [])
     with pytest.raises(ValueError, match="no closed form"):
         cells_of(BASE, ["jensen_shannon"])
+
+
+def test_names_tell_expressions_apart():
+    """ "t*log(t)" and "t-log(t)-1" differ in signs that no directory has; long ones at the end only."""
+    base = dataclasses.replace(BASE, loss="exact")
+    specs = ["(t-1)**2 + (t-1)", "(t-1)**2 - (t-1)", "t*log(t) - (t+1)*log((t+1)/2) + 1*(t-1)"]
+    specs.append(specs[-1].replace("1*(t-1)", "2*(t-1)"))
+    cells = cells_of(base, specs)
+    assert len({cell.name for cell in cells}) == 4
+    assert [cell.config.divergence for cell in cells] == specs
+    assert [cell.name for cell in cells_of(base, specs)] == [cell.name for cell in cells]
+
+
+def test_anchors_of_several_concepts_are_their_own():
+    """The anchor in names and table is the concepts'; other anchors for all of them are refused."""
+    concepts = (Erasure("sneaker", "near"), Erasure("shirt", "empty"))
+    base = dataclasses.replace(BASE, target="", concepts=concepts)
+    (cell,) = cells_of(base, ["kl"])
+    assert cell.name == "closed-kl-near+empty-0"
+    with pytest.raises(ValueError, match="anchor 'near' beside 2 concepts"):
+        cells_of(base, ["kl"], anchors=["near"])
 
 
 def test_the_frozen_model_is_asked_once_a_batch(swept):
