@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,12 +11,13 @@ import numpy as np
 import tyro
 
 from fdiv_jax.cli._unlearning_options import concept_score, configured
-from fdiv_jax.unlearning import UnlearningConfig, UnlearningResult, unlearn
+from fdiv_jax.unlearning import Observer, UnlearningConfig, UnlearningResult, unlearn
 from fdiv_jax.unlearning.sequence import unlearn_sequence
 from fdiv_jax.watching import watchers
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from fdiv_jax.pipeline import TextToImagePipeline
 
@@ -94,19 +95,24 @@ class Command:
                 cache=self.cache,
                 resume=self.resume,
                 checkpoint_every=self.checkpoint_every,
-                observers=watchers(
-                    pipe,
-                    self.config,
-                    sample_every=self.sample_every,
-                    tensorboard=self.tensorboard,
-                    wandb_project=self.wandb_project,
-                    report=self.report,
-                ),
+                observers=self._watching(pipe, self.config),
                 allow_changes=self.allow_changes,
                 takeover=self.takeover,
             )
             _summarise(console, result)
         print(output)
+
+    def _watching(
+        self, pipe: "TextToImagePipeline", config: UnlearningConfig
+    ) -> Callable[[Path], Sequence[Observer]]:
+        return watchers(
+            pipe,
+            config,
+            sample_every=self.sample_every,
+            tensorboard=self.tensorboard,
+            wandb_project=self.wandb_project,
+            report=self.report,
+        )
 
     def _sequence(self, pipe: "TextToImagePipeline", output: Path, console: "Console") -> None:
         from rich.table import Table
@@ -119,6 +125,9 @@ class Command:
             cache=self.cache,
             resume=self.resume,
             checkpoint_every=self.checkpoint_every,
+            observers=self._watching,
+            allow_changes=self.allow_changes,
+            takeover=self.takeover,
         )
         if not matrix.concepts:
             console.print("no scores: they are for models of the embedded world")
@@ -146,22 +155,11 @@ def default_output(config: UnlearningConfig) -> Path:
 
 
 def _summarise(console: "Console", result: UnlearningResult) -> None:
-    from rich.table import Table
-
     history, config = result.history, result.config
     if history:
         learning = ~history["warmup"] & ~history["skipped"]
-        span = max(1, int(np.sum(learning)) // 10)
-        targets = ", ".join(f"{each.target} -> {each.anchor}" for each in config.erasures)
-        table = Table(title=f"{targets}: {result.divergence['name']}, {config.loss}")
-        for heading in ("", "loss", "m", "w_f(m)", "gradient norm"):
-            table.add_column(heading, justify="right" if heading else "left")
-        for label, part in (("first", slice(None, span)), ("last", slice(-span, None))):
-            figures = [
-                np.mean(history[name][learning][part]) for name in ("loss", "m", "weight", "gradient_norm")
-            ]
-            table.add_row(f"{label} {span} steps", *(f"{figure:.4g}" for figure in figures))
-        console.print(table)
+        if np.any(learning):
+            console.print(_figures(result, learning))
         if np.any(history["skipped"]):
             console.print(f"{int(np.sum(history['skipped']))} steps were not finite and skipped")
     console.print(f"trained {result.selection}")
@@ -173,3 +171,21 @@ def _summarise(console: "Console", result: UnlearningResult) -> None:
         f"{steps} steps of {config.batch_size} on {len(result.devices)} device(s) in {spent}, "
         f"{steps * config.batch_size / result.seconds:.1f} images/s"
     )
+
+
+def _figures(result: UnlearningResult, learning: np.ndarray) -> "Table":
+    """The first and the last tenth of the steps that learned."""
+    from rich.table import Table
+
+    history, config = result.history, result.config
+    span = max(1, int(np.sum(learning)) // 10)
+    targets = ", ".join(f"{each.target} -> {each.anchor}" for each in config.erasures)
+    table = Table(title=f"{targets}: {result.divergence['name']}, {config.loss}")
+    for heading in ("", "loss", "m", "w_f(m)", "gradient norm"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for label, part in (("first", slice(None, span)), ("last", slice(-span, None))):
+        figures = [
+            np.mean(history[name][learning][part]) for name in ("loss", "m", "weight", "gradient_norm")
+        ]
+        table.add_row(f"{label} {span} steps", *(f"{figure:.4g}" for figure in figures))
+    return table

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,16 @@ from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
 from fdiv_jax.unlearning.concepts import resolve_retained
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.library import known_concepts
-from fdiv_jax.unlearning.loop import Cache, prepare, unlearn
+from fdiv_jax.unlearning.loop import Cache, Observer, prepare, unlearn
 from fdiv_jax.unlearning.run_directory import RunDirectory
 
 __all__ = ["RetentionMatrix", "unlearn_sequence"]
 
 ConceptScores = Callable[[TextToImagePipeline], Mapping[str, float]]
 """How well a model still draws each concept: a figure by concept."""
+
+Watching = Callable[[TextToImagePipeline, UnlearningConfig], Callable[[Path], Sequence[Observer]]]
+"""Who watches the run of a model and a configuration."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ def unlearn_sequence(
     cache: Cache = None,
     resume: bool = False,
     checkpoint_every: int = 100,
+    observers: Watching | None = None,
+    allow_changes: bool = False,
+    takeover: bool = False,
 ) -> tuple[TextToImagePipeline, RetentionMatrix]:
     """Erase the concepts of a configuration one after the other.
 
@@ -71,8 +77,9 @@ def unlearn_sequence(
         config: of all stages; its `erasures` are the stages.
         output: a directory: 01-NAME, 02-NAME, ..., each a run directory, and retention.csv.
         score: every concept's figure for a model; kept as scores.json in a stage's directory. None: none.
-        progress, cache, checkpoint_every: as for `unlearn`.
+        progress, cache, checkpoint_every, allow_changes, takeover: as for `unlearn`, of every stage.
         resume: go on with a sequence that is there.
+        observers: given a stage's model and configuration, what `unlearn` takes as `observers`.
 
     Returns:
         The last model, and the matrix.
@@ -100,6 +107,8 @@ def unlearn_sequence(
             seed=config.seed + k,
         )
         prepare(pipe, stage, model="")
+        if observers is not None:
+            observers(pipe, stage)  # what it refuses, it refuses before any work
         stages.append(stage)
     if not resume and place.is_dir() and any(place.iterdir()):
         raise FileExistsError(f"output {place} exists and is not empty; resume goes on with it")
@@ -108,9 +117,12 @@ def unlearn_sequence(
         word = re.sub(r"[^\w.+]+", "_", stage.target)[:40]
         directory = place / f"{k + 1:02d}-{word}"
         if (directory / "pipeline").is_dir():
-            with RunDirectory.open(directory, prepare(current, stage).description(), resume=True):
+            asked = prepare(current, stage).description()
+            with RunDirectory.open(
+                directory, asked, resume=True, takeover=takeover, allow_changes=allow_changes
+            ):
                 pass  # refuses another configuration or model
-            current = load_pipeline(directory / "pipeline")
+            current = load_pipeline(directory / "pipeline").replace(name=pipe.name)
         else:
             current = unlearn(
                 current,
@@ -120,6 +132,9 @@ def unlearn_sequence(
                 cache=cache,
                 resume=resume and directory.exists(),
                 checkpoint_every=checkpoint_every,
+                observers=None if observers is None else observers(current, stage),
+                allow_changes=allow_changes,
+                takeover=takeover,
             ).pipeline
         model = current
         rows.append(_scores(directory, lambda model=model: model, score))

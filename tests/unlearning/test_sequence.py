@@ -119,6 +119,50 @@ def test_a_sequence_goes_on_where_it_stopped(made, copy, pipe, quiet):
     assert (copy / "retention.csv").read_text() == matrix.to_csv()
 
 
+def test_a_finished_sequence_and_one_with_a_stage_half_done_go_on(made, copy, pipe, quiet):
+    """The second stage is of the first one's result, whether that is at hand or read again."""
+    model, matrix, _ = made
+    again, same = unlearn_sequence(pipe, CONFIG, copy, a_score, resume=True, **quiet)
+    assert same == matrix
+    assert model_digest(again) == model_digest(model)
+    shutil.rmtree(copy / "02-shirt" / "pipeline")  # as a process leaves it that dies before the end
+    (copy / "02-shirt" / "scores.json").unlink()
+    again, same = unlearn_sequence(pipe, CONFIG, copy, a_score, resume=True, **quiet)
+    assert same == matrix
+    assert model_digest(again) == model_digest(model)
+
+
+def test_every_stage_is_watched(pipe, quiet, tmp_path):
+    config = dataclasses.replace(CONFIG, steps=2)
+    seen = []
+
+    class Watcher:
+        def __init__(self, path, target):
+            self.path, self.target = path, target
+
+        def row(self, row):
+            seen.append((self.path.name, self.target, row["step"]))
+
+        def due(self, done):
+            return False
+
+        def end(self, result):
+            assert result.config.target == self.target
+
+    def watching(pipe, stage):
+        return lambda path: [Watcher(path, stage.target)]
+
+    unlearn_sequence(pipe, config, tmp_path / "out", None, observers=watching, **quiet)
+    assert seen == [(f"0{k}-{name}", name, i) for k, name in ((1, "sneaker"), (2, "shirt")) for i in (1, 2)]
+
+
+def test_a_sequence_may_go_on_with_other_settings(copy, pipe, quiet):
+    shutil.rmtree(copy / "02-shirt")
+    other = dataclasses.replace(CONFIG, steps=7)
+    unlearn_sequence(pipe, other, copy, None, resume=True, allow_changes=True, **quiet)
+    assert [written(copy, stage)["config"]["steps"] for stage in STAGES[1:]] == [6, 7]
+
+
 def test_a_finished_stage_of_another_configuration_is_refused(copy, pipe, quiet):
     with pytest.raises(ValueError, match="was begun otherwise: steps: 6 -> 7"):
         unlearn_sequence(pipe, dataclasses.replace(CONFIG, steps=7), copy, a_score, resume=True, **quiet)
