@@ -11,7 +11,7 @@ from fdiv_jax.unlearning import _validate as check
 from fdiv_jax.unlearning._phrases import bare, dressed, first_shown, framed_forms, pattern, squeeze, tidy
 from fdiv_jax.unlearning.library import KnownConcepts
 
-__all__ = ["Erasure", "PromptPair", "resolve_all", "resolve_pairs", "resolve_retained"]
+__all__ = ["Erasure", "PromptPair", "resolve_all", "resolve_pairs", "resolve_retained", "target_words"]
 
 _WHOLE_PROMPT = re.compile(r"prompt:\s*(.*)", re.IGNORECASE | re.DOTALL)
 
@@ -161,6 +161,24 @@ def resolve_retained(
         for prompt in other.prompts
     ]
     return tuple(prompt for prompt in dict.fromkeys(["", *others]) if not first_shown(prompt, every))
+
+
+def target_words(concepts: Mapping[str, Concept], erasures: Sequence[Erasure]) -> tuple[str, ...]:
+    """The names of the targets as their prompts have them: "sneaker" for the target "a sneaker".
+
+    Args:
+        concepts: what can be unlearned (`known_concepts(pipe.concepts)`); may be empty.
+        erasures: one or more.
+
+    Raises:
+        ValueError: see `resolve_pairs`.
+    """
+    known = _known(concepts)
+    words: dict[str, None] = {}
+    for reading in (_Reading.of(known, erasure) for erasure in erasures):
+        for prompt in reading.prompts:
+            words[first_shown(prompt, reading.names) or first_shown(prompt, reading.framed) or ""] = None
+    return tuple(words)
 
 
 @dataclass(frozen=True)

@@ -226,11 +226,13 @@ def prepare_data(
 
 @dataclass(frozen=True)
 class OwnImages:
-    """The user's images: uint8 n H W 3, masks n H W or None, and for each pair which ones are its own."""
+    """The user's images: uint8 n H W 3, masks n H W or None, for each pair which ones are its own, and a hash
+    of what was read."""
 
     pixels: np.ndarray
     masks: np.ndarray | None
     images_of: tuple[np.ndarray, ...]
+    digest: str = ""
 
     def beside(
         self, drawn: np.ndarray, pipe: TextToImagePipeline
@@ -272,7 +274,7 @@ def read_own_images(
     for prompt, places in zip(shown, images_of, strict=True):
         if not len(places):
             raise ValueError(f"images.folder {config.folder} has no image for the prompt {prompt!r}")
-    return OwnImages(pixels, masks, images_of)
+    return OwnImages(pixels, masks, images_of, found.digest)
 
 
 def anchor_latents(
@@ -300,6 +302,7 @@ def anchor_latents(
         {
             "what": "anchor latents",
             "model": model or model_digest(pipe),
+            "unet": repr(pipe.unet.config),
             "text": parameters_digest({str(i): part for i, part in enumerate(features)}),
             "prompts": list(prompts),
             "shape": shape,

@@ -19,7 +19,7 @@ from fdiv_jax.divergences import divergence
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning._progress import Display
 from fdiv_jax.unlearning.cache import ArrayCache, default_cache
-from fdiv_jax.unlearning.concepts import PromptPair, resolve_all, resolve_retained
+from fdiv_jax.unlearning.concepts import PromptPair, resolve_all, resolve_retained, target_words
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.data import (
     AnchorData,
@@ -37,7 +37,7 @@ from fdiv_jax.unlearning.preemption import Preempted, TerminationGuard
 from fdiv_jax.unlearning.record import Record
 from fdiv_jax.unlearning.result import DivergedError, UnlearningResult, description
 from fdiv_jax.unlearning.run_directory import RunDirectory
-from fdiv_jax.unlearning.step import Plan, TrainState, initial_state, make_reference, make_step
+from fdiv_jax.unlearning.step import Plan, TrainState, initial_state, make_reference, make_step, with_rate_of
 from fdiv_jax.unlearning.timesteps import timesteps_of
 from fdiv_jax.unlearning.trainable import Frozen, trainable_of
 
@@ -172,6 +172,7 @@ class Prepared:
             self.selection,
             {"name": self.pipe.name, "sha256": self.model},
             tuple(str(device) for device in self.devices),
+            "" if self.own is None else self.own.digest,
         )
 
     def data(self, cache: Cache, progress: Callable[[int, int], None] | None = None) -> AnchorData:
@@ -210,10 +211,12 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
         if each.anchor == "negative"
         for pair in resolve_all(concepts, [each])
     }
-    names = [each.target for each in config.erasures]
-    retained = resolve_retained(concepts, names, config.retained)
+    retained = resolve_retained(concepts, [each.target for each in config.erasures], config.retained)
+    if config.preservation.weight and config.preservation.at == "retained" and not retained:
+        raise ValueError("preservation.at 'retained': there are no retained prompts")
+    words = target_words(concepts, config.erasures)
     trainable, frozen, selection = trainable_of(
-        pipe, config.trainable, names, rank=config.lora.rank, alpha=config.lora.alpha
+        pipe, config.trainable, words, rank=config.lora.rank, alpha=config.lora.alpha
     )
     devices = tuple(jax.local_devices() if config.devices == "all" else jax.local_devices()[:1])
     share = len(devices) * config.accumulation
@@ -271,7 +274,8 @@ class Run:
         self.done, self.position = 0, None
         restored = None if directory is None else directory.restore(jax.device_get(state))
         if directory is not None and restored is not None:
-            state, self.done, self.position = restored.state, restored.step, restored.extra["batches"]
+            state = with_rate_of(restored.state, state)
+            self.done, self.position = restored.step, restored.extra["batches"]
             self.key = jax.random.wrap_key_data(jnp.asarray(restored.extra["key"], jnp.uint32))
             self.record.restore(directory.rows)
         self.state: TrainState = self.runner.place(state)
@@ -320,8 +324,7 @@ class Run:
             raise
 
     def _read(self, waiting: tuple[int, Any]) -> Mapping[str, Any]:
-        index, metrics = waiting
-        metrics = self.runner.metrics(metrics)
+        index, metrics = waiting[0], self.runner.metrics(waiting[1])
         row = self.record.add(index, metrics)
         if self.directory is not None:
             self.directory.log(row)
@@ -371,6 +374,7 @@ class Run:
             divergence={"name": d.name, "generator": str(d.generator), "curvature": str(d.curvature)},
             model={"name": prepared.pipe.name, "sha256": prepared.model},
             devices=tuple(str(device) for device in prepared.devices),
+            images="" if prepared.own is None else prepared.own.digest,
             seconds=seconds,
         )
 
@@ -395,7 +399,13 @@ def train(
         if first.config.method == "edit":
             each = zip(cells, directories, observers, strict=True)
             return [_edited(cell, directory, watching) for cell, directory, watching in each]
-        data = first.data(cache, display.images)
+
+        def drawn(done: int, images: int) -> None:
+            display.images(done, images)
+            if guard.requested and done < images:
+                raise Preempted(f"asked to end after {done} of {images} anchor images; nothing is kept")
+
+        data = first.data(cache, drawn)
         runs = [
             Run(cell, data, directory, watching)
             for cell, directory, watching in zip(cells, directories, observers, strict=True)

@@ -62,6 +62,7 @@ class UnlearningResult:
         divergence: name, generator and curvature, as text.
         model: the name of the model and the hash of its parameters before.
         devices: what it ran on.
+        images: the hash of the user's images; empty where they were drawn.
         seconds: wall time of the steps, compilation included.
     """
 
@@ -76,11 +77,14 @@ class UnlearningResult:
     divergence: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
+    images: str = ""
     seconds: float = 0.0
 
     def description(self) -> dict[str, Any]:
         """What `config.json` of the run directory holds: enough to repeat the run."""
-        return description(self.config, self.pairs, self.retained, self.selection, self.model, self.devices)
+        return description(
+            self.config, self.pairs, self.retained, self.selection, self.model, self.devices, self.images
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """The history as a list of one mapping a step."""
@@ -119,6 +123,7 @@ def description(
     selection: Selection,
     model: Mapping[str, str],
     devices: Sequence[str],
+    images: str = "",
 ) -> dict[str, Any]:
     """What `config.json` of a run directory holds: enough to repeat the run."""
     d = divergence(config.divergence)
@@ -140,6 +145,7 @@ def description(
             },
         },
         "model": dict(model),
+        **({"images": images} if images else {}),
         "seed": config.seed,
         "devices": list(devices),
         "versions": versions(),

@@ -68,8 +68,8 @@ class RunDirectory:
 
         Args:
             path: of the directory.
-            description: what JSON can hold; `config` and `model` are compared with those of the run that is
-                resumed, `versions` and `devices` too, but differences in them give a warning only.
+            description: what JSON can hold; `config`, `model` and `images` are compared with those of the run
+                that is resumed, `versions` and `devices` too, but differences in them give a warning only.
             resume: go on with the run that is there.
             takeover: take the directory from a process that holds its lock.
             allow_changes: go on with another configuration or model.
@@ -78,8 +78,8 @@ class RunDirectory:
             FileExistsError: there is something, and `resume` is off.
             FileNotFoundError: there is something but no run to resume.
             BlockingIOError: another process has locked it, and `takeover` is off; names host and process.
-            ValueError: `config` or `model` are not those of the run (names the keys), or its `config.json`
-                cannot be read.
+            ValueError: `config`, `model` or `images` are not those of the run (names the keys), or its
+                `config.json` cannot be read.
             NotADirectoryError: `path`, or what it would be in, is a file.
             PermissionError: it cannot be written.
         """
@@ -216,7 +216,8 @@ class RunDirectory:
             raise ValueError(f"{file} is damaged: {error}; the run cannot be resumed") from error
         earlier = former.pop("earlier", [])
         changes = _differences("", former.get("config"), description.get("config"))
-        changes += _differences("model", former.get("model"), description.get("model"))
+        for key in ("model", "images"):
+            changes += _differences(key, former.get(key), description.get(key))
         if changes and not allow_changes:
             raise ValueError(
                 f"output {self.path} was begun otherwise: {'; '.join(changes)} (stored -> asked); expected "

@@ -6,6 +6,7 @@ at a batch with the frozen model, `make_step` compares, and moves what learns.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -33,6 +34,7 @@ __all__ = [
     "make_optimiser",
     "make_reference",
     "make_step",
+    "with_rate_of",
 ]
 
 
@@ -184,6 +186,12 @@ def initial_state(plan: Plan, frozen: Frozen, learning_rate: float, key: jax.Arr
     moments = make_optimiser(plan.optimiser, learning_rate, plan.steps).init(trained)
     average = () if plan.optimiser.ema is None else jax.tree.map(jnp.copy, trained)
     return TrainState(jnp.zeros((), jnp.int32), trained, moments, plan.objective.initial(key), average)
+
+
+def with_rate_of(state: TrainState, fresh: TrainState) -> TrainState:
+    """A restored state with the learning rate of a fresh one: a run may go on at another than it began at."""
+    rate = optax.tree.get(fresh.optimiser, "learning_rate")
+    return dataclasses.replace(state, optimiser=optax.tree.set(state.optimiser, learning_rate=rate))
 
 
 def make_reference(plan: Plan) -> ReferenceFunction:

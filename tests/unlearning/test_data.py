@@ -1,5 +1,6 @@
 """Anchor images: drawn once, kept on disk, checked on reading; and the batches made of them."""
 
+import dataclasses
 import json
 import warnings
 
@@ -7,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from fdiv_jax.diffusion import NoiseSchedule
+from fdiv_jax.nn import UNet2DConditionModel
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import (
     AnchorData,
@@ -25,6 +28,7 @@ from fdiv_jax.unlearning import (
     make_objective,
     make_reference,
     make_step,
+    model_digest,
     prepare_data,
     timesteps_of,
 )
@@ -85,6 +89,20 @@ def test_whatever_makes_the_images_is_in_the_key(change, pipe, tmp_path, monkeyp
         cache,
     )
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_the_heads_of_the_attentions_are_in_the_key(pipe, tmp_path, drawn):
+    """The same parameters with another number of heads draw other images."""
+    heads = dataclasses.replace(pipe.unet.config, attention_head_dim=1)
+    unet = UNet2DConditionModel(heads, rngs=nnx.Rngs(0))
+    nnx.update(unet, nnx.state(pipe.unet, nnx.Param))
+    other = pipe.replace(unet=unet)
+    assert model_digest(other) == model_digest(pipe)
+    cache = ArrayCache(tmp_path)
+    first = anchor_latents(pipe, PROMPTS, CONFIG, cache)
+    second = anchor_latents(other, PROMPTS, CONFIG, cache)
+    assert sum(drawn) == 12
+    assert not np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "one bit", "another's"])

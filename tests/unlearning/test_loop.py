@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
+import os
+import signal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from fdiv_jax import cli
+from fdiv_jax.checkpoints import TrainingCheckpoints
 from fdiv_jax.pipeline import load_pipeline
 from fdiv_jax.unlearning import (
     AnchorData,
@@ -15,7 +20,12 @@ from fdiv_jax.unlearning import (
     DivergedError,
     Network,
     OptimiserConfig,
+    Preempted,
+    PreservationConfig,
     UnlearningConfig,
+    data,
+    initial_state,
+    prepare,
     unlearn,
 )
 
@@ -203,6 +213,69 @@ def test_a_failure_while_writing_leaves_nothing(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def stopped(pipe, config, output, monkeypatch, step, **options):
+    """A run that is asked to end after a step."""
+    with monkeypatch.context() as patch:
+        make = AnchorData.batch
+
+        def ending(self, seed, index, size):
+            if index + 1 == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return make(self, seed, index, size)
+
+        patch.setattr(AnchorData, "batch", ending)
+        with pytest.raises(Preempted):
+            unlearn(pipe, config, output, **options)
+
+
+def test_another_learning_rate_is_that_of_the_steps_to_come(pipe, config, quiet, tmp_path, monkeypatch):
+    """Plain descent: the change of a step is the rate times the gradient, whose norm is recorded."""
+    began = config(optimiser=OptimiserConfig("sgd"), learning_rate=1e-3, steps=12)
+    stopped(pipe, began, tmp_path / "run", monkeypatch, 4, **quiet)
+    done = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    before = TrainingCheckpoints(tmp_path / "run" / "checkpoints")
+    state = initial_state(prepare(pipe, began).plan, prepare(pipe, began).frozen, 0.0, jax.random.key(0))
+    trained = before.restore(jax.device_get(state)).state.trained
+    ends = dataclasses.replace(began, learning_rate=0.5, steps=done + 1)
+    result = unlearn(pipe, ends, tmp_path / "run", resume=True, allow_changes=True, **quiet)
+    moved = np.sqrt(sum(np.sum((result.learned[n] - trained[n]) ** 2, dtype=np.float64) for n in trained))
+    np.testing.assert_allclose(moved, 0.5 * result.history["gradient_norm"][done], rtol=1e-3)
+
+
+def test_a_run_asked_to_end_while_images_are_drawn_ends_there(pipe, config, tmp_path, monkeypatch):
+    drawn, draw = [], type(pipe).generate
+
+    def drawing(self, prompts, **options):
+        drawn.append(len(prompts))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return draw(self, prompts, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "_LATENT_PIXELS_A_CALL", 64)  # an image a call
+        patch.setattr(type(pipe), "generate", drawing)
+        with pytest.raises(Preempted, match="after 1 of 4 anchor images; nothing is kept") as caught:
+            unlearn(pipe, config(), tmp_path / "run", progress=False, cache=False)
+    assert caught.value.exit_code == 143
+    assert drawn == [1]
+    assert not (tmp_path / "run" / ".lock").exists()
+    result = unlearn(pipe, config(), tmp_path / "run", resume=True, progress=False, cache=False)
+    assert len(result.history["loss"]) == 6
+
+
+def test_a_run_is_not_resumed_on_other_images_of_the_users(pipe, config, tmp_path, monkeypatch):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(folder / "a.png")
+    own = config(images=AnchorImagesConfig(folder=str(folder)), steps=12)
+    quiet = {"progress": False, "cache": False}
+    stopped(pipe, own, tmp_path / "run", monkeypatch, 4, **quiet)
+    Image.fromarray(np.full((16, 16, 3), 91, np.uint8)).save(folder / "a.png")
+    with pytest.raises(ValueError, match=r'was begun otherwise: images: "[0-9a-f]+" -> "[0-9a-f]+"'):
+        unlearn(pipe, own, tmp_path / "run", resume=True, **quiet)
+    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(folder / "a.png")
+    assert len(unlearn(pipe, own, tmp_path / "run", resume=True, **quiet).history["loss"]) == 12
+
+
 @pytest.fixture
 def nothing_is_drawn(monkeypatch, pipe):
     """A run that draws an image has begun its work."""
@@ -222,6 +295,16 @@ def nothing_is_drawn(monkeypatch, pipe):
         ({"trainable": "attn9"}, "matches no parameter"),
         ({"timestep_range": (0, 1000)}, "within the schedule's"),
         ({"devices": "all", "batch_size": 6}, "batch_size 6 for 4 devices"),
+        (
+            {
+                "target": "boot",
+                "prompts": ("a boot",),
+                "anchor": "hat",
+                "retained": None,
+                "preservation": PreservationConfig(weight=1.0, at="retained"),
+            },
+            "there are no retained prompts",
+        ),
     ],
 )
 def test_refused_before_any_work(changes, message, pipe, config, quiet, tmp_path, nothing_is_drawn):

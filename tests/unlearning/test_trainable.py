@@ -32,7 +32,7 @@ IMAGES = AnchorImagesConfig(number=4, steps=2)
 
 def settings(**changes):
     common = {"steps": 6, "batch_size": 4, "learning_rate": 2e-2, "retained": (), "images": IMAGES}
-    return UnlearningConfig("sneaker", **{**common, **changes})
+    return UnlearningConfig(**{"target": "sneaker", **common, **changes})
 
 
 def changed_names(before, after):
@@ -194,3 +194,19 @@ def test_everything_but_the_cross_attentions(pipe):
     still = others - changed_names(pipe.unet, result.pipeline.unet)
     assert changed_names(pipe.unet, result.pipeline.unet) <= others
     assert all(name.endswith("to_k.bias") for name in still)  # a shift of all keys changes no attention
+
+
+@pytest.mark.parametrize("target", ["sneaker", "a sneaker", "Sneaker"])
+def test_the_name_as_the_prompts_have_it_gives_the_tokens(target, pipe):
+    """By its phrase, the article in it does not learn."""
+    prepared = prepare(pipe, settings(target=target, trainable="embedding"))
+    name = pipe.tokenizer("sneaker", add_special_tokens=False)["input_ids"]
+    assert prepared.plan.trainable.ids == (tuple(sorted(set(name))),)
+
+
+def test_another_name_of_a_concept_gives_the_tokens_of_its_prompts(pipe):
+    """ "VanGogh" is found in the library, but stands in none of its prompts."""
+    bare = pipe.replace(concepts={})
+    prepared = prepare(bare, settings(target="VanGogh", trainable="embedding"))
+    words = pipe.tokenizer("van gogh", add_special_tokens=False)["input_ids"]
+    assert prepared.plan.trainable.ids == (tuple(sorted(set(words))),)
