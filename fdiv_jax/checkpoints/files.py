@@ -148,6 +148,16 @@ class TensorFiles(Mapping[str, np.ndarray]):
             self._open()
         return value
 
+    def scalar(self, name: str) -> np.ndarray:
+        """A tensor of one number, whole or not, float64 of no axes.
+
+        Raises ValueError for one of more numbers.
+        """
+        value = self._handles[self._home[name]].get_tensor(name)
+        if value.size != 1:
+            raise ValueError(f"{self._home[name]}: tensor {name} of shape {value.shape}, expected one number")
+        return value.astype(np.float64).reshape(())
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._home)
 

@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,7 +135,7 @@ def load_lora(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -
             if layer is None or part not in (*_PARTS[layout], "alpha") or part in found.get(layer, {}):
                 unexpected.append(name)
                 continue
-            found.setdefault(layer, {})[part] = tensors[name]
+            found.setdefault(layer, {})[part] = tensors.scalar(name) if part == "alpha" else tensors[name]
     _complain(path, "of no layer of the model", unexpected)
     config = _read_peft_config(path, header)
     factors: dict[str, dict[str, Any]] = {}
@@ -197,9 +197,11 @@ def _kohya_layers(modules: Mapping[str, nnx.Module]) -> dict[str, tuple[str, str
     """Every name that a layer can have in kohya's layout."""
     layers = {}
     for component, module in modules.items():
-        renames = [str]
+        renames: list[Callable[[str], str]] = [str]
         if component == "unet":
             renames.append(unet_original_name(module.config))  # type: ignore[attr-defined]
+        else:  # diffusers' own converter, with the towers of transformers 5
+            renames.append(lambda target: target.removeprefix("text_model."))
         for target in kernel_shapes(module):
             for prefix in _KOHYA_PREFIXES[component]:
                 for rename in renames:

@@ -184,6 +184,40 @@ def test_xl_bears_the_original_names_and_both_are_read(tmp_path):
     assert same(load_lora(tmp_path / "plain.safetensors", modules)["unet"], loras["unet"])
 
 
+@pytest.mark.interop
+def test_what_diffusers_writes_for_kohya_is_read(tmp_path):
+    """With whole numbers for alphas, and text towers named as in transformers 5."""
+    pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+    from diffusers.utils import convert_state_dict_to_kohya
+    from safetensors.torch import save_file as save_torch_file
+
+    from tests.checkpoints.torch_pipelines import our_modules, torch_pipeline
+
+    pipe = torch_pipeline("sdxl")
+    modules = our_modules(pipe, tmp_path)
+    targets = {"unet": ["to_k", "conv1", "proj_in"], "text_encoder": ["fc1"], "text_encoder_2": ["q_proj"]}
+    theirs = {}
+    for component, names in targets.items():
+        model = getattr(pipe, component)
+        model.add_adapter(peft.LoraConfig(r=3, lora_alpha=3, target_modules=names, init_lora_weights=False))
+        state = peft.get_peft_model_state_dict(model, adapter_name="default")
+        theirs |= {f"{component}.{name}": value.contiguous() for name, value in state.items()}
+    path = tmp_path / "kohya.safetensors"
+    save_torch_file({n: v.contiguous() for n, v in convert_state_dict_to_kohya(theirs).items()}, path)
+    ours = load_lora(path, modules)
+    assert set(ours) == set(targets)
+    assert 2 * sum(len(lora.targets) for lora in ours.values()) == len(theirs)
+    for component, lora in ours.items():
+        assert set(lora.alpha.values()) == {3.0}
+        for target in lora.targets:
+            for (_, found), half in zip(_weights(lora, target), ("lora_A", "lora_B"), strict=True):
+                short = target if component == "unet" else target.removeprefix("text_model.")
+                name = f"{component}.{target}.{half}.weight"
+                expected = theirs.get(name, theirs.get(f"{component}.{short}.{half}.weight"))
+                np.testing.assert_array_equal(found, expected.detach().numpy())
+
+
 def _weights(lora, target):
     down, up = (np.asarray(factor) for factor in lora.pair(target))
     axes = (1, 0) if down.ndim == 2 else (3, 2, 0, 1)
@@ -254,6 +288,10 @@ def test_faults_of_a_file_are_named(tiny, loras, tmp_path):
         NotImplementedError,
         "DoRA",
     )
+    save_lora(path, loras, layout="kohya", unet_config=tiny["unet"].config, overwrite=True)
+    whole = load_file(path)
+    alpha = "lora_unet_mid_block_resnets_0_conv1.alpha"
+    fault(lambda t: t.update({alpha: np.ones(2)}), ValueError, r"conv1\.alpha of shape \(2,\), expected one")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_lora(tmp_path / "nowhere.safetensors", tiny)
     path.write_bytes(b"no safetensors")
