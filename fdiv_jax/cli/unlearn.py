@@ -167,6 +167,9 @@ def _summarise(console: "Console", result: UnlearningResult) -> None:
         console.print(f"  {pair.target!r} -> {pair.anchor!r}", highlight=False)
     spent = time.strftime("%H:%M:%S", time.gmtime(round(result.seconds)))
     steps = len(history.get("step", ()))
+    if not steps:
+        console.print(f"solved in {spent}")
+        return
     console.print(
         f"{steps} steps of {config.batch_size} on {len(result.devices)} device(s) in {spent}, "
         f"{steps * config.batch_size / result.seconds:.1f} images/s"

@@ -73,6 +73,8 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"{path}: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: {_line(error)}") from error
+    except (LookupError, AttributeError) as error:  # what PyYAML raises for `!!bool maybe`, `!!timestamp x`
+        raise ValueError(f"{path}: a value that is not what its tag says ({_line(error)})") from error
 
 
 def _line(message: Any) -> str:

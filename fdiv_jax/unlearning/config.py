@@ -252,6 +252,9 @@ _PARTS: dict[str, type] = {
 def _concepts(value: Any) -> tuple[Concept, ...]:
     if isinstance(value, (str, Mapping)) or not isinstance(value, (tuple, list)):
         raise TypeError(f"defined must be a sequence of concepts, got {value!r}")
+    for each in value:
+        if not isinstance(each, (Concept, Mapping)):
+            raise TypeError(f"defined must be a sequence of concepts, got {each!r} in it")
     return tuple(
         each
         if isinstance(each, Concept)

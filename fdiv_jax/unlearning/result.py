@@ -152,17 +152,17 @@ def description(
     }
 
 
-def check_output(directory: str | os.PathLike[str]) -> Path:
-    """The run directory, when a run may write it.
+def check_output(directory: str | os.PathLike[str], *, resume: bool = False) -> Path:
+    """The run directory, when a run may write it; with `resume`, it may hold something.
 
     Raises:
-        FileExistsError: it holds something already.
+        FileExistsError: it holds something already, and `resume` is off.
         NotADirectoryError: it, or what it would be in, is a file.
         PermissionError: it cannot be made there.
     """
     path = Path(directory)
     if path.is_dir():
-        if any(path.iterdir()):
+        if any(path.iterdir()) and not resume:
             raise FileExistsError(
                 f"output {path} exists and is not empty; expected an empty or a new directory"
             )

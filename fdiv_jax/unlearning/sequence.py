@@ -18,6 +18,7 @@ from fdiv_jax.unlearning.concepts import resolve_retained
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.library import known_concepts
 from fdiv_jax.unlearning.loop import Cache, Observer, prepare, unlearn
+from fdiv_jax.unlearning.result import check_output
 from fdiv_jax.unlearning.run_directory import RunDirectory
 
 __all__ = ["RetentionMatrix", "unlearn_sequence"]
@@ -88,6 +89,7 @@ def unlearn_sequence(
         ValueError: what does not fit the model, of any stage, before any work; or a finished stage of another
             configuration or model.
         FileExistsError: the output is in use, and not to be resumed.
+        NotADirectoryError: it, or what it would be in, is a file.
     """
     place, current = Path(output), pipe
     concepts = known_concepts(pipe.concepts, config.defined)
@@ -112,6 +114,7 @@ def unlearn_sequence(
         stages.append(stage)
     if not resume and place.is_dir() and any(place.iterdir()):
         raise FileExistsError(f"output {place} exists and is not empty; resume goes on with it")
+    check_output(place, resume=resume)
     rows = [_scores(place / "00-frozen", lambda: pipe, score)]
     for k, stage in enumerate(stages):
         word = re.sub(r"[^\w.+]+", "_", stage.target)[:40]

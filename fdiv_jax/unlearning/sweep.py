@@ -25,7 +25,7 @@ from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
 from fdiv_jax.unlearning.config import LossFamily, UnlearningConfig
 from fdiv_jax.unlearning.data import model_digest
 from fdiv_jax.unlearning.loop import Cache, prepare, train
-from fdiv_jax.unlearning.result import DivergedError
+from fdiv_jax.unlearning.result import DivergedError, check_output
 from fdiv_jax.unlearning.run_directory import RunDirectory
 
 __all__ = ["Cell", "Score", "cells_of", "sweep"]
@@ -133,12 +133,14 @@ def sweep(
     Raises:
         ValueError: what does not fit the model, before any work; or a finished cell of another configuration.
         FileExistsError: the output is in use, and not to be resumed.
+        NotADirectoryError: it, or what it would be in, is a file.
     """
     place = Path(output)
     model = model_digest(pipe)
     prepared = {cell.name: prepare(pipe, cell.config, model=model) for cell in cells}
     if not resume and place.is_dir() and any(place.iterdir()):
         raise FileExistsError(f"output {place} exists and is not empty; resume goes on with it")
+    check_output(place, resume=resume)
     made = {cell.name for cell in cells if (place / cell.name / "pipeline").is_dir()}
     for cell in cells:
         if cell.name in made:

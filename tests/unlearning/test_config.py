@@ -81,6 +81,7 @@ def test_frozen_and_hashable():
         ),
         ({"timestep_range": (5,)}, TypeError, "pair"),
         ({"timestep_range": (9, 5)}, ValueError, "first <= last"),
+        ({"defined": (1,)}, TypeError, "defined must be a sequence of concepts, got 1 in it"),
         (
             {"images": 200},
             TypeError,

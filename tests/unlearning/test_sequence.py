@@ -183,6 +183,18 @@ def test_a_later_stage_that_cannot_be_is_refused_before_any_work(changes, messag
     assert not (tmp_path / "out").exists()
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(pipe, quiet, tmp_path):
+    (tmp_path / "file").write_text("precious")
+
+    def score(pipeline):
+        raise AssertionError("work was begun")
+
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(NotADirectoryError, match="is a file"):
+            unlearn_sequence(pipe, CONFIG, output, score, resume=True, **quiet)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_sequence_of_edits_and_one_of_concept_ablation(pipe, quiet, tmp_path):
     """Edits retain the prompts of the rest; the current model as reference has no retained share."""
     edits = dataclasses.replace(CONFIG, method="edit")

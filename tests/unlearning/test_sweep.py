@@ -196,6 +196,15 @@ def test_a_finished_cell_of_another_configuration_is_refused(copy, pipe, quiet):
     assert stamps(copy) == before
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(resume, pipe, quiet, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(NotADirectoryError, match="is a file"):
+            sweep(pipe, cells_of(BASE, ["kl"]), output, resume=resume, **{**quiet, "cache": tmp_path / "c"})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_what_does_not_fit_the_model_is_refused_before_any_work(pipe, quiet, tmp_path):
     with pytest.raises(ValueError, match="not a concept"):
         sweep(pipe, cells_of(dataclasses.replace(BASE, target="boot"), SPECS), tmp_path / "out", **quiet)
