@@ -61,6 +61,8 @@ class Command:
 
             pipe = fdiv_jax.load_pipeline(self.model)
         score = erasure_score(pipe, self.score_images) if self.score_images else None
+        if score is not None:
+            _check_targets(cells[0].config)
         rows = sweep(pipe, cells, self.output, score=score, cache=self.cache, resume=self.resume)
         names = list(dict.fromkeys(name for row in rows for name in row if name != "name"))
         table = Table(title=str(self.output / "table.csv"))
@@ -77,6 +79,16 @@ def default(arguments: Sequence[str]) -> Command | None:
     config = configured(arguments)
     missing = tyro.MISSING
     return None if config is None else Command(missing, config, missing, missing)
+
+
+def _check_targets(config: UnlearningConfig) -> None:
+    """Raises ValueError for a target that the judge does not know, before any work."""
+    from fdiv_jax.worlds.erasure_scores import targets_of
+
+    try:
+        targets_of(config)
+    except ValueError as error:
+        raise ValueError(f"{error}, so that the judge cannot see it; expected --score-images 0") from error
 
 
 def _shown(value: object) -> str:

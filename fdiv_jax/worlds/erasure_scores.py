@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fdiv_jax.pipeline import TextToImagePipeline
+from fdiv_jax.pipeline import Concept, TextToImagePipeline
 from fdiv_jax.unlearning import UnlearningConfig
-from fdiv_jax.worlds.captions import ITEM_NAMES, STYLE_NAMES
+from fdiv_jax.unlearning.library import known_concepts
+from fdiv_jax.worlds.captions import ITEM_NAMES, STYLE_NAMES, concepts
 from fdiv_jax.worlds.judge import Judge
 from fdiv_jax.worlds.scores import SamplingSettings, WorldScores, score_world
 
@@ -31,16 +32,19 @@ class ErasureScores(NamedTuple):
 
 
 def targets_of(config: UnlearningConfig) -> tuple[str, ...]:
-    """The items and styles that a configuration erases.
+    """The names of the items and styles that a configuration erases, by whichever of their names it says so.
 
     Raises:
         ValueError: one that the world does not have.
     """
-    names = tuple(each.target.strip().lower() for each in config.erasures)
-    for name in names:
-        if name not in (*ITEM_NAMES, *STYLE_NAMES):
-            raise ValueError(f"target {name!r} is no item or style of the world fashion")
-    return names
+    known = known_concepts({name: Concept.from_dict(name, entry) for name, entry in concepts().items()})
+    names = []
+    for each in config.erasures:
+        concept = known.find(each.target)
+        if concept is None:
+            raise ValueError(f"target {each.target!r} is no item or style of the world fashion")
+        names.append(concept.name)
+    return tuple(names)
 
 
 def erasure_scores(

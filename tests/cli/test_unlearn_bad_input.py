@@ -47,7 +47,32 @@ CASES = {
     ),
     "patience": (SNEAKER + "--optimiser.patience 0", "optimiser.patience"),
     "checkpoints": (SNEAKER + "--checkpoint-every -1", "--checkpoint-every must be at least 0"),
+    "seed too great": (SNEAKER + "--seed 4294967296", "seed must be an integer >= 0 and < 4294967296"),
+    "images' seed too great": (SNEAKER + "--images.seed 99999999999999999999", "images.seed"),
+    "no steps": (SNEAKER + "--steps 0", "steps must be an integer >= 1, got 0"),
+    "steps are no number": (SNEAKER + "--steps 3.5", "3.5"),
+    "unknown option": (SNEAKER + "--bath-size 3", "batch-size"),
+    "infinite divergence": (SNEAKER + "--loss exact --divergence exp(t)-E*t", "infinite"),
+    "critic of small latents": (
+        SNEAKER + "--loss variational --critic.hidden-channels 8 8 8 8",
+        "latents of 8 x 8",
+    ),
+    "no curvature": (SNEAKER + "--divergence total_variation --normalise-curvature", "is infinite (a kink"),
+    "alpha without rank": (SNEAKER + "--lora.alpha 2", "lora.alpha 2 without lora.rank"),
+    "average of all": (SNEAKER + "--optimiser.ema 1", "optimiser.ema"),
+    "preserved nowhere": (
+        SNEAKER + "--preservation.weight 1 --preservation.at retained --retained",
+        "preservation.at 'retained' without retained prompts",
+    ),
+    "nothing retained": (
+        "--target boot --anchor hat --preservation.weight 1 --preservation.at retained --prompts a-boot",
+        "there are no retained prompts",
+    ),
+    "one anchor for several": ("--concept-file {files}/two.yaml --anchor near", "beside 2 concepts"),
+    "preset and file": ("--preset esd-x-sneaker --concept-file {files}/two.yaml", "both say what"),
+    "file's value": ("--concept-file {files}/tag.yaml", "not what its tag says"),
     "no such model": ("NOWHERE", "nowhere"),
+    "unconditional model": ("UNCONDITIONAL", "pipeline 'DDPMPipeline'"),
     "unknown preset": ("--preset esd-y-sneaker", "no preset 'esd-y-sneaker'"),
     "concept file missing": ("--concept-file {files}/none.yaml", "none.yaml"),
     "concept file's key": ("--concept-file {files}/key.yaml", "did you mean 'anchor'"),
@@ -61,6 +86,11 @@ CASES = {
     "output in use": (SNEAKER + "--output {files}", "exists and is not empty"),
     "nothing to resume": (SNEAKER + "--output {files} --resume", "not the directory of a run"),
     "output is a file": (SNEAKER + "--output {files}/two.yaml", "is a file"),
+    "output below a file": (SNEAKER + "--output {files}/two.yaml/below", "is a file"),
+    "sequence in a file": (
+        "--concept-file {files}/two.yaml --sequential --output {files}/two.yaml",
+        "is a file",
+    ),
 }
 
 
@@ -77,6 +107,9 @@ def files(tmp_path_factory):
     (place / "two.yaml").write_text("concepts:\n- target: sneaker\n- target: shirt\n")
     (place / "key.yaml").write_text("concepts:\n- target: sneaker\n  ancor: near\n")
     (place / "list.yaml").write_text("- sneaker\n")
+    (place / "tag.yaml").write_text("concepts:\n- target: !!bool maybe\n")
+    (place / "ddpm").mkdir()
+    (place / "ddpm" / "model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
     (place / "chain.yaml").write_text("concepts:\n- {target: sneaker, anchor: near}\n- target: sandal\n")
     picture = Image.fromarray(np.zeros((16, 16, 3), np.uint8))
     for name in ("empty", "corrupt", "mixed", "captions"):
@@ -107,14 +140,11 @@ def test_one_line_exit_code_2_and_nothing_written(case, model, files, tmp_path_f
 
     monkeypatch.setattr(TextToImagePipeline, "generate", no_work)
     before = contents(files)
-    name = str(files / "nowhere") if words == "NOWHERE" else model
-    rest = [] if words == "NOWHERE" else words.format(files=files).replace("a-", "a ").split(" ")
-    if "--prompts" in words or "--retained" in words:
-        *rest, first, second = rest
-        rest.append(f"{first} {second}")
-    if words == "NOWHERE":
-        rest = ["--target", "sneaker"]
-    code = cli.main(["unlearn", name, *(word for word in rest if word)])
+    models = {"NOWHERE": str(files / "nowhere"), "UNCONDITIONAL": str(files / "ddpm")}
+    name = models.get(words, model)
+    rest = SNEAKER.split() if words in models else words.format(files=files).split()
+    rest = [word.replace("a-", "a ") if word.startswith("a-") else word for word in rest]
+    code = cli.main(["unlearn", name, *rest])
     error = capsys.readouterr().err
     assert code == 2, error
     assert message in error
@@ -125,7 +155,7 @@ def test_one_line_exit_code_2_and_nothing_written(case, model, files, tmp_path_f
     assert contents(files) == before
 
 
-def test_a_sweep_refuses_as_well(model, tmp_path, capsys, monkeypatch):
+def test_a_sweep_refuses_as_well(model, files, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words, message in (
         ("--target sneaker --divergences kl kl --output out", "is there twice"),
@@ -133,9 +163,21 @@ def test_a_sweep_refuses_as_well(model, tmp_path, capsys, monkeypatch):
         ("--target sneaker --divergences closed:le_cam --output out", "no closed form"),
         ("--target sneaker --divergences kl --anchors sneaker --output out", "is the target itself"),
         ("--target sneaker --divergences kl --score-images -1 --output out", "--score-images"),
+        ("--target sneaker --divergences kl --output {file}", "is a file"),
+        ("--target sneaker --divergences kl --output {file}/below", "is a file"),
+        ("--concept-file {file} --divergences kl --anchors near --output out", "beside 2 concepts"),
     ):
-        assert cli.main(["sweep", model, *words.split()]) == 2
+        assert cli.main(["sweep", model, *words.format(file=files / "two.yaml").split()]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert len(error.strip().splitlines()) == 1, error
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_whose_target_the_judge_does_not_know_is_refused(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fdiv_jax.cli.sweep.erasure_score", lambda *_: object())
+    words = ["--target", "hat", "--anchor", "boot", "--divergences", "kl", "--output", "out"]
+    assert cli.main(["sweep", model, *words, "--prompts", "a hat"]) == 2
+    assert "target 'hat' is no item or style of the world fashion" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
