@@ -10,7 +10,7 @@ from scipy.integrate import quad
 
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.divergences import divergence
-from fdiv_jax.unlearning import Comparison, CriticConfig, make_objective, squared_distance
+from fdiv_jax.unlearning import Comparison, CriticConfig, CriticGame, make_objective, squared_distance
 from tests.tiny import SCHEDULER
 
 SCHEDULE = NoiseSchedule.from_config(SCHEDULER)
@@ -216,6 +216,36 @@ def test_the_variational_loss_is_the_game(name, comparison, critic, x64):
         rtol=1e-8,
         atol=1e-12,
     )
+
+
+def test_a_critic_on_x0_sees_what_the_predictions_stand_for(comparison, critic, x64):
+    """x_0 = (x_t - sqrt(1 - abar_t) e) / sqrt(abar_t), both critics of the same weights."""
+    c = comparison()
+    c = c._replace(noised=jnp.asarray(np.random.default_rng(1).standard_normal(c.prediction.shape)))
+    bar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[np.asarray(c.timesteps)]
+    bar = bar[:, None, None, None]
+    stands_for = [(c.noised - np.sqrt(1 - bar) * e) / np.sqrt(bar) for e in (c.reference, c.prediction)]
+    sees = dataclasses.replace(SMALL_CRITIC, sees="x0")
+    on_x0 = make_objective("kl", "variational", schedule=SCHEDULE, latent_shape=(8, 8, 4), critic=sees)
+    by_hand = c._replace(reference=stands_for[0], prediction=stands_for[1])
+    found = on_x0.opponent.scores(critic.weights, critic.spectral, c)
+    expected = objective("kl", "variational").opponent.scores(critic.weights, critic.spectral, by_hand)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="'x0' needs the noise schedule"):
+        CriticGame(on_x0.divergence, (8, 8, 4), sees)
+
+
+@pytest.mark.parametrize("name", VARIATIONAL)
+def test_the_non_saturating_loss(name, comparison, critic, x64):
+    """-E_Q[T] for the model; the critic's game is as it was."""
+    c = comparison()
+    settings = dataclasses.replace(SMALL_CRITIC, generator="non-saturating")
+    o = make_objective(name, "variational", schedule=SCHEDULE, latent_shape=(8, 8, 4), critic=settings)
+    _, v_q = o.opponent.scores(critic.weights, critic.spectral, c)
+    activated, _ = VARIATIONAL[name]
+    np.testing.assert_allclose(o.loss(critic, c), -jnp.mean(activated(v_q)), rtol=1e-9, atol=1e-12)
+    value = o.opponent.game_value(critic.weights, critic.spectral, c)  # the critic's game is as it was
+    np.testing.assert_allclose(value, objective(name, "variational").loss(critic, c), rtol=1e-9, atol=1e-12)
 
 
 def test_the_critic_ascends(comparison, critic, x64):
