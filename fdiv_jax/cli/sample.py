@@ -51,10 +51,11 @@ class Command:
         if self.images < 1:
             raise ValueError(f"--images must be at least 1, got {self.images}")
         suffix = self.output.suffix.lower()
-        if suffix not in Image.registered_extensions():
+        if Image.registered_extensions().get(suffix) not in Image.SAVE:  # some are only read
             raise ValueError(
                 f"--output must end in a picture format such as .png or .jpg, got {self.output.name!r}"
             )
+        self._check_place()
 
         columns = len(self.seeds) or self.images
         every = [prompt for prompt in self.prompts for _ in range(columns)]
@@ -68,6 +69,7 @@ class Command:
         with bar:
             task = bar.add_task(f"loading {self.model}", total=None)
             import fdiv_jax
+            from fdiv_jax.checkpoints import atomic_file
             from fdiv_jax.watching import contact_sheet
 
             pipe = fdiv_jax.load_pipeline(self.model)
@@ -85,6 +87,14 @@ class Command:
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         sheet = contact_sheet(np.asarray(pictures), self.prompts)
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(self.output)
+        with atomic_file(self.output, overwrite=True) as temporary:
+            sheet.save(temporary)
         print(f"{self.output}: {len(every)} images, {sheet.width} x {sheet.height} pixels")
+
+    def _check_place(self) -> None:
+        """Raise OSError where no picture can be, before drawing one."""
+        if self.output.is_dir():
+            raise IsADirectoryError(f"--output {self.output} is a directory, expected a picture's name")
+        above = next(each for each in self.output.absolute().parents if each.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(f"--output {self.output}: {above} is a file, expected a directory")
