@@ -137,6 +137,8 @@ def load_lora(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -
                 continue
             found.setdefault(layer, {})[part] = tensors.scalar(name) if part == "alpha" else tensors[name]
     _complain(path, "of no layer of the model", unexpected)
+    if not found:
+        raise ValueError(f"{path} holds no factors, expected those of a LoRA")
     config = _read_peft_config(path, header)
     factors: dict[str, dict[str, Any]] = {}
     alphas: dict[str, dict[str, float]] = {}
@@ -148,6 +150,9 @@ def load_lora(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -
             halves.append(f"{component} {target}")
             continue
         shape = shapes[component][target]
+        if not (down.ndim and down.size and up.size):
+            misshapen.append(f"{component} {target}: {down.shape} and {up.shape}, of rank 0")
+            continue
         rank = down.shape[0]
         expected = (rank, *shape[1:]), (shape[0], rank, *(1 for _ in shape[2:]))
         if any(_bare(value.shape) != _bare(each) for value, each in zip((down, up), expected, strict=True)):

@@ -52,12 +52,14 @@ def fetch(
         offline: use the cache only.
 
     Raises:
-        FileNotFoundError: no such model or revision, it cannot be reached, or it is not in the cache.
+        FileNotFoundError: no such model or revision, it cannot be reached, the connection breaks, or it is
+            not in the cache.
         PermissionError: the model is private or its terms were not accepted.
-        ValueError: the repository has no safetensors weights (of the variant) for one of its networks.
+        ValueError: the repository has no safetensors weights (of the variant) for one of its networks, or no
+            repository can have this name.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
     at = model if revision is None else f"{model} at revision {revision!r}"
     try:
@@ -75,7 +77,9 @@ def fetch(
         raise FileNotFoundError(
             f"model {at}: {where}; expected a directory, a model of the cache, or a connection"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except ValueError:  # a name that no repository can have
+        raise
+    except Exception as error:  # the library raises whatever its transport does when a connection breaks
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise FileNotFoundError(f"model {at}: the hub does not give it ({first[0]})") from error
     directory = Path(found)

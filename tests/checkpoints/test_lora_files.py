@@ -282,6 +282,9 @@ def test_faults_of_a_file_are_named(tiny, loras, tmp_path):
         ValueError,
         r"of no layer of the model: unet\.nowhere\.lora_A\.weight",
     )
+    fault(lambda t: t.update({name: t[name][:0]}), ValueError, r"1 misshapen: .*\(0, 8, 3, 3\)")
+    fault(lambda t: t.update({name: np.array(1, np.float32)}), ValueError, r"1 misshapen: .*conv1: \(\) and")
+    fault(lambda t: t.clear(), ValueError, "holds no factors, expected those of a LoRA")
     fault(lambda t: t.update({name: t[name][:1]}), ValueError, r"1 misshapen: .*\(1, 8, 3, 3\)")
     fault(
         lambda t: t.update({name.replace("lora_A.weight", "lora_magnitude_vector"): t[name]}),

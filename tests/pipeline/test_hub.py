@@ -98,6 +98,21 @@ def test_what_cannot_be_had_is_one_clear_error(hub):
         fj.load_pipeline("someone/nothing")
 
 
+def test_a_connection_that_breaks_is_one_clear_error(hub):
+    """The transport's own errors are of no kind that Python knows."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    transport = next(kind for kind in HfHubHTTPError.__mro__[1:] if issubclass(kind, Exception))
+    hub(type("ReadTimeout", (transport,), {})("the read operation timed out"))
+    with pytest.raises(FileNotFoundError, match=r"someone/slow: .*\(the read operation timed out\)"):
+        fj.load_pipeline("someone/slow")
+
+
+def test_a_name_that_no_repository_can_have_is_refused():
+    with pytest.raises(ValueError, match="a/b--c"):
+        fj.load_pipeline("a/b--c", offline=True)
+
+
 def test_the_real_downloader_without_a_hub(tmp_path):
     """In a process of its own, where nothing listens at the hub's address and the cache is empty."""
     code = "import fdiv_jax as fj; fj.load_pipeline('someone/unreachable')"
