@@ -97,6 +97,7 @@ def resolve_all(concepts: Mapping[str, Concept], erasures: Sequence[Erasure]) ->
     readings = [_Reading.of(known, erasure) for erasure in erasures]
     _check_apart(readings)
     anchors: dict[str, str] = {}
+    guided: dict[str, bool] = {}
     pairs: dict[PromptPair, None] = {}
     for reading in readings:
         for prompt in reading.prompts:
@@ -115,6 +116,12 @@ def resolve_all(concepts: Mapping[str, Concept], erasures: Sequence[Erasure]) ->
                 raise ValueError(
                     f"the prompt {prompt!r} has two anchor prompts, {anchors[prompt]!r} and {anchor!r} (of "
                     f"target {reading.target!r}); expected prompts that show one target each"
+                )
+            away = reading.erasure.anchor == "negative"
+            if guided.setdefault(prompt, away) != away:
+                raise ValueError(
+                    f"the prompt {prompt!r} is of a target with the anchor 'negative' and of one without "
+                    f"(one of them is {reading.target!r}); expected prompts that show one target each"
                 )
             pairs[PromptPair(prompt, anchor)] = None
     return tuple(pairs)

@@ -158,6 +158,10 @@ def test_a_whole_anchor_takes_the_place_of_whatever_the_prompt_shows():
             ],
             r"has two anchor prompts, '' and 'a dog'",
         ),
+        (
+            [("sneaker", "negative", ["a sneaker and a cat"]), ("cat", "empty", ["a sneaker and a cat"])],
+            r"'a sneaker and a cat' is of a target with the anchor 'negative' and of one without",
+        ),
     ],
 )
 def test_refused_together(erasures, message):
