@@ -177,16 +177,25 @@ def _alternating_limit(damping: Floats, stiffness: Floats) -> float:
 
 def _scanned_limit(spectrum: GameSpectrum, critic_steps: int, upper: float) -> float:
     """First crossing of the unit circle for several critic steps: 2048 steps on a grid, then bisection."""
+    n = spectrum.model_size
+
+    def stable(h: float) -> bool:
+        matrix = update_matrix(spectrum.coupled, h, "alternating", model_size=n, critic_steps=critic_steps)
+        factors = np.linalg.eigvals(matrix)
+        # A factor 1 would be a second equilibrium, which only h = upper has: within rounding of 1 there is a
+        # slow mode, and it is stable.
+        rounding = 1e-13 * max(1.0, float(np.abs(matrix).max()))
+        return bool((np.abs(factors[np.abs(factors - 1) > rounding]) < 1.0).all())
+
     previous = 0.0
     for h in np.linspace(0.0, upper, 2049)[1:]:
-        if _radius(spectrum, h, "alternating", critic_steps) >= 1.0:
+        if not stable(h):
             low, high = previous, h
             for _ in range(80):
                 middle = (low + high) / 2
                 if middle in (low, high):
                     break
-                stable = _radius(spectrum, middle, "alternating", critic_steps) < 1.0
-                low, high = (middle, high) if stable else (low, middle)
+                low, high = (middle, high) if stable(middle) else (low, middle)
             return low
         previous = h
     return upper

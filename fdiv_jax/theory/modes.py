@@ -19,6 +19,13 @@ def _namespace(*values: Any) -> Any:
     return jnp if any(isinstance(v, jax.Array) for v in values) else np
 
 
+def _root_of_discriminant(xp: Any, beta: Any, omega: Any) -> Any:
+    """sqrt(|beta^2 - 4 omega^2|), as products of order one: a square would over- or underflow."""
+    scale = xp.maximum(beta, 2 * omega)
+    scale = xp.where(scale > 0, scale, 1.0)
+    return scale * xp.sqrt(xp.abs((beta - 2 * omega) / scale * ((beta + 2 * omega) / scale)))
+
+
 def mode_eigenvalues(beta: Any, omega: Any) -> Any:
     """Both roots of lambda^2 + beta lambda + omega^2 = 0, the slow one first.
 
@@ -33,11 +40,10 @@ def mode_eigenvalues(beta: Any, omega: Any) -> Any:
     """
     xp = _namespace(beta, omega)
     beta, omega = xp.broadcast_arrays(xp.asarray(beta, float), xp.asarray(omega, float))
-    product = (beta - 2 * omega) * (beta + 2 * omega)
-    half = xp.sqrt(xp.abs(product)) / 2
-    over = product > 0
+    over = beta > 2 * omega
+    half = _root_of_discriminant(xp, beta, omega) / 2
     fast = beta / 2 + xp.where(over, half, 0.0)
-    slow = xp.where(over, omega**2 / xp.where(fast > 0, fast, 1.0), fast)
+    slow = xp.where(over, omega * (omega / xp.where(fast > 0, fast, 1.0)), fast)
     imaginary = xp.where(over, 0.0, half)
     return xp.stack([-slow + 1j * imaginary, -fast - 1j * imaginary], axis=-1)
 
@@ -49,7 +55,8 @@ def mode_rate(beta: Any, omega: Any) -> Any:
     """
     xp = _namespace(beta, omega)
     beta, omega = xp.asarray(beta, float), xp.asarray(omega, float)
-    product = (beta - 2 * omega) * (beta + 2 * omega)
-    over = product > 0
-    root = xp.sqrt(xp.where(over, product, 1.0))
-    return xp.where(over, 2 * omega**2 / xp.where(over, beta + root, 1.0), beta / 2)
+    over = beta > 2 * omega
+    # Elsewhere a pair of numbers at which the root has a finite derivative.
+    beta_over, omega_over = xp.where(over, beta, 1.0), xp.where(over, omega, 0.0)
+    root = _root_of_discriminant(xp, beta_over, omega_over)
+    return xp.where(over, 2 * omega_over * (omega_over / (beta_over + root)), beta / 2)

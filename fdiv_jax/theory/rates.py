@@ -90,7 +90,7 @@ def damping_ratio(
         raise ValueError(f"expected coupling > 0 for every mode, got {k.min()}")
     lin = linearisation(d, activation)
     a, b = positive("model_step", model_step), positive("critic_step", critic_step)
-    zeta = lin.relaxation / lin.slope * np.sqrt(b / a) * q / (2 * k)
+    zeta = lin.relaxation / lin.slope * np.sqrt(b) / np.sqrt(a) * q / (2 * k)
     return float(zeta) if zeta.ndim == 0 else zeta
 
 
@@ -126,5 +126,5 @@ def critical_curvature(
     if not ((q > 0).all() and (k > 0).all()):
         raise ValueError(f"expected damping > 0 and coupling > 0, got minima {q.min()} and {k.min()}")
     a, b = positive("model_step", model_step), positive("critic_step", critic_step)
-    value = positive("activation_slope", activation_slope) * np.sqrt(b / a) * q / (2 * k)
+    value = positive("activation_slope", activation_slope) * np.sqrt(b) / np.sqrt(a) * q / (2 * k)
     return float(value) if value.ndim == 0 else value

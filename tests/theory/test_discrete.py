@@ -156,3 +156,17 @@ def test_wrong_update_matrices_are_refused():
         theory.update_matrix(np.eye(3), 0.1, "alternating", model_size=3)
     with pytest.raises(ValueError, match="step"):
         theory.update_matrix(np.eye(3), 0.0)
+
+
+@pytest.mark.parametrize("critic_steps", [2, 3, 5])
+def test_a_mode_too_slow_to_move_does_not_end_stability(critic_steps):
+    """Strong damping: the slow factor is 1 to rounding, the limit is the critic's own, 2 / (b d q_max)."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        features = rng.normal(size=(12, 3))
+        gram = features.T @ features / 12
+        limit = theory.game_step_limit(
+            "1e-7*(t-1)**2", gram, rng.normal(size=(3, 2)), scheme="alternating", critic_steps=critic_steps
+        )
+        strongest = np.linalg.eigvalsh(gram)[-1] / 2e-7
+        assert limit == pytest.approx(2 / strongest, rel=1e-6)

@@ -179,3 +179,16 @@ def test_modes_run_inside_jit_in_both_precisions():
         np.testing.assert_allclose(
             np.sort_complex(theory.mode_eigenvalues(b, 1.0)), np.sort_complex(np.roots([1, b, 1])), atol=1e-7
         )
+
+
+@pytest.mark.parametrize(
+    ("q", "k"), [(1e-170, 1e-175), (1e200, 1e190), (1e-170, 1e-165), (1e160, 1e160), (2e-200, 1e-200)]
+)
+def test_squares_that_over_or_underflow(q, k):
+    with mpmath.workdps(60):
+        root = mpmath.sqrt(mpmath.mpf(q) ** 2 - 4 * mpmath.mpf(k) ** 2)
+        exact = [complex((-mpmath.mpf(q) + sign * root) / 2) for sign in (1, -1)]
+    assert theory.game_rate(KL, damping=q, coupling=k) == pytest.approx(-exact[0].real, rel=1e-12, abs=0)
+    np.testing.assert_allclose(theory.mode_eigenvalues(q, k), exact, rtol=1e-12)
+    ratio = theory.critical_curvature(damping=1.0, coupling=1.0, model_step=1e-200, critic_step=1e200)
+    assert ratio == pytest.approx(5e199)
