@@ -52,7 +52,7 @@ def terms_of(expr: sympy.Expr) -> tuple[Term, ...] | None:
                 log_power += int(exponent)
             else:
                 return None
-        key = (sympy.nsimplify(power) if power.is_Rational else power, log_power)
+        key = (power, log_power)
         terms[key] = terms.get(key, sympy.S.Zero) + coefficient
         if len(terms) > _MAX_TERMS:
             return None
@@ -97,9 +97,19 @@ def _truncated_mean(lower: sympy.Expr, upper: sympy.Expr) -> sympy.Expr:
 
 
 def _tidy(expr: sympy.Expr) -> sympy.Expr:
-    """Constants last and a common factor outside, as one would write it."""
-    expr = sympy.expand(expr)
-    return sympy.collect(expr, [sympy.exp(a) for a in _exponents(expr)]) if _exponents(expr) else expr
+    """Constants last and a common factor outside, as one would write it; believed only after it agrees
+    numerically."""
+    expanded = sympy.expand(expr)
+    forms = [expanded]
+    if exponents := _exponents(expanded):
+        forms.insert(0, sympy.collect(expanded, [sympy.exp(a) for a in exponents]))
+    points = (sympy.Rational(7, 10), sympy.Rational(23, 10))
+    truth = [sympy.N(expr.subs(M, point), 30) for point in points]
+    for form in forms:
+        values = [sympy.N(form.subs(M, point), 30) for point in points]
+        if all(abs(a - b) <= 1e-12 * (1 + abs(b)) for a, b in zip(values, truth, strict=True)):
+            return form
+    return expr
 
 
 def _exponents(expr: sympy.Expr) -> list:

@@ -23,6 +23,7 @@ from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
 S = sympy.Symbol("s", real=True)
+_MAX_ROOT = 64
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,11 @@ def value_at_upper_end(pieces: Sequence[Piece], upper: sympy.Expr) -> sympy.Expr
 def symbolic_inverse(piece: Piece, seconds: float = 1.0) -> sympy.Expr | None:
     """t*(s) with f'(t*) = s in closed form, or None; a solution is believed only after it agrees
     numerically."""
-    samples = _slope_samples(piece)
     slope = piece.first
+    exponents: list[Any] = [n.exp for n in sympy.preorder_traversal(slope) if isinstance(n, sympy.Pow)]
+    if any(p.is_Rational and p.q > _MAX_ROOT for p in exponents):
+        return None  # t^(1/10000) = s would make numbers of 40,000 digits
+    samples = _slope_samples(piece)
     plain_t, plain_s = sympy.Symbol("x"), sympy.Symbol("y")
     equation = sympy.together(slope.subs(T, plain_t) - plain_s)
 

@@ -7,6 +7,7 @@ import math
 
 import sympy
 
+from fdiv_jax.divergences._closed_form import terms_of
 from fdiv_jax.divergences._limited import time_limited
 from fdiv_jax.divergences._lower import mp_context, mp_function
 from fdiv_jax.divergences._parse import T
@@ -18,11 +19,14 @@ def limit_at_end(expr: sympy.Expr, end: sympy.Expr, symbolic_seconds: float = 1.
     """Limit of a monotone expression as t -> 0+ or t -> oo: an exact number where one is found, +-oo, or
     a Float.
 
-    Values at t = e^(+-2^k) in enough digits decide whether the limit is finite; sympy's limit is taken
-    when it agrees with them.
+    A sum of terms c t^p log(t)^k is read off. Elsewhere values at t = e^(+-2^k) in enough digits decide
+    whether the limit is finite; sympy's limit is taken when it agrees with them.
     """
     if not expr.has(T):
         return expr
+    of_powers = _limit_of_powers(expr, end)
+    if of_powers is not None:
+        return of_powers
     numeric, size = _numeric_limit(expr, end)
     if numeric in (sympy.oo, -sympy.oo):
         return numeric
@@ -36,6 +40,21 @@ def limit_at_end(expr: sympy.Expr, end: sympy.Expr, symbolic_seconds: float = 1.
             if value.is_real and abs(float(value) - float(numeric)) <= 1e-7 * size:
                 return exact
     return numeric
+
+
+def _limit_of_powers(expr: sympy.Expr, end: sympy.Expr) -> sympy.Expr | None:
+    """The leading term decides; t^0.0001 is far from its limit at every t that a number can hold."""
+    terms = terms_of(expr)
+    if terms is None:
+        return None
+    sign = 1 if end == sympy.oo else -1
+    lead = max(terms, key=lambda term: (sign * float(term.power), term.log_power), default=None)
+    if lead is None or sign * float(lead.power) < 0:
+        return sympy.S.Zero
+    if lead.power == 0 and lead.log_power == 0:
+        return lead.coefficient
+    rising = float(lead.coefficient) * sign**lead.log_power > 0
+    return sympy.oo if rising else -sympy.oo
 
 
 def _by_substitution(expr: sympy.Expr, end: sympy.Expr) -> sympy.Expr | None:
