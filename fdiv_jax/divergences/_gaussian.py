@@ -3,6 +3,7 @@ otherwise."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -20,6 +21,7 @@ from fdiv_jax.divergences._profile import Profile, build_profile, is_tabulable
 from fdiv_jax.divergences._quadrature import in_chunks, log_moment, moment, scaled_moment
 
 Function = Callable[[jax.Array], jax.Array]
+_MAX_DECADES = 30.0  # float32 holds 10^+-30 with room to spare
 
 
 class GaussianMoments:
@@ -176,22 +178,37 @@ def _log(x: jax.Array) -> jax.Array:
     return jnp.where(inside, jnp.log(jnp.where(inside, x, 1)), jnp.where(x > 0, jnp.inf, -jnp.inf))
 
 
+def _times(x: jax.Array, factor: float) -> jax.Array:
+    """factor * x; by logarithms where the dtype may not hold the factor: 0 or inf in its place would turn
+    into nan."""
+    if abs(math.log10(abs(factor))) < _MAX_DECADES:
+        return factor * x
+    size = jnp.exp(jnp.log(jnp.abs(x)) + math.log(abs(factor)))
+    return jnp.sign(x) * math.copysign(1.0, factor) * jnp.where(x == 0, 0, size)
+
+
 def _scaled(function: Function, x: jax.Array, factor: float) -> jax.Array:
-    """factor * exp(x) or factor * expm1(x), overflowing only where the product does."""
-    large = x > 40
-    half = jnp.exp(jnp.where(large, x, 0) / 2)  # beyond 40 the 1 in expm1 is rounded away
-    return jnp.where(large, factor * half * half, factor * function(jnp.where(large, 0, x)))
+    """factor * exp(x) or factor * expm1(x), over- and underflowing only where the product does."""
+    large = x > 40  # beyond it the 1 in expm1 is rounded away
+    far = jnp.where(large, x, 0)
+    log_factor = math.log(abs(factor))
+    if abs(log_factor) < _MAX_DECADES * math.log(10):
+        half = jnp.exp(far / 2)
+        beyond = factor * half * half
+    else:
+        beyond = math.copysign(1.0, factor) * jnp.exp(far + log_factor)
+    return jnp.where(large, beyond, _times(function(jnp.where(large, 0, x)), factor))
 
 
 def _sum_of_exponentials(terms: Sequence[tuple[float, float]], order: int, m: jax.Array) -> jax.Array:
     """2^k d^k/dm^k of the sum of a (e^(c m) - 1)/c, clipped to the largest finite number."""
     total = jnp.zeros_like(m)
+    limit = float(jnp.finfo(m.dtype).max)
     for a, c in terms:
         if order == 0:
-            total = total + (a * m if c == 0 else _scaled(jnp.expm1, c * m, a / c))
+            total = total + (_times(m, a) if c == 0 else _scaled(jnp.expm1, c * m, a / c))
         elif c == 0:
-            total = total + (2 * a if order == 1 else 0.0)
+            total = total + (min(2 * a, limit) if order == 1 else 0.0)
         else:
             total = total + _scaled(jnp.exp, c * m, 2 * a * (2 * c) ** (order - 1))
-    limit = jnp.finfo(m.dtype).max
     return jnp.clip(total, -limit, limit)

@@ -179,16 +179,19 @@ def _outward_exponent(function: _SideFunction) -> Any:
 
 
 def _zero_order(function: _SideFunction) -> float:
-    """lim d log|A_k| / d log x at x -> 0, to the nearest multiple of 1/24 (0 where A_k vanishes
-    identically)."""
+    """lim d log|A_k| / d log x at x -> 0 (2 where A_k vanishes identically)."""
     if any(cut < 1e-6 for cut in function.cuts):
         return 0.0
     context = function.context
-    values = [abs(function(x, 200)) for x in (1e-20, 1e-24)]
+    values = [abs(function(context.mpf(10) ** -k, 200)) for k in (20, 24, 28)]
     if 0 in values:
         return 2.0
-    slope = float((context.log(values[0]) - context.log(values[1])) / (4 * context.log(10)))
-    return round(24 * slope) / 24
+    logs = [context.log(value) / context.log(10) for value in values]
+    before, slope = (float((a - b) / 4) for a, b in pairwise(logs))
+    if abs(slope - before) > 1e-9:  # a logarithm beside the power
+        return round(24 * slope) / 24
+    simple = float(Fraction(slope).limit_denominator(1000))
+    return simple if abs(simple - slope) < 1e-10 else slope
 
 
 def _build_side(formulas: Sequence[Piece], sign: int) -> Side:
@@ -271,7 +274,8 @@ class _Panels:
         if rest <= tolerance or depth >= _MAX_DEPTH or len(self.ends) >= _MAX_PANELS or size < 1e-280:
             if rest > max(tolerance, 1e-7 * size) and a < _NEEDED:
                 raise NotImplementedError(
-                    f"f'' oscillates too fast near |log t| = {a:.3g} to be integrated against a Gaussian"
+                    f"f'' rises, falls or oscillates too fast near |log t| = {a:.3g} to be integrated "
+                    "against a Gaussian"
                 )
             self.ends.append(b)
             self.coefficients.append(coefficients)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +33,14 @@ def _cuts_of(side: Side) -> np.ndarray:
     return np.unique(cuts)
 
 
+def _size(side: Side) -> float:
+    """The scale of a table that float32 could not hold, 1 for every other one."""
+    largest = float(np.abs(side.coefficients[~side.logarithmic]).max())
+    return largest if largest > 1e20 or 0 < largest < 1e-20 else 1.0
+
+
 def _evaluate(side: Side, x: jax.Array) -> jax.Array:
-    """G(x) by Clenshaw's recurrence on the panel of x."""
+    """G(x) / `_size` by Clenshaw's recurrence on the panel of x."""
     dtype = x.dtype
     breaks = side.breaks.astype(dtype)
     # A few dozen breaks: comparing with all of them compiles faster than a search, and runs as fast.
@@ -46,12 +53,23 @@ def _evaluate(side: Side, x: jax.Array) -> jax.Array:
     uniform = jnp.where(jnp.asarray(side.logarithmic)[index], jnp.log(jnp.maximum(x, 1e-3)), x)
     u = jnp.clip((2 * uniform - low_j - high_j) / (high_j - low_j), -1, 1)
     limit = float(np.finfo(dtype).max) / 1e3
-    table = np.clip(side.coefficients, -limit, limit).astype(dtype)
+    size = _size(side)
+    table = np.clip(side.coefficients / size, -limit, limit).astype(dtype)
     b1 = b2 = jnp.zeros_like(x)
     for k in range(DEGREE - 1, 0, -1):
         b1, b2 = 2 * u * b1 - b2 + jnp.asarray(table[:, k])[index], b1
     value = u * b1 - b2 + jnp.asarray(table[:, 0])[index]
-    return jnp.where(x > breaks[-1], jnp.asarray(np.clip(side.tail, -limit, limit), dtype), value)
+    return jnp.where(x > breaks[-1], jnp.asarray(np.clip(side.tail / size, -limit, limit), dtype), value)
+
+
+@lru_cache(maxsize=64)
+def _singular_rule(power: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights on (-1, 1) for (1 + u)^power times a smooth function, which needs no factor taken
+    out: Gauss-Jacobi with its weights divided by (1 + u)^power."""
+    from scipy.special import roots_jacobi
+
+    nodes, weights = roots_jacobi(_NODES.size, 0.0, power)
+    return nodes, weights * (1 + nodes) ** -power
 
 
 def _side_sum(side: Side, m: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -68,8 +86,9 @@ def _side_sum(side: Side, m: jax.Array) -> tuple[jax.Array, jax.Array]:
     in_y = jnp.broadcast_to(jnp.asarray(window, m.dtype), (*m.shape, window.size))
     in_z = jnp.asarray(_cuts_of(side).astype(m.dtype)) / root
     if side.zero_order != int(side.zero_order):
-        # An algebraic singularity at x = 0: panels that shrink towards it.
-        shrinking = jnp.asarray(4.0 ** -np.arange(0, 40), m.dtype)
+        # An algebraic singularity at x = 0: panels that shrink towards it, for G's sake (its own power beside
+        # x^a), down to where G is constant to rounding. The innermost has the rule that knows x^a.
+        shrinking = jnp.asarray(4.0 ** -np.arange(0, 16 if m.dtype.itemsize == 4 else 40), m.dtype)
         in_z = jnp.concatenate([in_z, jnp.broadcast_to(shrinking, (*m.shape, shrinking.size))], axis=-1)
     # Beyond ten standard deviations nothing is left, and squares would overflow.
     y_ends = jnp.concatenate([in_y, in_z - shift], axis=-1)
@@ -80,7 +99,14 @@ def _side_sum(side: Side, m: jax.Array) -> tuple[jax.Array, jax.Array]:
     near = 2 * z_ends[..., 1:, None] < shift
     low = jnp.where(near, z_ends[..., :-1, None], y_ends[..., :-1, None])
     high = jnp.where(near, z_ends[..., 1:, None], y_ends[..., 1:, None])
-    points = (low + high) / 2 + (high - low) / 2 * jnp.asarray(_NODES, m.dtype)
+    nodes, weights = jnp.asarray(_NODES, m.dtype), jnp.asarray(_WEIGHTS, m.dtype)
+    if side.zero_order != int(side.zero_order):
+        at_zero = jnp.where(near, low, low + shift) == 0
+        nodes, weights = (
+            jnp.where(at_zero, jnp.asarray(special, m.dtype), plain)
+            for special, plain in zip(_singular_rule(side.zero_order), (nodes, weights), strict=True)
+        )
+    points = (low + high) / 2 + (high - low) / 2 * nodes
     y = jnp.where(near, points - shift, points)
     z = jnp.where(near, points, points + shift)
     x = jnp.maximum(z * scale, 0)
@@ -89,7 +115,7 @@ def _side_sum(side: Side, m: jax.Array) -> tuple[jax.Array, jax.Array]:
     y = y + z * (ratio - 1) - centre * (moving_root[..., None] - scale)
     scale, width = moving_root[..., None], (high - low) / 2 * ratio
     exponent = -0.5 * y**2 + (side.tilt - centre) * scale * y
-    density = jnp.exp(exponent) * width * jnp.asarray(_WEIGHTS / math.sqrt(2 * math.pi), m.dtype)
+    density = jnp.exp(exponent) * width * weights / math.sqrt(2 * math.pi)
     values = _evaluate(side, x)
     if side.zero_order:
         zero = -jnp.expm1(-x)
@@ -98,7 +124,8 @@ def _side_sum(side: Side, m: jax.Array) -> tuple[jax.Array, jax.Array]:
         else:  # by the logarithm: the derivative of a negative power would overflow
             values = values * jnp.exp(side.zero_order * jnp.log(jnp.maximum(zero, _tiny(m.dtype))))
     total = jnp.sum(density * values, axis=(-2, -1))
-    return (centre**2 - 0.25) / 2 * m if side.tilt > 0 else -m / 8, total
+    exponent = (centre**2 - 0.25) / 2 * m if side.tilt > 0 else -m / 8
+    return exponent + math.log(_size(side)), total
 
 
 def _kink_terms(jumps: tuple[Jump, ...], m: jax.Array) -> jax.Array:
@@ -155,7 +182,7 @@ def moment(profile: Profile, lower_jumps: list[tuple[Jump, ...]], m: jax.Array) 
 def log_moment(profile: Profile, lower_jumps: list[tuple[Jump, ...]], m: jax.Array) -> jax.Array:
     """log E_Q[A_k(r)] for a nonnegative A_k; finite also where the moment itself over- or underflows."""
     safe = jnp.maximum(m, _tiny(m.dtype))
-    sides, _, _ = _parts(profile, lower_jumps, m)
+    sides, _, small = _parts(profile, lower_jumps, m)
     logs = [exponent + jnp.log(sum_) for exponent, sum_ in sides]
     if any(j.slope for jumps in lower_jumps for j in jumps):
         root = jnp.sqrt(safe)
@@ -165,7 +192,7 @@ def log_moment(profile: Profile, lower_jumps: list[tuple[Jump, ...]], m: jax.Arr
                 logs.append(
                     math.log(jump.slope) + jump.log_t - 0.5 * z**2 - jnp.log(root * math.sqrt(2 * math.pi))
                 )
-    return jax.scipy.special.logsumexp(jnp.stack(logs), axis=0)
+    return jax.scipy.special.logsumexp(jnp.stack(logs), axis=0) + jnp.log(small)
 
 
 def scaled_moment(
