@@ -7,6 +7,7 @@ function.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -285,7 +286,9 @@ def _grows(second: sympy.Expr, sign: int, base: float) -> bool:
         logs.append(float(context.log(value)))
         if len(logs) > 1:
             slopes.append((logs[-1] - logs[-2]) / abs(points[-1] - points[-2]))
-            if slopes[-1] > 1000:
+            # exp(-10^4 t), bounded, is steep only on its way to t = 0.
+            steeper = slopes[-1] > max(slopes[:-1], default=math.inf)
+            if slopes[-1] > 1000 and (steeper or math.isinf(slopes[-1])):
                 return True
             if slopes[-1] < -1000:
                 return False

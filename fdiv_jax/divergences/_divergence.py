@@ -17,7 +17,7 @@ from fdiv_jax.divergences import _activation, _checks, _gaussian, _legendre, _li
 from fdiv_jax.divergences._catalogue import Entry
 from fdiv_jax.divergences._closed_form import closed_form
 from fdiv_jax.divergences._conjugate import Conjugate
-from fdiv_jax.divergences._lower import jax_function
+from fdiv_jax.divergences._lower import jax_function, mp_context, mp_function
 from fdiv_jax.divergences._numbers import elementwise
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece, split
@@ -120,17 +120,21 @@ class Divergence:
     @cached_property
     def is_symmetric(self) -> bool:
         """D_f(P||Q) = D_f(Q||P) for all P and Q: t f(1/t) = f(t) up to a (t - 1)."""
-        difference = self.generator - T * self.generator.subs(T, 1 / T)
-        slope = sympy.N(difference.subs(T, 3), 40) / 2
-        for point in (
-            sympy.Rational(1, 7),
-            sympy.Rational(2, 3),
-            sympy.Rational(9, 7),
-            sympy.Integer(5),
-            sympy.Integer(40),
-        ):
-            value = sympy.N(difference.subs(T, point), 40) - slope * (point - 1)
-            if abs(value) > 1e-25 * (1 + abs(sympy.N(self.generator.subs(T, point), 40))):
+        context = mp_context(60)
+        f = mp_function(self.generator, T, context)
+
+        def values(t: Any) -> tuple[Any, Any]:
+            return f(t), t * f(1 / t)
+
+        # Beside every kink, and on either side of it out to the far ends.
+        cuts = [context.mpf(float(p.lower)) for p in self._pieces[1:]]
+        points = [context.mpf(x) for x in ("1e-9", "1e-3", "0.14", "0.65", "1.3", "5", "40", "1e3", "1e9")]
+        points += [c * x for c in cuts for x in (context.mpf("0.7"), context.mpf("1.6"))]
+        slope = (values(context.mpf(3))[0] - values(context.mpf(3))[1]) / 2
+        for t in points:
+            a, b = (context.re(value) for value in values(t))
+            size = abs(a) + abs(b) + abs(slope * (t - 1))
+            if abs(a - b - slope * (t - 1)) > 1e-25 * size:
                 return False
         return True
 

@@ -14,6 +14,7 @@ from fdiv_jax.divergences._catalogue import CATALOGUE, Entry, alpha_entry
 from fdiv_jax.divergences._checks import check_finite_divergence, check_generator
 from fdiv_jax.divergences._divergence import Divergence
 from fdiv_jax.divergences._limited import time_limited
+from fdiv_jax.divergences._lower import mp_context, mp_function
 from fdiv_jax.divergences._parse import ExpressionError, T, check_expression, parse_expression
 from fdiv_jax.divergences._pieces import Piece, split
 
@@ -161,13 +162,14 @@ def _assembled(expr: sympy.Expr, name: str, pieces: tuple[Piece, ...]) -> Diverg
 
 def _recognised(expr: sympy.Expr) -> Entry | None:
     """The catalogue's entry with exactly this generator: its conjugate and activation are then known."""
-    points = [sympy.Rational(1, 9), sympy.Rational(3, 5), sympy.Rational(7, 4), sympy.Integer(6)]
-    values = [sympy.N(expr.subs(T, point), 30) for point in points]
+    context = mp_context(80)
+    # The far points tell t log t from t log t + 1e-80 (t - 1)^64.
+    points = [context.mpf(x) for x in ("0.11", "0.6", "1.75", "6", "1e-30", "1e30")]
+    f = mp_function(expr, T, context)
+    values = [f(t) for t in points]
     for entry in CATALOGUE.values():
-        if all(
-            abs(sympy.N(entry.generator.subs(T, point), 30) - value) < 1e-25 * (1 + abs(value))
-            for point, value in zip(points, values, strict=True)
-        ):
+        known = mp_function(entry.generator, T, context)
+        if all(abs(known(t) - value) < 1e-25 * abs(value) for t, value in zip(points, values, strict=True)):
             return entry
     return None
 

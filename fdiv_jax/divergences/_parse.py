@@ -20,6 +20,7 @@ T = sympy.Symbol("t", positive=True)
 MAX_LENGTH = 400
 MAX_NODES = 200
 MAX_DEPTH = 40
+MAX_COMPARED = 16
 MAX_DIGITS = 30
 MAX_EXPONENT = 64
 MAX_MAGNITUDE = 1e100
@@ -51,6 +52,7 @@ FUNCTIONS: dict[str, Callable[..., sympy.Expr]] = {
     "erf": sympy.erf,
     "erfc": sympy.erfc,
 }
+_MANY = ("Max", "max", "Min", "min")
 CONSTANTS: dict[str, sympy.Expr] = {"E": sympy.E, "e": sympy.E, "pi": sympy.pi}
 ALLOWED = "allowed are numbers, t, E, pi, + - * / ** and parentheses, and the functions " + ", ".join(
     sorted(FUNCTIONS)
@@ -97,13 +99,17 @@ def _tree(text: str) -> ast.expr:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise _refuse(f"{_shorten(text)!r} is not an expression ({getattr(error, 'msg', error)})") from None
-    nodes = 0
+    nodes = compared = 0
     stack: list[tuple[ast.AST, int]] = [(tree, 1)]
     while stack:
         node, level = stack.pop()
         nodes += not isinstance(node, (ast.expr_context, ast.operator, ast.unaryop))
         if nodes > MAX_NODES:
             raise _refuse(f"the expression has more than {MAX_NODES} parts")
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _MANY:
+            compared += len(node.args)
+        if compared > MAX_COMPARED:
+            raise _refuse(f"Max and Min have more than {MAX_COMPARED} arguments")
         if level > MAX_DEPTH:
             raise _refuse(f"the expression is nested more than {MAX_DEPTH} levels deep")
         stack.extend((child, level + 1) for child in ast.iter_child_nodes(node))
@@ -189,7 +195,7 @@ def _call(node: ast.Call, text: str) -> _Value:
     name = node.func.id
     if name not in FUNCTIONS:
         raise _refuse(f"unknown function {_shorten(name)!r}")
-    many = name in ("Max", "max", "Min", "min")
+    many = name in _MANY
     if node.keywords or any(isinstance(a, ast.Starred) for a in node.args):
         raise _refuse(f"{name} takes plain arguments only")
     if (len(node.args) < 2) if many else (len(node.args) != 1):

@@ -7,7 +7,9 @@ formula in force.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -21,6 +23,7 @@ from fdiv_jax.divergences._parse import ExpressionError, T
 _SWITCHES = (sympy.Abs, sympy.Max, sympy.Min, sympy.sign, sympy.Heaviside)
 # Cuts are looked for between e^-25 and e^25.
 _MAX_CUTS = 40
+_MAX_COMPARISONS = 100
 _GRID = np.exp(np.linspace(-25.0, 25.0, 5001))
 
 
@@ -68,8 +71,19 @@ def _switch_arguments(expr: sympy.Expr) -> list[sympy.Expr]:
     return list(dict.fromkeys(a for a in arguments if a.has(T)))
 
 
-def _exact_root(argument: sympy.Expr, low: float, high: float) -> sympy.Expr:
-    """The zero of the argument in [low, high], exact if it is a simple number, else to 50 digits."""
+def _solutions(argument: sympy.Expr, seconds: float) -> list[sympy.Expr]:
+    """The zeros of the argument as sympy finds them."""
+    if argument.has(*_SWITCHES):
+        return []
+    plain = sympy.Symbol("x")
+    return time_limited(lambda: sympy.solve(argument.subs(T, plain), plain), seconds) or []
+
+
+def _exact_root(
+    argument: sympy.Expr, low: float, high: float, solutions: Callable[[], list[sympy.Expr]]
+) -> sympy.Expr:
+    """The zero of the argument in [low, high], exact if it is a simple number or among the solutions, else
+    to 50 digits."""
     context = mp_context(60)
     function = mp_function(argument, T, context)
     a, b = context.mpf(low), context.mpf(high)
@@ -91,20 +105,18 @@ def _exact_root(argument: sympy.Expr, low: float, high: float) -> sympy.Expr:
         and abs(context.mpf(int(fraction.p)) / int(fraction.q) - root) < context.mpf(10) ** -30 * root
     ):
         return fraction
-    if not argument.has(*_SWITCHES):
-        plain = sympy.Symbol("x")
-        found = time_limited(lambda: sympy.solve(argument.subs(T, plain), plain), 1.0) or []
-        for solution in found:
-            value = sympy.N(solution, 40)
-            if value.is_real and abs(float(value) - float(root)) <= 1e-14 * float(root):
-                return sympy.simplify(solution)
+    for solution in solutions():
+        value = sympy.N(solution, 40)
+        if value.is_real and abs(float(value) - float(root)) <= 1e-14 * float(root):
+            return sympy.simplify(solution)
     return sympy.Float(str(root), 50)
 
 
-def _roots(argument: sympy.Expr) -> list[sympy.Expr]:
+def _roots(argument: sympy.Expr, seconds: float) -> list[sympy.Expr]:
     values = numpy_function(argument, T)(_GRID)
-    if not np.all(np.isfinite(values)):
-        values = np.where(np.isfinite(values), values, np.nan)
+    # Signs: products of the values themselves may over- or underflow.
+    values = np.sign(np.where(np.isfinite(values), values, np.nan))
+    solutions = cache(lambda: _solutions(argument, seconds))
     if np.sum(values[1:] * values[:-1] < 0) > _MAX_CUTS:
         raise ExpressionError(
             f"the generator has more than {_MAX_CUTS} kinks: {argument} keeps changing sign"
@@ -114,9 +126,9 @@ def _roots(argument: sympy.Expr) -> list[sympy.Expr]:
         left, right = values[i], values[i + 1]
         if left == 0:
             if i == 0 or values[i - 1] * right < 0:
-                roots.append(_exact_root(argument, _GRID[i] * (1 - 1e-4), _GRID[i] * (1 + 1e-4)))
+                roots.append(_exact_root(argument, _GRID[i] * (1 - 1e-4), _GRID[i] * (1 + 1e-4), solutions))
         elif left * right < 0:
-            roots.append(_exact_root(argument, _GRID[i], _GRID[i + 1]))
+            roots.append(_exact_root(argument, _GRID[i], _GRID[i + 1], solutions))
     return roots
 
 
@@ -169,8 +181,13 @@ def split(expr: sympy.Expr) -> tuple[Piece, ...]:
     expr = _real_powers(expr)
     cuts: list[sympy.Expr] = []
     arguments = _switch_arguments(expr)
+    if len(arguments) > _MAX_COMPARISONS:
+        raise ExpressionError(
+            f"the generator compares {len(arguments)} pairs of formulas in Abs, Max, Min and sign, at most "
+            f"{_MAX_COMPARISONS} are read"
+        )
     for argument in arguments:
-        for root in _roots(argument):
+        for root in _roots(argument, 1.0 / len(arguments)):
             if all(abs(float(root) - float(c)) > 1e-12 * float(root) for c in cuts):
                 cuts.append(root)
     if not cuts and not expr.has(*_SWITCHES):
