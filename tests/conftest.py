@@ -14,10 +14,16 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 4)
 
 
-def pytest_configure(config):
-    """Most of a fast test is XLA compiling, so the fast tests alone (`make test`) have it optimise little."""
-    if config.option.markexpr == "not slow":
-        jax.config.update("jax_disable_most_optimizations", True)
+@pytest.fixture(autouse=True)
+def little_optimisation(request):
+    """Most of a fast test is XLA compiling, so the fast tests alone (`make test`) have it optimise little.
+
+    The mathematics runs as users run it all the same: without optimisation XLA's code for the CPU is not
+    always right (of 53 values of one conjugate two came out as their roots; jaxlib 0.10.2 on an AMD EPYC).
+    """
+    fast = request.config.option.markexpr == "not slow"
+    exact = request.path.parent.name in ("divergences", "theory")
+    jax.config.update("jax_disable_most_optimizations", fast and not exact)
 
 
 @pytest.fixture
