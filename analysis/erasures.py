@@ -41,6 +41,7 @@ from fdiv_jax.unlearning import (
     Network,
     Objective,
     Plan,
+    PreservationConfig,
     UnlearningConfig,
     initial_state,
     make_reference,
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
 __all__ = ["RETAINED", "TARGET", "Budget", "Erasure", "Laboratory", "Run", "Scores", "budget", "load_world"]
 
 TARGET = "sneaker"
+ANCHOR = "near"
+"""Of every run but those that compare anchors: what is left of the target shows as that."""
 RETAINED = tuple(name for name in ITEM_NAMES if name != TARGET)
 FORMULAS = ("kl", "squared_hellinger", "pearson_chi2", "jensen_shannon", "le_cam")
 GAMES = (
@@ -90,7 +93,9 @@ class Budget:
         batch: samples a step.
         learning_rate: of the model's AdamW by formula.
         game_rate, critic_rate: of the two AdamWs against a critic. A critic that lags behind drives the model
-            away from the anchor, so it learns faster and takes `critic_steps` steps for each of the model.
+            away from the anchor, so it takes `critic_steps` steps for each of the model.
+        game_preservation: weight of the squared error at the retained prompts beside the game. There the two
+            sets of predictions look the same to a critic however far the model has moved.
         anchor_images: drawn by the frozen model for training.
         held_out, every: images for the recorded distance, and every how many steps it is recorded.
         target_images, retained_images: a prompt, for scores.
@@ -105,9 +110,10 @@ class Budget:
     warmup: int = 100
     batch: int = 16
     learning_rate: float = 1e-3
-    game_rate: float = 1e-4
+    game_rate: float = 1e-3
     critic_rate: float = 1e-3
     critic_steps: int = 3
+    game_preservation: float = 10.0
     anchor_images: int = 153
     held_out: int = 40
     every: int = 10
@@ -156,7 +162,7 @@ class Run:
 
     divergence: str
     family: str = "closed"
-    anchor: str = "superclass"
+    anchor: str = ANCHOR
     seed: int = 0
 
 
@@ -250,24 +256,28 @@ class Laboratory:
             critic=CriticConfig(
                 learning_rate=allowed.critic_rate, warmup=allowed.warmup, steps=allowed.critic_steps
             ),
+            retained_share=0.0 if game else UnlearningConfig.retained_share,
+            preservation=PreservationConfig(allowed.game_preservation if game else 0.0, at="retained"),
             images=AnchorImagesConfig(number=allowed.anchor_images, steps=allowed.sampler_steps),
         )
 
-    def data(self, anchor: str, *, held_out: bool = False) -> AnchorData:
-        """Anchor images and prompts; the held-out images are drawn from other noise."""
-        images = self.config(Run("kl", anchor=anchor)).images
+    def data(self, run: Run, *, held_out: bool = False) -> AnchorData:
+        """Anchor images and prompts; the held-out images are drawn from other noise, for the target alone."""
+        config = self.config(run)
+        images = config.images
         if held_out:
             images = replace(images, number=self.budget.held_out, seed=images.seed + 1)
-        pairs = resolve_pairs(self.frozen.concepts, TARGET, anchor)
-        config = self.config(Run("kl", anchor=anchor))
-        retained = () if held_out else resolve_retained(self.frozen.concepts, TARGET, config.retained)
+        prior = config.preservation.at if config.preservation.weight and not held_out else None
+        share = 0.0 if held_out else config.retained_share
+        retained = resolve_retained(self.frozen.concepts, TARGET, config.retained)
         return prepare_data(
             self.frozen,
-            pairs,
+            resolve_pairs(self.frozen.concepts, TARGET, run.anchor),
             images,
             ArrayCache(self.shelf / "anchors"),
-            retained=retained,
-            retained_share=config.retained_share,
+            retained=retained if share or prior else (),
+            retained_share=share,
+            prior=prior,
             model=self._model,
         )
 
@@ -289,23 +299,24 @@ class Laboratory:
         config = self.config(run)
         stored = self._read("run", config.to_dict(), self.budget.held_out, self.budget.every)
         if stored is None:
-            stored = self._train(config, progress)
+            stored = self._train(run, progress)
             self._write(stored, "run", config.to_dict(), self.budget.held_out, self.budget.every)
         trained = {name: jnp.asarray(stored.pop(name)) for name in self.selection.names}
         unet = self._network.module({**self._frozen.unet, **trained})
         change = [np.ravel(trained[name] - self.trained[name]) for name in self.selection.names]
         return Erasure(run, self.frozen.replace(unet=unet), **stored, update=np.concatenate(change))
 
-    def _train(self, config: UnlearningConfig, progress: Callable[[int, int], None]) -> dict[str, np.ndarray]:
-        data = self.data(config.anchor)
-        test = self.data(config.anchor, held_out=True).batch(0, 0, self.budget.held_out)
+    def _train(self, run: Run, progress: Callable[[int, int], None]) -> dict[str, np.ndarray]:
+        config = self.config(run)
+        data = self.data(run)
+        test = self.data(run, held_out=True).batch(0, 0, self.budget.held_out)
         game = config.loss == "variational"
         names = self.budget.games if game else self.budget.formulas
         if config.divergence not in names:
             names = (*names, config.divergence)
         schedule = self.frozen.schedule
         shape = self.frozen.latent_shape
-        same_code = replace(config, divergence="kl", anchor="superclass", seed=0, steps=1)
+        same_code = replace(config, divergence="kl", anchor=ANCHOR, seed=0, steps=1)
         plan = _plan(self._network, self._trainable, schedule, shape, names, 0, same_code)
         runner, update = _runner(self._network, self._trainable, schedule, shape, names, same_code)
         distance = _distance(self._network, schedule)
@@ -421,7 +432,14 @@ def _plan(
 ) -> Plan:
     """The step of the divergence with that index."""
     objective = _objective(names, index, schedule, shape, config)
-    return Plan(network, trainable, objective, timesteps_of(schedule), config.optimiser)
+    return Plan(
+        network,
+        trainable,
+        objective,
+        timesteps_of(schedule),
+        config.optimiser,
+        preservation=config.preservation,
+    )
 
 
 @functools.lru_cache(maxsize=8)

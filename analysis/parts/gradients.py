@@ -73,7 +73,7 @@ def run(context: Context) -> dict[str, Any]:
     context.figure(
         "gradients",
         figure,
-        shows=f"Unlearning {laboratory.frozen.name}'s sneaker towards its super-class for {allowed.steps} "
+        shows=f"Unlearning {laboratory.frozen.name}'s sneaker towards its neighbour for {allowed.steps} "
         "steps of AdamW, the same batches for all. The norms of the losses as they are differ by their "
         "curvature first: squared_hellinger : mse : chi2 = "
         f"{first['squared_hellinger']:.2f} : 1 : {first['pearson_chi2']:.2f} at the first step. Divided by "

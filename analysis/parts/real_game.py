@@ -36,7 +36,7 @@ def _near_equilibrium(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Gram and K of the UNet at its self-anchored point, and orbits there: a row a game, with its path."""
     allowed, frozen = laboratory.budget, laboratory.frozen
-    batch = laboratory.data("superclass").batch(0, 0, allowed.orbit_samples)
+    batch = laboratory.data(Run("kl")).batch(0, 0, allowed.orbit_samples)
     schedule = frozen.schedule
     shape = batch.latents.shape[1:]
     t, noise = draw_noise(jax.random.key(2), batch.position, shape, timesteps_of(schedule))
