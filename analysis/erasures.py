@@ -106,8 +106,8 @@ class Budget:
     """
 
     steps: int = 300
-    game_steps: int = 120
-    warmup: int = 100
+    game_steps: int = 80
+    warmup: int = 40
     batch: int = 16
     learning_rate: float = 1e-3
     game_rate: float = 1e-3
