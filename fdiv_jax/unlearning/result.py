@@ -17,6 +17,7 @@ import numpy as np
 from fdiv_jax.checkpoints import atomic_directory, save_lora
 from fdiv_jax.divergences import divergence
 from fdiv_jax.pipeline import TextToImagePipeline
+from fdiv_jax.unlearning._metrics import metrics_line
 from fdiv_jax.unlearning.concepts import PromptPair
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.parameters import Parameters, Selection
@@ -103,7 +104,7 @@ class UnlearningResult:
         path = Path(directory)
         with atomic_directory(path) as temporary:
             (temporary / "config.json").write_text(json.dumps(self.description(), indent=2) + "\n")
-            lines = "".join(json.dumps(row) + "\n" for row in self.rows())
+            lines = "".join(metrics_line(row) for row in self.rows())
             (temporary / "metrics.jsonl").write_text(lines)
             self.write(temporary)
         return path

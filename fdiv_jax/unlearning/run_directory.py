@@ -16,6 +16,7 @@ from fdiv_jax.checkpoints import Restored, TrainingCheckpoints, atomic_directory
 from fdiv_jax.checkpoints.training import error_number
 from fdiv_jax.unlearning._lock import NAME as LOCK
 from fdiv_jax.unlearning._lock import DirectoryLock
+from fdiv_jax.unlearning._metrics import metrics_line, metrics_row
 from fdiv_jax.unlearning.preemption import Preempted, TerminationGuard
 
 __all__ = ["Preempted", "RunDirectory", "TerminationGuard"]
@@ -107,7 +108,7 @@ class RunDirectory:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows of the metrics, of earlier processes too; on resuming, known after `restore`."""
-        return [json.loads(line) for line in self._lines]
+        return [metrics_row(line) for line in self._lines]
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Add a row to the metrics; it survives the death of the process.
@@ -119,7 +120,7 @@ class RunDirectory:
         self._admit()
         if self._descriptor is None:
             raise RuntimeError(f"{self.path}: the run was resumed; restore comes before the first row")
-        line = json.dumps(dict(row)).encode() + b"\n"
+        line = metrics_line(row).encode()
         size, rest = os.fstat(self._descriptor).st_size, line
         try:
             while rest:

@@ -22,6 +22,7 @@ import numpy as np
 
 from fdiv_jax.checkpoints import atomic_file
 from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
+from fdiv_jax.unlearning._metrics import metrics_row
 from fdiv_jax.unlearning.config import LossFamily, UnlearningConfig
 from fdiv_jax.unlearning.data import model_digest
 from fdiv_jax.unlearning.loop import Cache, prepare, train
@@ -176,7 +177,7 @@ def sweep(
 
 def _row(cell: Cell, place: Path, score: Score | None) -> dict[str, Any]:
     lines = (place / "metrics.jsonl").read_text().splitlines()
-    last = [json.loads(line) for line in lines[-_SPAN:]]
+    last = [metrics_row(line) for line in lines[-_SPAN:]]
     row: dict[str, Any] = {
         **_settings(cell),
         "final_loss": float(np.mean([each["loss"] for each in last])) if last else None,

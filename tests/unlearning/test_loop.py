@@ -149,7 +149,10 @@ def test_too_many_in_a_row_stop_the_run_and_the_last_good_state_is_kept(
     assert caught.value.step == last
     assert len(caught.value.history["loss"]) == last
     assert not (output / "pipeline").exists()
-    assert len((output / "metrics.jsonl").read_text().splitlines()) == last + 1  # one was under way
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == last + 1  # one was under way
+    losses = [json.loads(line, parse_constant=pytest.fail)["loss"] for line in lines]  # strict JSON
+    assert [loss == "NaN" for loss in losses[:last]] == [False] * good + [True] * patience
     resumed = unlearn(pipe, config, output, resume=True, **quiet)  # the batches are good now
     assert len(resumed.history["loss"]) == LEARNING["steps"]
     assert not resumed.history["skipped"][last + 1 :].any()
