@@ -49,6 +49,7 @@ class RunDirectory:
         self._lock = lock
         self._lines: list[bytes] = []
         self._descriptor: int | None = None
+        self._changed: bytes | None = None
 
     @classmethod
     @contextlib.contextmanager
@@ -65,7 +66,7 @@ class RunDirectory:
 
         A new or empty directory is begun, with `resume` too: its `config.json` is `description`. A run that
         is resumed keeps its own; where the new one differs and that is allowed, it takes the place of the old
-        one, which moves to its list `earlier`.
+        one, which moves to its list `earlier`, once `restore` has found that the checkpoint fits.
 
         Args:
             path: of the directory.
@@ -161,6 +162,8 @@ class RunDirectory:
         """
         self._admit()
         restored = self.checkpoints.restore(like)
+        if self._changed is not None:  # what does not fit the checkpoint is refused by now
+            _write(self.path / _DESCRIPTION, self._changed)
         self._rewind(b"" if restored is None else restored.files.get(_METRICS, b""))
         self.saved = None if restored is None else restored.step
         return restored
@@ -233,7 +236,7 @@ class RunDirectory:
             text = f"{self.path} is resumed on another system: {'; '.join(other)} (then -> now)"
             warnings.warn(f"{text}; results may differ in the last bits", RuntimeWarning, stacklevel=4)
         if (changes or other) and not self.finished:
-            _write(file, _render({**description, "earlier": [*earlier, former]}))
+            self._changed = _render({**description, "earlier": [*earlier, former]})
 
     def _rewind(self, content: bytes) -> None:
         """Make the metrics exactly this; what only has to be cut off needs no room on the disk."""

@@ -157,13 +157,15 @@ def test_resumed_with_another_configuration(tmp_path):
     assert contents(tmp_path) == before
     with begin(tmp_path, other, resume=True, allow_changes=True) as run:
         assert run.resumed
+        assert contents(tmp_path)[tmp_path / "config.json"] == before[tmp_path / "config.json"]
+        run.restore(LIKE)
     stored = json.loads((tmp_path / "config.json").read_text())
     assert stored.pop("earlier") == [json.loads(json.dumps(DESCRIPTION))]
     assert stored == other
     with begin(tmp_path, other, resume=True):
         pass
-    with begin(tmp_path, DESCRIPTION, resume=True, allow_changes=True):
-        pass
+    with begin(tmp_path, DESCRIPTION, resume=True, allow_changes=True) as run:
+        run.restore(LIKE)
     earlier = json.loads((tmp_path / "config.json").read_text())["earlier"]
     assert earlier == [json.loads(json.dumps(DESCRIPTION)), other]
 
@@ -173,11 +175,22 @@ def test_resumed_on_another_system(tmp_path):
         pass
     other = changed(versions__jax="0.11", devices=["tpu:0"])
     message = r'versions.jax: "0.10.2" -> "0.11"; devices: \["cpu:0"\] -> \["tpu:0"\] .*last bits'
-    with pytest.warns(RuntimeWarning, match=message), begin(tmp_path, other, resume=True):
-        pass
+    with pytest.warns(RuntimeWarning, match=message), begin(tmp_path, other, resume=True) as run:
+        run.restore(LIKE)
     assert json.loads((tmp_path / "config.json").read_text())["versions"] == other["versions"]
     with begin(tmp_path, other, resume=True):  # no warning: it is the system of the last time
         pass
+
+
+def test_changes_that_the_checkpoint_does_not_fit_leave_the_description(tmp_path):
+    with begin(tmp_path) as run:
+        run.log({"step": 1})
+        run.save(1, state(1), {})
+    before = (tmp_path / "config.json").read_bytes()
+    other = changed(config__learning_rate=0.2)
+    with begin(tmp_path, other, resume=True, allow_changes=True) as run, pytest.raises(ValueError):
+        run.restore({"x": np.zeros(3, np.float32), "average": np.zeros(3, np.float32)})
+    assert (tmp_path / "config.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("content", ["", '{"config": ', "[]x", "[1]"])
