@@ -65,10 +65,21 @@ def _evaluate(side: Side, x: jax.Array) -> jax.Array:
 @lru_cache(maxsize=64)
 def _singular_rule(power: float) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights on (-1, 1) for (1 + u)^power times a smooth function, which needs no factor taken
-    out: Gauss-Jacobi with its weights divided by (1 + u)^power."""
-    from scipy.special import roots_jacobi
+    out: Gauss-Jacobi with its weights divided by (1 + u)^power.
 
-    nodes, weights = roots_jacobi(_NODES.size, 0.0, power)
+    Source: Golub and Welsch, Calculation of Gauss quadrature rules, 1969.
+    """
+    k = np.arange(1, _NODES.size, dtype=float)
+    diagonal = np.append(power / (power + 2), power**2 / ((2 * k + power) * (2 * k + power + 2)))
+    beside = 2 * k * (k + power) / ((2 * k + power) * np.sqrt((2 * k + power) ** 2 - 1))
+    nodes = np.linalg.eigvalsh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
+    # A weight is one over the sum of the squared orthonormal polynomials at its node.
+    last, polynomial = np.zeros_like(nodes), np.full_like(nodes, np.sqrt((power + 1) / 2 ** (power + 1)))
+    squares = polynomial**2
+    for centre, before, after in zip(diagonal, np.append(0.0, beside), beside, strict=False):
+        last, polynomial = polynomial, ((nodes - centre) * polynomial - before * last) / after
+        squares += polynomial**2
+    weights = 1 / squares
     return nodes, weights * (1 + nodes) ** -power
 
 
