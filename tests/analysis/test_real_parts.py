@@ -85,6 +85,7 @@ def test_part_runs(part, context, shelf):
         assert all((shelf / "out" / name).stat().st_size > 100 for name in figure["files"])
 
 
+@pytest.mark.slow
 def test_runs_and_scores_are_made_once(context, monkeypatch):
     laboratory = Laboratory.open(context("first"))
     before = laboratory.erase(Run("kl"))
@@ -154,6 +155,7 @@ def test_kernel_distance_is_the_sum_over_pairs():
         kernel_distance(x, y[:3])
 
 
+@pytest.mark.slow
 def test_rates_near_the_equilibrium_of_a_small_network():
     """K is the dense Jacobian's, and the played game has the predicted rate, in both regimes."""
     rng = np.random.default_rng(0)

@@ -169,6 +169,7 @@ def test_what_a_lora_cannot_hold_is_named(base, tuned, run_directory, tmp_path, 
     assert export(tmp_path / "biased", "lora", tmp_path / "kernels.safetensors", *kernels) == 0
 
 
+@pytest.mark.slow
 def test_xl_leaves_with_its_second_text_tower(tmp_path):
     base = tiny_pipeline(family="sdxl")
     name = "text_model.encoder.layers.0.mlp.fc1.weight"

@@ -40,6 +40,7 @@ def distance_weight(p, c, m):
 
 
 @pytest.mark.parametrize(("p", "c"), [(1.5, 1), (2.5, 1), (1.5, 2)])
+@pytest.mark.slow
 def test_powers_of_a_distance(p, c, x64):
     d = divergence(f"Abs(t - {c})**{p} - {c - 1}")
     m = np.array([0.1, 9.0])
@@ -105,6 +106,7 @@ def test_a_steep_composed_term_has_no_nan():
     assert float(mixed.conjugate_of_activation(-1e3)) == pytest.approx(-1.01)
 
 
+@pytest.mark.slow
 def test_a_function_beyond_the_reach_of_mpmath(x64):
     d = divergence("erfc(t) - erfc(1)")
     exact = gaussian_value(lambda t: mpmath.erfc(t) - mpmath.erfc(1), 0.7)

@@ -60,6 +60,7 @@ def test_a_decoder_that_sees_single_pixels_gives_the_whole_image():
     np.testing.assert_allclose(decode_tiles(decode, latents, 12, 4), whole, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_pipeline_decodes_in_tiles_and_one_by_one():
     pipe = tiny_pipeline()
     latents = jax.random.normal(jax.random.key(0), (3, 10, 10, 4))

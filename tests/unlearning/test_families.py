@@ -20,6 +20,7 @@ from tests.tiny import tiny_pipeline
 
 
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
+@pytest.mark.slow
 def test_a_run_draws_the_target_to_the_anchor(family, tmp_path):
     pipe = tiny_pipeline(4, family=family)
     config = fj.UnlearningConfig(

@@ -262,6 +262,7 @@ def test_the_critic_ascends(comparison, critic, x64):
     assert all(np.any(a != b) for a, b in pairs if a.size > 1)  # the power iteration goes on
 
 
+@pytest.mark.slow
 def test_several_critic_steps_are_as_many_single_ones(comparison, critic, x64):
     c = comparison()
     game = objective("kl", "variational").opponent

@@ -151,6 +151,7 @@ def assert_the_same(output, expected):
     assert not different
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_been(host, uninterrupted, pipe, tmp_path):
     """While it lives, another run in its directory is refused; when it is dead, one goes on."""
     output = tmp_path / "run"

@@ -211,6 +211,7 @@ def test_what_does_not_fit_the_model_is_refused_before_any_work(pipe, quiet, tmp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_cell_that_diverges_does_not_end_the_others(pipe, quiet, tmp_path, monkeypatch):
     """On the same batches Pearson's loss exp(m) leaves float32, and the squared Hellinger loss does not."""
     make = AnchorData.batch

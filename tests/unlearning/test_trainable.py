@@ -185,6 +185,7 @@ def test_the_gradient_of_an_embedding(family, pipe):
             np.testing.assert_allclose(np.vdot(gradient, direction), slope, atol=0.02 * scale)
 
 
+@pytest.mark.slow
 def test_everything_but_the_cross_attentions(pipe):
     """The regular expression of ESD-u."""
     config = settings(trainable=METHODS["esd-u"]("sneaker").trainable)
