@@ -130,8 +130,8 @@ class Budget:
 
 _QUICK = Budget(
     steps=40,
-    game_steps=20,
-    warmup=20,
+    game_steps=15,
+    warmup=10,
     anchor_images=60,
     held_out=20,
     target_images=4,
