@@ -153,12 +153,10 @@ def run_sequence(settings: BenchmarkConfig) -> list[dict[str, Any]]:
     """The retention matrix of nine items erased one after the other, by method."""
     pipe, judge = fj.load_pipeline("fashion"), load_judge()
     score = functools.partial(concept_scores, judge=judge, images_per_prompt=settings.images)
-    rows = []
-    for name, config in methods("item", settings).items():
-        if name not in IN_SEQUENCE:
-            continue
+    rows, chosen = [], methods("item", settings)
+    for name in IN_SEQUENCE:
         place = settings.work / "sequence" / "_".join(name.split())
-        stages = dataclasses.replace(config, concepts=SEQUENCE)
+        stages = dataclasses.replace(chosen[name], concepts=SEQUENCE)
         _, matrix = unlearn_sequence(pipe, stages, place, score, resume=place.exists())
         rows.append({"method": name, **dataclasses.asdict(matrix)})
     return rows
@@ -167,22 +165,23 @@ def run_sequence(settings: BenchmarkConfig) -> list[dict[str, Any]]:
 def markdown(results: dict[str, Any]) -> str:
     """The tables as text."""
     lines = []
-    for task, table in results.items():
-        if task in ("sequence", "settings"):
+    for task, result in results.items():
+        told = ", ".join(f"{key} {value}" for key, value in result["settings"].items())
+        if task == "sequence":
+            for row in result["rows"]:
+                lines += [f"## nine items in sequence: {row['method']}", "", f"{told}", ""]
+                lines += ["| after erasing | " + " | ".join(row["concepts"]) + " |"]
+                lines += ["|---" * (len(row["concepts"]) + 1) + "|"]
+                for stage, scores in zip(("(frozen)", *row["erased"]), row["scores"], strict=True):
+                    lines.append(f"| {stage} | " + " | ".join(f"{value:.2f}" for value in scores) + " |")
+                lines.append("")
             continue
         erased = ", ".join(f"{each.target} -> {each.anchor}" for each in TASKS[task])
-        lines += [f"## {task}: {erased}", "", "| method | target | retained items | retained styles |"]
-        lines += ["|---|---|---|---|"]
-        for row in table:
+        lines += [f"## {task}: {erased}", "", f"{told}", ""]
+        lines += ["| method | target | retained items | retained styles |", "|---|---|---|---|"]
+        for row in result["rows"]:
             cells = [f"{row[key]['mean']:.3f} ± {row[key]['spread']:.3f}" for key in FIGURES]
             lines.append(f"| {row['method']} | {' | '.join(cells)} |")
-        lines.append("")
-    for row in results.get("sequence", []):
-        lines += [f"## nine items in sequence: {row['method']}", ""]
-        lines += ["| after erasing | " + " | ".join(row["concepts"]) + " |"]
-        lines += ["|---" * (len(row["concepts"]) + 1) + "|"]
-        for stage, scores in zip(("(frozen)", *row["erased"]), row["scores"], strict=True):
-            lines.append(f"| {stage} | " + " | ".join(f"{value:.2f}" for value in scores) + " |")
         lines.append("")
     return "\n".join(lines)
 
@@ -190,19 +189,12 @@ def markdown(results: dict[str, Any]) -> str:
 def main(settings: BenchmarkConfig) -> None:
     """Run, and write what is there after every task."""
     results: dict[str, Any] = {}
-    chosen = {
-        "seeds": list(settings.seeds),
-        "steps": settings.steps,
-        "batch": settings.batch,
-        "images": settings.images,
-    }
     if settings.output.exists():
         results = json.loads(settings.output.read_text())
-        if results["settings"] != chosen:
-            results = {}
-    results["settings"] = chosen
+    chosen = {name: getattr(settings, name) for name in ("seeds", "steps", "batch", "images")}
     for task in settings.tasks:
-        results[task] = run_sequence(settings) if task == "sequence" else run_task(task, settings)
+        rows = run_sequence(settings) if task == "sequence" else run_task(task, settings)
+        results[task] = {"settings": {**chosen, "seeds": len(settings.seeds)}, "rows": rows}
         settings.output.parent.mkdir(parents=True, exist_ok=True)
         settings.output.write_text(json.dumps(results, indent=2) + "\n")
         settings.output.with_suffix(".md").write_text(markdown(results))

@@ -7,7 +7,21 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_directory", "atomic_file"]
+__all__ = ["atomic_directory", "atomic_file", "check_place"]
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Whether a file, or the content of a directory, can be made at `path`, asked before the work for it.
+
+    Raises NotADirectoryError where what it would be in is a file, PermissionError where that cannot be
+    written to.
+    """
+    target = _target(path)
+    above = target if target.is_dir() else next(place for place in target.parents if place.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"output {path}: {above} is a file, expected a directory")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"output {path}: {above} cannot be written to")
 
 
 @contextlib.contextmanager

@@ -110,9 +110,12 @@ class Command:
         return _pipeline_directory(base)
 
     def _check_output(self) -> None:
+        from fdiv_jax.checkpoints import check_place
+
         directory = self.format == "diffusers"
         if not directory and self.output.suffix != ".safetensors":
             raise ValueError(f"--output {self.output}: expected a name that ends in .safetensors")
+        check_place(self.output)
         if self.overwrite or not self.output.exists():
             return
         if not directory or not self.output.is_dir() or any(self.output.iterdir()):

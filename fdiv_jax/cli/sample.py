@@ -93,8 +93,8 @@ class Command:
 
     def _check_place(self) -> None:
         """Raise OSError where no picture can be, before drawing one."""
+        from fdiv_jax.checkpoints import check_place
+
         if self.output.is_dir():
             raise IsADirectoryError(f"--output {self.output} is a directory, expected a picture's name")
-        above = next(each for each in self.output.absolute().parents if each.exists())
-        if not above.is_dir():
-            raise NotADirectoryError(f"--output {self.output}: {above} is a file, expected a directory")
+        check_place(self.output)

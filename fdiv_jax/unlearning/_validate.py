@@ -8,6 +8,8 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fdiv_jax.pipeline.inputs import LARGEST_SEED
+
 
 def whole(name: str, value: Any, *, least: int, below: int | None = None) -> int:
     """An integer of at least `least`, and less than `below`; a bool is none."""
@@ -24,8 +26,8 @@ def whole(name: str, value: Any, *, least: int, below: int | None = None) -> int
 
 
 def seed(name: str, value: Any) -> int:
-    """A seed, of which JAX's keys take 32 bits."""
-    return whole(name, value, least=0, below=2**32)
+    """A seed that JAX's keys tell from others."""
+    return whole(name, value, least=0, below=LARGEST_SEED + 1)
 
 
 def real(

@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from fdiv_jax.checkpoints import atomic_directory, save_lora
+from fdiv_jax.checkpoints import atomic_directory, check_place, save_lora
 from fdiv_jax.divergences import divergence
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning._metrics import metrics_line
@@ -165,15 +165,12 @@ def check_output(directory: str | os.PathLike[str], *, resume: bool = False) -> 
     if path.is_dir():
         if any(path.iterdir()) and not resume:
             raise FileExistsError(
-                f"output {path} exists and is not empty; expected an empty or a new directory"
+                f"output {path} exists and is not empty; expected an empty or a new directory; "
+                "resume goes on with it"
             )
     elif path.exists():
         raise NotADirectoryError(f"output {path} is a file; expected an empty or a new directory")
-    parent = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    if not parent.is_dir():
-        raise NotADirectoryError(f"output {path}: {parent} is a file, expected a directory")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"output {path}: {parent} cannot be written to")
+    check_place(path)
     return path
 
 

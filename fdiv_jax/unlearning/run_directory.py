@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fdiv_jax.checkpoints import Restored, TrainingCheckpoints, atomic_directory, atomic_file
+from fdiv_jax.checkpoints import Restored, TrainingCheckpoints, atomic_directory, atomic_file, check_place
 from fdiv_jax.checkpoints.training import error_number
 from fdiv_jax.unlearning._lock import NAME as LOCK
 from fdiv_jax.unlearning._lock import DirectoryLock
@@ -274,11 +274,7 @@ def _check(path: Path, resume: bool) -> None:
             raise FileNotFoundError(f"output {path} has no {_DESCRIPTION}: it is not the directory of a run")
     elif path.exists():
         raise NotADirectoryError(f"output {path} is a file; expected an empty or a new directory")
-    parent = next(place for place in (path, *path.parents) if place.exists())
-    if not parent.is_dir():
-        raise NotADirectoryError(f"output {path}: {parent} is a file, expected a directory")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"output {path}: {parent} cannot be written to")
+    check_place(path)
 
 
 def _plain(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -112,8 +112,6 @@ def unlearn_sequence(
         if observers is not None:
             observers(pipe, stage)  # what it refuses, it refuses before any work
         stages.append(stage)
-    if not resume and place.is_dir() and any(place.iterdir()):
-        raise FileExistsError(f"output {place} exists and is not empty; resume goes on with it")
     check_output(place, resume=resume)
     rows = [_scores(place / "00-frozen", lambda: pipe, score)]
     for k, stage in enumerate(stages):

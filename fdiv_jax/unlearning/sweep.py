@@ -139,8 +139,6 @@ def sweep(
     place = Path(output)
     model = model_digest(pipe)
     prepared = {cell.name: prepare(pipe, cell.config, model=model) for cell in cells}
-    if not resume and place.is_dir() and any(place.iterdir()):
-        raise FileExistsError(f"output {place} exists and is not empty; resume goes on with it")
     check_output(place, resume=resume)
     made = {cell.name for cell in cells if (place / cell.name / "pipeline").is_dir()}
     for cell in cells:

@@ -101,6 +101,13 @@ def test_a_single_file_gives_the_model(base, tuned, run_directory, tmp_path):
     assert_same(load_single_file(path, base.components), tuned.components)
 
 
+def test_a_place_below_a_file_is_refused_before_any_work(run_directory, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("fdiv_jax.load_pipeline", lambda *_, **__: pytest.fail("work was begun"))
+    assert export(run_directory, "delta", tmp_path / "file" / "delta.safetensors") == 2
+    assert "file is a file, expected a directory" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_diffusers_directory_in_another_precision(tuned, run_directory, tmp_path):
     from safetensors.numpy import load_file
 

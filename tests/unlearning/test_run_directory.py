@@ -2,17 +2,13 @@
 
 import contextlib
 import errno
-import importlib.util
 import json
 import os
-import random
 import resource
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import deque
 from pathlib import Path
 
@@ -21,11 +17,6 @@ import pytest
 
 from fdiv_jax.unlearning import _lock
 from fdiv_jax.unlearning.run_directory import RunDirectory
-
-RUN = Path(__file__).with_name("killed_run.py")
-specification = importlib.util.spec_from_file_location("killed_run", RUN)
-killed_run = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(killed_run)
 
 DESCRIPTION = {
     "config": {
@@ -477,36 +468,3 @@ def test_a_full_disk(tmp_path):
         assert read_rows(place / "run") == [{"step": 1}, {"step": 2}]
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="watches processes in /proc")
-def test_killed_again_and_again_a_run_ends_as_if_it_had_not_been(tmp_path):
-    """SIGKILL up to ten times; at the end every step is in the metrics once, and no lock was in the way."""
-    directory = tmp_path / "run"
-    generator = random.Random(1)
-    environment = {**os.environ, "PYTHONPATH": str(RUN.parents[2])}
-    command = [sys.executable, "-W", "ignore", str(RUN), str(directory)]
-    kills = 0
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as parent:
-        deadline = time.monotonic() + 120
-        while not (directory / "pipeline").exists():
-            parent.stdin.write("\n")
-            parent.stdin.flush()
-            process = int(parent.stdout.readline())
-            end = time.monotonic() + (generator.uniform(0.1, 0.6) if kills < 10 else 120)
-            while time.monotonic() < end and Path(f"/proc/{process}").exists():
-                time.sleep(0.005)
-            if Path(f"/proc/{process}").exists():
-                os.kill(process, signal.SIGKILL)
-                kills += 1
-            while Path(f"/proc/{process}").exists():
-                time.sleep(0.005)
-            assert time.monotonic() < deadline
-        parent.stdin.close()
-    assert kills >= 5
-    found = read_rows(directory)
-    assert found == [killed_run.row(step) for step in range(1, killed_run.STEPS + 1)]
-    assert names(directory) == ["config.json", "metrics.jsonl", "pipeline"]
