@@ -49,6 +49,9 @@ class DataParallel:
 
     They average over the batch by `jax.lax.pmean` over the axis that they are made with.
 
+    On virtual devices of a CPU a call returns when it is done: their programs share a few threads, and with
+    two of them in flight the one that waits in its average can hold the thread that the other needs.
+
     Raises ValueError for a batch that the devices do not divide.
     """
 
@@ -58,6 +61,7 @@ class DataParallel:
         """`devices` are by default all local ones."""
         self.devices = list(jax.local_devices() if devices is None else devices)
         self.count = len(self.devices)
+        self._share_threads = self.count > 1 and self.devices[0].platform == "cpu"
         self._spread = jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=self.devices)
 
     def compile(self, make: Make, *, donate: bool = False) -> Callable[..., Any]:
@@ -72,13 +76,14 @@ class DataParallel:
 
         def call(*arguments: Any) -> Any:
             key = jax.random.key_data(arguments[-1])
-            return mapped(*arguments[:-1], np.broadcast_to(np.asarray(key), (self.count, *key.shape)))
+            found = mapped(*arguments[:-1], np.broadcast_to(np.asarray(key), (self.count, *key.shape)))
+            return self._in_turn(found)
 
         return call
 
     def place(self, tree: Any) -> Any:
         """A copy on every device."""
-        return self._spread(np.arange(self.count), tree)
+        return self._in_turn(self._spread(np.arange(self.count), tree))
 
     def share_out(self, batch: Any) -> Any:
         """n ... -> devices n/devices ..., in order."""
@@ -101,4 +106,7 @@ class DataParallel:
 
     def fetch(self, tree: Any) -> Any:
         """A state as the first device holds it; all hold the same."""
-        return jax.tree.map(lambda leaf: leaf[0], tree)
+        return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
+
+    def _in_turn(self, found: Any) -> Any:
+        return jax.block_until_ready(found) if self._share_threads else found

@@ -231,11 +231,12 @@ def make_step(plan: Plan, *, axis: str | None = None) -> StepFunction:
     stop_gradient. The opponent learns from both, then the model descends. A batch in parts gives the gradient
     of the whole batch; the opponent sees all of it at once. There is no classifier-free guidance.
     A step whose loss, gradient or result is not finite changes nothing but the number of steps.
+    In the opponent's warm-up the model's gradient and the prior's term are not computed.
 
     Metrics: `loss`, `gradient_norm` (global, of the whole loss, before any clipping), `skipped`, `prior_loss`
     and `conflicts` (the share of tensors whose gradients conflict) with prior preservation, and what the
     opponent records, all over the whole batch; `m`, `weight` (see `Objective.weight`) and `timesteps` of
-    every sample, (n,).
+    every sample, (n,). What is not computed in the warm-up is 0.
 
     Args:
         plan: what the step is made of.
@@ -268,11 +269,20 @@ def make_step(plan: Plan, *, axis: str | None = None) -> StepFunction:
             loss, cotangent = jax.value_and_grad(
                 lambda output: objective.loss(opponent, comparison._replace(prediction=output))
             )(prediction)
-            gradient, prior = pull_back(cotangent)[0], None
-            if part.prior is not None and preservation.weight:
-                prior = jax.value_and_grad(lambda trained: _prior_loss(plan, trained, frozen, part, key))(
-                    state.trained
-                )
+
+            def gradients() -> Any:
+                prior = None
+                if part.prior is not None and preservation.weight:
+                    prior = jax.value_and_grad(lambda trained: _prior_loss(plan, trained, frozen, part, key))(
+                        state.trained
+                    )
+                return pull_back(cotangent)[0], prior
+
+            if objective.warmup:
+                none = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(gradients))
+                gradient, prior = jax.lax.cond(state.step >= objective.warmup, gradients, lambda: none)
+            else:
+                gradient, prior = gradients()
             m = objective.distance(comparison)
             return (loss, gradient, prior), (opponent, figures), (m, comparison.timesteps)
 

@@ -160,6 +160,7 @@ def test_four_devices_are_one(name, family, toy):
         assert b.step == k + 1
         assert moved(a.opponent, b.opponent) == (family == "variational")
         assert moved(a.trained, b.trained) == moved(a.optimiser, b.optimiser) == (k >= o.warmup)
+        assert (rows[k]["gradient_norm"] > 0) == (k >= o.warmup)
     assert o.warmup == (CRITIC.warmup if family == "variational" else 0)
 
 
