@@ -55,8 +55,8 @@ environment-dev: $(DEV_STAMP)
 reproduce: environment
 	$(BIN)/python -m analysis.convergence $(ARGS)
 
-# One process a core: most of a test is XLA compiling.
-PARALLEL := -n auto --maxprocesses 8
+# One process a core: most of a test is XLA compiling. A file stays in one process, and makes its fixtures once.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 
 test: environment-dev
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)

@@ -1,6 +1,8 @@
 """Settings of the whole suite: CPU, four virtual devices, float32 unless a test asks for more."""
 
+import gc
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test goes to the network
@@ -22,6 +24,25 @@ import pytest
 # Data parallelism is tested on virtual devices; they must be asked for before the backend starts.
 jax.config.update("jax_num_cpu_devices", 4)
 
+# JAX keeps every traced program; looking through them for garbage so often is a tenth of a run.
+gc.set_threshold(200_000, 50, 1000)
+
+
+def pytest_configure(config):
+    """The fast tests compile each program once: workers, and what the tests start, share them on disk."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and _fast(config):
+        place = tempfile.TemporaryDirectory(prefix="fdiv-jax-compiled-")
+        config.add_cleanup(place.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = place.name
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    for name in ("compilation_cache_dir", "persistent_cache_min_compile_time_secs"):
+        if value := os.environ.get(f"JAX_{name.upper()}"):
+            jax.config.update(f"jax_{name}", float(value) if name.endswith("secs") else value)
+
+
+def _fast(config):
+    return config.option.markexpr == "not slow"
+
 
 @pytest.fixture(autouse=True)
 def little_optimisation(request):
@@ -30,9 +51,8 @@ def little_optimisation(request):
     The mathematics runs as users run it all the same: without optimisation XLA's code for the CPU is not
     always right (of 53 values of one conjugate two came out as their roots; jaxlib 0.10.2 on an AMD EPYC).
     """
-    fast = request.config.option.markexpr == "not slow"
     exact = request.path.parent.name in ("divergences", "theory")
-    jax.config.update("jax_disable_most_optimizations", fast and not exact)
+    jax.config.update("jax_disable_most_optimizations", _fast(request.config) and not exact)
 
 
 @pytest.fixture

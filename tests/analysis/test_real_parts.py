@@ -99,6 +99,7 @@ def test_runs_and_scores_are_made_once(context, monkeypatch):
     assert np.abs(after.update).max() > 0
 
 
+@pytest.mark.slow
 def test_damaged_work_is_done_again(context):
     laboratory = Laboratory.open(context("first"))
     before = laboratory.erase(Run("kl"))
@@ -118,6 +119,7 @@ def test_a_run_is_that_of_unlearn(run, context, world):
     np.testing.assert_allclose(ours.gradient_norm, theirs.history["gradient_norm"][kept], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_chosen_is_each_of_its_members():
     members = [divergence(name) for name in ("kl", "le_cam", "jensen_shannon")]
     x = jnp.linspace(0.1, 2.0, 5)

@@ -52,11 +52,11 @@ def loras(tiny):
 @pytest.mark.parametrize(
     ("family", "layout", "rank"),
     [
-        ("sd1", "diffusers", 1),
+        pytest.param("sd1", "diffusers", 1, marks=pytest.mark.slow),
         ("sd1", "kohya", 3),
         ("sd2", "kohya", 5),
-        ("sdxl", "diffusers", 8),
-        ("sdxl", "kohya", 4),
+        pytest.param("sdxl", "diffusers", 8, marks=pytest.mark.slow),
+        pytest.param("sdxl", "kohya", 4, marks=pytest.mark.slow),
     ],
 )
 def test_diffusers_computes_what_merged_weights_give(family, layout, rank, tmp_path):

@@ -108,6 +108,7 @@ def test_a_place_below_a_file_is_refused_before_any_work(run_directory, tmp_path
     assert "file is a file, expected a directory" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_a_diffusers_directory_in_another_precision(tuned, run_directory, tmp_path):
     from safetensors.numpy import load_file
 
@@ -160,6 +161,7 @@ def test_outputs_are_checked_before_anything_is_loaded(tmp_path, capsys):
     assert there.read_text() == "old"
 
 
+@pytest.mark.slow
 def test_what_a_lora_cannot_hold_is_named(base, tuned, run_directory, tmp_path, capsys):
     def shift(tensors):
         tensors["conv_in.bias"] += 1

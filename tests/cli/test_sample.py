@@ -26,6 +26,7 @@ def holds(sheet, picture):
     return None
 
 
+@pytest.mark.slow
 def test_the_sheet_holds_the_images_a_row_a_prompt_and_a_column_a_seed(model, tmp_path, capsys):
     output = tmp_path / "new" / "sheet.png"
     options = {"steps": 2, "guidance": 2.5, "negative_prompt": "a coat", "sampler": "euler_a"}

@@ -39,11 +39,11 @@ def spread(abar):
     ("name", "steps", "eta"),
     [
         ("ddim", 250, 0.0),
-        ("ddim", 1000, 1.0),
+        pytest.param("ddim", 1000, 1.0, marks=pytest.mark.slow),
         ("dpmsolver++", 50, None),
         ("euler", 250, None),
         ("euler_karras", 100, None),
-        ("euler_a", 500, None),
+        pytest.param("euler_a", 500, None, marks=pytest.mark.slow),
         ("euler_a", 250, 0.3),
     ],
 )

@@ -69,6 +69,7 @@ def test_a_power_on_one_side_of_the_minimum(x64):
     assert float(d.gaussian_divergence(0.7)) == pytest.approx(exact, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_slope_that_overflows_in_part(x64):
     # f' = t / sqrt(1 + t^2) - 1/sqrt(2) falls back to -1/sqrt(2) where t^2 overflows.
     d = divergence("sqrt(1 + t**2) - (1 + t)/sqrt(2)")

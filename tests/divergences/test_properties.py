@@ -33,6 +33,7 @@ def mixture(parts):
     return divergence(str(sympy.Add(*terms)).replace("Abs", "abs"))
 
 
+@pytest.mark.slow
 @QUICK
 @given(parts=mixtures)
 def test_value_weight_and_curvature_are_linear_in_f(parts):

@@ -72,6 +72,7 @@ def test_all_agree_in_float32(shape):
             np.testing.assert_allclose(ours, other, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_second_derivatives_both_ways(x64):
     """Against central differences of the gradient that PyTorch agrees with."""
     *inputs, cotangent = arrays(5, 7, 2, 3)
@@ -177,6 +178,7 @@ def test_auto_is_plain_for_short_and_blocked_for_long_sequences():
     assert not any((steps(LONG - 1, LONG - 1), steps(4 * LONG, 77), steps(77, 4 * LONG)))
 
 
+@pytest.mark.slow
 def test_the_choice_is_part_of_a_networks_structure():
     pipe = tiny_pipeline()
     blocked = pipe.with_attention("blocked")

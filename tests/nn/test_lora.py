@@ -83,6 +83,7 @@ def test_a_merged_convolution_is_the_layer_plus_its_branch(parameters, target):
     )
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_finite_differences(parameters, x64):
     parameters = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), parameters)
     lora = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), drawn_lora(parameters))

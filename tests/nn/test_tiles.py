@@ -35,7 +35,9 @@ def networks(tmp_path_factory):
 
 
 @pytest.mark.interop
-@pytest.mark.parametrize("size", [(8, 8), (15, 21), (14, 7)])
+@pytest.mark.parametrize(
+    "size", [(8, 8), *(pytest.param(s, marks=pytest.mark.slow) for s in ((15, 21), (14, 7)))]
+)
 def test_tiles_are_those_of_diffusers(networks, size):
     import torch
 
@@ -49,6 +51,7 @@ def test_tiles_are_those_of_diffusers(networks, size):
         assert relative_error(decode(latents), expected) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_decoder_that_sees_single_pixels_gives_the_whole_image():
     latents = jax.random.normal(jax.random.key(0), (1, 37, 50, 3))
 

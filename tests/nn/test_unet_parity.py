@@ -127,7 +127,12 @@ def inputs(model, size, seed=0):
     return latents, np.array([3, 987]), text
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+SLOW = ("stable-diffusion-xl-in-small", "per-block-settings")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CONFIGS]
+)
 def test_it_is_theirs(name, tmp_path):
     theirs, size = build(name, tmp_path / "theirs")
     loaded = load_component(tmp_path / "theirs", UNet2DConditionModel)

@@ -234,6 +234,7 @@ def test_a_failing_disk_is_an_error_of_the_system_and_leaves_nothing(pipe, tmp_p
     assert {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()} == before
 
 
+@pytest.mark.slow
 def test_the_files_are_utf_8_whatever_the_locale(tmp_path):
     """In a process of its own, whose default encoding is ASCII."""
     code = "import sys; from tests.tiny import tiny_pipeline; tiny_pipeline().save(sys.argv[1])"

@@ -80,6 +80,7 @@ def test_diffusers_draws_the_same_images(saved, negative):
     assert expected.std() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.interop
 def test_the_text_and_the_network_are_those_of_diffusers_xl(tmp_path):
     torch = pytest.importorskip("torch")
@@ -106,6 +107,7 @@ def test_the_text_and_the_network_are_those_of_diffusers_xl(tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_seeds_an_image_are_independent_of_the_batch():
     pipe = tiny_pipeline(1)
     options = {"steps": 2, "sampler": "euler_a", "guidance": 3.0}
@@ -117,6 +119,7 @@ def test_seeds_an_image_are_independent_of_the_batch():
     assert np.abs(many[0] - many[1]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_negative_prompts_and_sizes():
     pipe = tiny_pipeline(1)
     options = {"steps": 2, "guidance": 3.0}

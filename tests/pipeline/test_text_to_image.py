@@ -55,6 +55,7 @@ def test_guidance_is_the_affine_combination(pipe):
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_its_seed_and_place_alone(pipe):
     one = pipe.generate(PROMPTS[:1], seed=3, steps=2)
     many = pipe.generate(PROMPTS, seed=3, steps=2)
@@ -62,6 +63,7 @@ def test_an_image_depends_on_its_seed_and_place_alone(pipe):
     assert np.abs(np.asarray(pipe.generate(PROMPTS[:1], seed=4, steps=2) - one)).max() > 0.01
 
 
+@pytest.mark.slow
 def test_a_batch_cut_over_devices_gives_the_same(pipe):
     assert len(jax.local_devices()) == 4
     even = pipe.generate(PROMPTS, seed=0, steps=2)  # 4 images, one a device

@@ -162,6 +162,7 @@ def test_small_steps_descend_at_curvature_times_the_least_eigenvalue():
         theory.descent_rate(CHI2, [3.0], 0.0)
 
 
+@pytest.mark.slow
 def test_modes_run_inside_jit_in_both_precisions():
     beta, omega = np.array([0.5, 2.0, 7.0]), np.array([1.0, 1.0, 1.0])
     expected = [root_rate(b, 1.0) for b in beta]

@@ -91,6 +91,7 @@ def test_whatever_makes_the_images_is_in_the_key(change, pipe, tmp_path, monkeyp
     assert keys[0] == keys[1] != keys[2]
 
 
+@pytest.mark.slow
 def test_the_heads_of_the_attentions_are_in_the_key(pipe, tmp_path, drawn):
     """The same parameters with another number of heads draw other images."""
     heads = dataclasses.replace(pipe.unet.config, attention_head_dim=1)

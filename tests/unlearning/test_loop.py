@@ -231,6 +231,7 @@ def stopped(pipe, config, output, monkeypatch, step, **options):
             unlearn(pipe, config, output, **options)
 
 
+@pytest.mark.slow
 def test_another_learning_rate_is_that_of_the_steps_to_come(pipe, config, quiet, tmp_path, monkeypatch):
     """Plain descent: the change of a step is the rate times the gradient, whose norm is recorded."""
     began = config(optimiser=OptimiserConfig("sgd"), learning_rate=1e-3, steps=12)
@@ -245,6 +246,7 @@ def test_another_learning_rate_is_that_of_the_steps_to_come(pipe, config, quiet,
     np.testing.assert_allclose(moved, 0.5 * result.history["gradient_norm"][done], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_asked_to_end_while_images_are_drawn_ends_there(pipe, config, tmp_path, monkeypatch):
     drawn, draw = [], type(pipe).generate
 
@@ -266,6 +268,7 @@ def test_a_run_asked_to_end_while_images_are_drawn_ends_there(pipe, config, tmp_
     assert len(result.history["loss"]) == 6
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_on_other_images_of_the_users(pipe, config, tmp_path, monkeypatch):
     folder = tmp_path / "images"
     folder.mkdir()
@@ -364,6 +367,7 @@ ARGUMENTS = (
 )
 
 
+@pytest.mark.slow
 def test_the_command_line_does_the_same(model, run, cache, tmp_path, capsys):
     output = tmp_path / "run"
     words = [model, *ARGUMENTS.split(), "--cache", str(cache), "--sample-every", "20"]

@@ -195,6 +195,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(pipe, quiet
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_a_sequence_of_edits_and_one_of_concept_ablation(pipe, quiet, tmp_path):
     """Edits retain the prompts of the rest; the current model as reference has no retained share."""
     edits = dataclasses.replace(CONFIG, method="edit")

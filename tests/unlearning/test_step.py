@@ -132,7 +132,7 @@ def test_one_step_of_gradient_descent_by_hand(toy):
     ("name", "family"),
     [
         ("squared_hellinger", "closed"),
-        ("squared_hellinger", "variational"),
+        pytest.param("squared_hellinger", "variational", marks=pytest.mark.slow),
         pytest.param("jensen_shannon", "exact", marks=pytest.mark.slow),
     ],
 )
@@ -218,7 +218,9 @@ def test_the_importance_window():
     assert set(narrow.tolist()) == set(range(250, 261))
 
 
-@pytest.mark.parametrize(("name", "family"), [("kl", "closed"), ("kl", "variational")])
+@pytest.mark.parametrize(
+    ("name", "family"), [("kl", "closed"), pytest.param("kl", "variational", marks=pytest.mark.slow)]
+)
 def test_a_batch_in_parts_gives_the_same_step(name, family, toy):
     o = objective(name, family, CriticConfig(warmup=0, hidden_channels=(6,), head_channels=6))
     options = {
@@ -328,7 +330,7 @@ def test_prior_preservation_against_the_model_has_no_pull_at_the_start(toy):
     assert relative_error(held.trained, plain.trained) < 1e-6
 
 
-@pytest.mark.parametrize("family", ["closed", "variational"])
+@pytest.mark.parametrize("family", ["closed", pytest.param("variational", marks=pytest.mark.slow)])
 def test_a_step_that_is_not_finite_changes_nothing(family, toy):
     o = objective("kl", family, CriticConfig(warmup=0, hidden_channels=(6,), head_channels=6))
     plan = plan_of(toy, o, OptimiserConfig(ema=0.9))

@@ -118,12 +118,14 @@ def test_anchors_of_several_concepts_are_their_own():
         cells_of(base, ["kl"], anchors=["near"])
 
 
+@pytest.mark.slow
 def test_the_frozen_model_is_asked_once_a_batch(swept):
     _, _, calls = swept
     assert len(calls) == 3 + BASE.steps  # the longest run's: three runs, one question a batch
     assert len(set(calls)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_cell_is_the_run_alone(spec, swept, pipe, quiet, tmp_path):
     """Bit for bit: metrics and parameters."""
@@ -136,6 +138,7 @@ def test_a_cell_is_the_run_alone(spec, swept, pipe, quiet, tmp_path):
         assert (place / cell.name / name).read_bytes() == (alone / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_the_table(swept):
     rows, place, _ = swept
     assert json.loads((place / "table.json").read_text()) == rows
@@ -166,6 +169,7 @@ def stamps(place):
     return {path: path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_made_again(swept, copy, pipe, quiet):
     cells = cells_of(BASE, SPECS)
     gone = copy / cells[0].name
@@ -188,6 +192,7 @@ def test_only_what_is_missing_is_made_again(swept, copy, pipe, quiet):
     assert {p for p in before if after.get(p) != before[p]} == {copy / "table.csv", copy / "table.json"}
 
 
+@pytest.mark.slow
 def test_a_finished_cell_of_another_configuration_is_refused(copy, pipe, quiet):
     other = dataclasses.replace(BASE, steps=7)
     before = stamps(copy)

@@ -49,6 +49,7 @@ def lora(pipe, tmp_path_factory):
     return unlearn(pipe, config, output, progress=False, cache=False), output
 
 
+@pytest.mark.slow
 def test_the_model_is_the_frozen_one_with_the_lora_of_the_file(lora, pipe):
     """W + (alpha / rank) down up, multiplied out here, of what lora.safetensors holds."""
     result, output = lora
@@ -72,6 +73,7 @@ def test_the_model_is_the_frozen_one_with_the_lora_of_the_file(lora, pipe):
         assert values[3] < 1e-6
 
 
+@pytest.mark.slow
 def test_it_is_the_factors_that_learn(lora):
     result, _ = lora
     assert {name.rsplit(".", 2)[-2] for name in result.learned} == {"lora_down", "lora_up"}
@@ -144,7 +146,8 @@ def test_only_the_targets_rows_of_the_embedding_tables_change(family, pipe, tmp_
     assert np.all(result.history["gradient_norm"] > 0)  # of the batch's own loss: the next test
 
 
-@pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_the_gradient_of_an_embedding(family, pipe):
     """A step of plain gradient descent against differences of the loss of models with shifted tables."""
     pipe = pipe if family == "sd1" else tiny_pipeline(2, family="sdxl")

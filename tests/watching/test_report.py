@@ -83,6 +83,7 @@ def strip():
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_the_page_stands_alone(pipe, after, result, strip):
     pairs = (PromptPair("a sneaker, photo style", "a shoe, photo style"), PromptPair("a sneaker", ""))
     text = page(pipe, result(pairs=pairs, seed=2), strip=strip)

@@ -45,6 +45,7 @@ def events(directory):
     return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in tags}
 
 
+@pytest.mark.slow
 def test_a_watched_run(run):
     assert {path.name for path in run.iterdir()} >= {"samples", "tensorboard", "report.html", "pipeline"}
     assert sorted(sheets(run)) == ["fading.png", *(f"step-{step:06d}.png" for step in (0, 2, 4, 5))]
@@ -58,6 +59,7 @@ def test_a_watched_run(run):
     assert text.count("<svg") == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_and_is_resumed_shows_the_same(run, pipe, config, cache, tmp_path):
     class Death(Exception):
         pass

@@ -26,12 +26,14 @@ def test_the_world_is_small():
     assert 0 < sum(path.stat().st_size for path in files) <= 16 * 2**20
 
 
+@pytest.mark.slow
 def test_autoencoder_returns_what_it_was_given(fashion):
     images = fashion(["a bag, photo style", "a dress, poster style"], seed=1, steps=6, sampler="dpm++")
     again = to_uint8(fashion.decode(fashion.encode_images(images)))
     assert np.abs(again.astype(float) - images).mean() < 12
 
 
+@pytest.mark.slow
 def test_judge_sees_the_items_it_was_asked_for(fashion, judge):
     names = ("trouser", "bag", "ankle boot")
     scores = score_world(fashion, judge, nouns=names, styles=("photo", "neon"), images_per_prompt=2)
@@ -46,6 +48,7 @@ def test_judge_refuses_other_shapes(judge):
         judge(np.zeros((2, 28, 28), np.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.interop
 def test_diffusers_draws_the_same_images(fashion):
     pytest.importorskip("torch")
