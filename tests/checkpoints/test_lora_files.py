@@ -53,7 +53,7 @@ def loras(tiny):
     ("family", "layout", "rank"),
     [
         pytest.param("sd1", "diffusers", 1, marks=pytest.mark.slow),
-        ("sd1", "kohya", 3),
+        pytest.param("sd1", "kohya", 3, marks=pytest.mark.slow),
         ("sd2", "kohya", 5),
         pytest.param("sdxl", "diffusers", 8, marks=pytest.mark.slow),
         pytest.param("sdxl", "kohya", 4, marks=pytest.mark.slow),

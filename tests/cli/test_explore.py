@@ -74,7 +74,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(text, reason, capsys):
     assert reason in err
 
 
-@pytest.mark.parametrize("text", ["jensen_shannon", "Max(t - 2, 0)"])
+@pytest.mark.parametrize("text", ["jensen_shannon", pytest.param("Max(t - 2, 0)", marks=pytest.mark.slow)])
 def test_plot(text, tmp_path, capsys):
     target = tmp_path / "picture.png"
     assert cli.main(["explore", text, "--plot", str(target)]) == 0

@@ -44,7 +44,7 @@ def spread(abar):
         ("euler", 250, None),
         ("euler_karras", 100, None),
         pytest.param("euler_a", 500, None, marks=pytest.mark.slow),
-        ("euler_a", 250, 0.3),
+        pytest.param("euler_a", 250, 0.3, marks=pytest.mark.slow),
     ],
 )
 def test_a_perfect_network_draws_from_the_data(name, steps, eta, kind):

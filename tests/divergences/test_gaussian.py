@@ -143,7 +143,7 @@ def test_log_weight_and_its_slope(x64):
         np.testing.assert_allclose(slope, stencil_slope(np.log(weight), m), rtol=1e-6, atol=1e-10)
 
 
-@pytest.mark.parametrize("text", ["total_variation", "Abs(t - 1)**1.5"])
+@pytest.mark.parametrize("text", ["total_variation", pytest.param("Abs(t - 1)**1.5", marks=pytest.mark.slow)])
 def test_infinite_curvature_has_no_nan_gradient_at_the_minimum(text):
     d = divergence(text)
     assert math.isinf(float(d.gaussian_weight(0.0)))

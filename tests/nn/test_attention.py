@@ -114,6 +114,7 @@ def test_bfloat16_softmax_is_float32(implementation):
     np.testing.assert_allclose(np.asarray(found, np.float64), reference(query, key, value), atol=2e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize(("width", "atol"), [(5, 0.02), (40, 0.02), (160, 0.02)])
 def test_bfloat16_gradients_are_near(implementation, width, atol):

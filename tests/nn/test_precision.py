@@ -92,6 +92,7 @@ def equations(jaxpr):
                 yield from equations(inner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_norms_softmax_and_time_stay_in_float32(name):
     """With bfloat16 compute, products are bfloat16 and no statistic, exponential or sinusoid is."""

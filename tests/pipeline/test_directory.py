@@ -69,6 +69,7 @@ def test_only_the_changed_tensor_changes_in_the_file(pipe, tmp_path):
     assert [key for key in before if not np.array_equal(before[key], after[key])] == ["conv_out.bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.interop
 def test_diffusers_draws_the_same(pipe, directory):
     pytest.importorskip("torch")

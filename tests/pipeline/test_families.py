@@ -10,7 +10,7 @@ import fdiv_jax as fj
 from fdiv_jax.checkpoints import state_dict
 from tests.tiny import tiny_pipeline
 
-FAMILIES = ("sd1", "sd2", "sdxl")
+FAMILIES = ("sd1", "sd2", pytest.param("sdxl", marks=pytest.mark.slow))
 PROMPTS = ["a sneaker, photo style", "a bag"]
 
 

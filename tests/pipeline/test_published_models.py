@@ -82,6 +82,7 @@ def test_the_scheduler_is_read(name):
     assert sampling_plan(schedule, 50).timesteps[0] == 981  # leading spacing, offset 1
 
 
+@pytest.mark.slow
 @pytest.mark.interop
 @pytest.mark.parametrize("name", DIFFUSION)
 def test_diffusers_builds_the_same_from_these_files(name):

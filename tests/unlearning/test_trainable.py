@@ -122,7 +122,8 @@ def test_a_name_without_tokens(pipe):
 ENCODERS = {"sd1": ["text_encoder"], "sdxl": ["text_encoder", "text_encoder_2"]}
 
 
-@pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_only_the_targets_rows_of_the_embedding_tables_change(family, pipe, tmp_path):
     pipe = pipe if family == "sd1" else tiny_pipeline(2, family="sdxl")
     result = unlearn(pipe, settings(trainable="embedding"), tmp_path / "run", progress=False, cache=False)
