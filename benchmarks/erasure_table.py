@@ -140,26 +140,52 @@ def run_task(task: str, settings: BenchmarkConfig) -> list[dict[str, Any]]:
     ]
     for name in chosen:
         runs = [rows[f"{named[name]}-{seed}"] for seed in settings.seeds]
-        figures = {
-            key: {"mean": float(np.mean(values)), "spread": float(np.std(values))}
-            for key in FIGURES
-            if (values := [run[key] for run in runs])
-        }
+        lost = [run["diverged"] for run in runs if "diverged" in run]
+        figures = (
+            {"diverged": lost[0]} if lost else {k: _over_seeds([run[k] for run in runs]) for k in FIGURES}
+        )
         table.append({"task": task, "method": name, **figures})
     return table
 
 
 def run_sequence(settings: BenchmarkConfig) -> list[dict[str, Any]]:
-    """The retention matrix of nine items erased one after the other, by method."""
+    """Nine items erased one after the other, by method: the retention matrix, and the figures at its end."""
     pipe, judge = fj.load_pipeline("fashion"), load_judge()
     score = functools.partial(concept_scores, judge=judge, images_per_prompt=settings.images)
     rows, chosen = [], methods("item", settings)
+    erased = [each.target for each in SEQUENCE]
     for name in IN_SEQUENCE:
-        place = settings.work / "sequence" / "_".join(name.split())
-        stages = dataclasses.replace(chosen[name], concepts=SEQUENCE)
-        _, matrix = unlearn_sequence(pipe, stages, place, score, resume=place.exists())
-        rows.append({"method": name, **dataclasses.asdict(matrix)})
+        matrices = []
+        for seed in settings.seeds:
+            place = settings.work / "sequence" / f"{'_'.join(name.split())}-{seed}"
+            stages = dataclasses.replace(chosen[name], concepts=SEQUENCE, seed=seed)
+            matrices.append(unlearn_sequence(pipe, stages, place, score, resume=place.exists())[1])
+        concepts = list(matrices[0].concepts)
+        scores = np.array([matrix.scores for matrix in matrices])  # seed, stage, concept
+        parts = (
+            erased,
+            [item for item in ITEM_NAMES if item not in erased],
+            [each for each in concepts if each not in ITEM_NAMES],
+        )
+        ends = {
+            figure: scores[:, -1, [concepts.index(each) for each in part]].mean(1)
+            for figure, part in zip(FIGURES, parts, strict=True)
+        }
+        rows.append(
+            {
+                "method": name,
+                **{figure: _over_seeds(end) for figure, end in ends.items()},
+                "erased": erased,
+                "concepts": concepts,
+                "scores": _over_seeds(scores),
+            }
+        )
     return rows
+
+
+def _over_seeds(values: Any) -> dict[str, Any]:
+    values = np.asarray(values)
+    return {"mean": values.mean(0).tolist(), "spread": values.std(0).tolist()}
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -167,22 +193,24 @@ def markdown(results: dict[str, Any]) -> str:
     lines = []
     for task, result in results.items():
         told = ", ".join(f"{key} {value}" for key, value in result["settings"].items())
-        if task == "sequence":
-            for row in result["rows"]:
-                lines += [f"## nine items in sequence: {row['method']}", "", f"{told}", ""]
-                lines += ["| after erasing | " + " | ".join(row["concepts"]) + " |"]
-                lines += ["|---" * (len(row["concepts"]) + 1) + "|"]
-                for stage, scores in zip(("(frozen)", *row["erased"]), row["scores"], strict=True):
-                    lines.append(f"| {stage} | " + " | ".join(f"{value:.2f}" for value in scores) + " |")
-                lines.append("")
-            continue
-        erased = ", ".join(f"{each.target} -> {each.anchor}" for each in TASKS[task])
-        lines += [f"## {task}: {erased}", "", f"{told}", ""]
+        erased = SEQUENCE if task == "sequence" else TASKS[task]
+        pairs = ", ".join(f"{each.target} -> {each.anchor}" for each in erased)
+        lines += [f"## {task}: {pairs}", "", f"{told}", ""]
         lines += ["| method | target | retained items | retained styles |", "|---|---|---|---|"]
         for row in result["rows"]:
+            if "diverged" in row:
+                lines.append(f"| {row['method']} | diverged: {row['diverged']} | | |")
+                continue
             cells = [f"{row[key]['mean']:.3f} ± {row[key]['spread']:.3f}" for key in FIGURES]
             lines.append(f"| {row['method']} | {' | '.join(cells)} |")
         lines.append("")
+        for row in result["rows"] if task == "sequence" else ():
+            lines += [f"### After each erasure: {row['method']} (means)", ""]
+            lines += ["| after erasing | " + " | ".join(row["concepts"]) + " |"]
+            lines += ["|---" * (len(row["concepts"]) + 1) + "|"]
+            for stage, scores in zip(("(frozen)", *row["erased"]), row["scores"]["mean"], strict=True):
+                lines.append(f"| {stage} | " + " | ".join(f"{value:.2f}" for value in scores) + " |")
+            lines.append("")
     return "\n".join(lines)
 
 

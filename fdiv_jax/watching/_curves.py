@@ -22,6 +22,8 @@ _TITLES = {
     "critic_value": "value of the critic",
     "prior_loss": "prior preservation",
 }
+_OF_THE_MODEL = ("gradient_norm", "prior_loss")
+"""Figures that are not computed while the opponent learns alone."""
 _POINTS = 800
 """Points that a line has at the most; more steps are drawn as their means and extremes."""
 _DECADES = 0.6
@@ -71,6 +73,8 @@ def _fill(axes: Any, name: str, history: Mapping[str, np.ndarray]) -> None:
     values = np.asarray(history[name], np.float64)
     values = np.where(np.isfinite(values), values, np.nan)
     learning = ~np.asarray(history["warmup"], bool)
+    if name in _OF_THE_MODEL:
+        values = np.where(learning, values, np.nan)
     skipped = np.asarray(history.get("skipped", np.zeros(len(steps))), bool)
     known = values[np.isfinite(values)]
     if known.size and known.min() > 0 and math.log10(known.max() / known.min()) > _DECADES:
