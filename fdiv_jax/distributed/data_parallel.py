@@ -62,7 +62,9 @@ class DataParallel:
         self.devices = list(jax.local_devices() if devices is None else devices)
         self.count = len(self.devices)
         self._share_threads = self.count > 1 and self.devices[0].platform == "cpu"
-        self._spread = jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=self.devices)
+        self._spread = jax.pmap(  # the functions' axis: of another name they would be compiled twice
+            lambda _, tree: tree, in_axes=(0, None), axis_name=self.AXIS, devices=self.devices
+        )
 
     def compile(self, make: Make, *, donate: bool = False) -> Callable[..., Any]:
         """`make(AXIS)` compiled: every argument but the last, a key, with the devices' axis first."""

@@ -65,3 +65,19 @@ def test_the_state_may_be_given_up():
     after, _ = runner.compile(make, donate=True)(state, BATCH, jax.random.key(0))
     assert state["w"].is_deleted()
     assert not after["w"].is_deleted()
+
+
+@pytest.mark.parametrize("runner", [SingleDevice(), DataParallel(jax.local_devices()[:2])])
+def test_a_function_is_compiled_once(runner):
+    """What was placed, and what a step gives back, are the same to the compiler."""
+    traces = []
+
+    def counted(axis):
+        step = make(axis)
+        return lambda *arguments: (traces.append(1), step(*arguments))[1]
+
+    function = runner.compile(counted)
+    state = runner.place({"w": np.ones(2, np.float32)})
+    for number in range(3):
+        state, _ = function(state, runner.share_out(BATCH), jax.random.key(number))
+    assert len(traces) == 1

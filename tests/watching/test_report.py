@@ -117,6 +117,16 @@ def test_the_page_stands_alone(pipe, after, result, strip):
         assert image["width"] == image["height"] == "96"
 
 
+def test_what_is_not_computed_in_the_warm_up_is_not_drawn():
+    history = history_of(20, warmup=5)
+    norm = history["gradient_norm"]
+    zeros, nothing = (np.where(history["warmup"], value, norm) for value in (0.0, np.nan))
+    drawn = [
+        dict(curves(history | {"gradient_norm": values}))["gradient norm"] for values in (zeros, nothing)
+    ]
+    assert drawn[0] == drawn[1]
+
+
 def test_what_it_says(pipe, result):
     history = history_of(20, warmup=5, skipped=[9])
     made = result(history=history, steps=20, divergence="kl", loss="variational", learning_rate=0.25)
