@@ -129,16 +129,16 @@ class Budget:
 
 
 _QUICK = Budget(
-    steps=40,
-    game_steps=12,
-    warmup=8,
+    steps=30,
+    game_steps=10,
+    warmup=5,
     batch=8,
-    anchor_images=36,
+    anchor_images=24,
     held_out=12,
-    target_images=4,
+    target_images=2,
     retained_images=1,
     formulas=("kl", "squared_hellinger", "pearson_chi2"),
-    games=("kl", "squared_hellinger", "pearson_chi2"),
+    games=("kl", "squared_hellinger", "jensen_shannon"),
     seeds=(0,),
     orbit_samples=6,
     orbit_steps=30,
