@@ -44,8 +44,8 @@ TASKS: dict[str, tuple[Erasure, ...]] = {
     "item": (Erasure("sneaker", "near"),),
     "style": (Erasure("sketch", "near"),),
     "three": (Erasure("sneaker", "near"), Erasure("shirt", "near"), Erasure("coat", "near")),
+    "sequence": tuple(Erasure(name, "superclass") for name in ITEM_NAMES if name != "bag"),
 }
-SEQUENCE = tuple(Erasure(name, "superclass") for name in ITEM_NAMES if name != "bag")
 IN_SEQUENCE = ("f-DMU closed kl", "f-DMU closed squared_hellinger", "f-DMU closed pearson_chi2", "UCE")
 FIGURES = ("target_accuracy", "retained_items", "retained_styles")
 
@@ -152,13 +152,13 @@ def run_sequence(settings: BenchmarkConfig) -> list[dict[str, Any]]:
     """Nine items erased one after the other, by method: the retention matrix, and the figures at its end."""
     pipe, judge = fj.load_pipeline("fashion"), load_judge()
     score = functools.partial(concept_scores, judge=judge, images_per_prompt=settings.images)
-    rows, chosen = [], methods("item", settings)
-    erased = [each.target for each in SEQUENCE]
+    rows, chosen = [], methods("sequence", settings)
+    erased = [each.target for each in TASKS["sequence"]]
     for name in IN_SEQUENCE:
         matrices = []
         for seed in settings.seeds:
             place = settings.work / "sequence" / f"{'_'.join(name.split())}-{seed}"
-            stages = dataclasses.replace(chosen[name], concepts=SEQUENCE, seed=seed)
+            stages = dataclasses.replace(chosen[name], seed=seed)
             matrices.append(unlearn_sequence(pipe, stages, place, score, resume=place.exists())[1])
         concepts = list(matrices[0].concepts)
         scores = np.array([matrix.scores for matrix in matrices])  # seed, stage, concept
@@ -167,14 +167,16 @@ def run_sequence(settings: BenchmarkConfig) -> list[dict[str, Any]]:
             [item for item in ITEM_NAMES if item not in erased],
             [each for each in concepts if each not in ITEM_NAMES],
         )
-        ends = {
-            figure: scores[:, -1, [concepts.index(each) for each in part]].mean(1)
+        figures = {
+            figure: scores[:, :, [concepts.index(each) for each in part]].mean(2)  # seed, stage
             for figure, part in zip(FIGURES, parts, strict=True)
         }
+        if not rows:
+            rows.append({"method": "(frozen)", **{k: _over_seeds(v[:, 0]) for k, v in figures.items()}})
         rows.append(
             {
                 "method": name,
-                **{figure: _over_seeds(end) for figure, end in ends.items()},
+                **{k: _over_seeds(v[:, -1]) for k, v in figures.items()},
                 "erased": erased,
                 "concepts": concepts,
                 "scores": _over_seeds(scores),
@@ -193,8 +195,7 @@ def markdown(results: dict[str, Any]) -> str:
     lines = []
     for task, result in results.items():
         told = ", ".join(f"{key} {value}" for key, value in result["settings"].items())
-        erased = SEQUENCE if task == "sequence" else TASKS[task]
-        pairs = ", ".join(f"{each.target} -> {each.anchor}" for each in erased)
+        pairs = ", ".join(f"{each.target} -> {each.anchor}" for each in TASKS[task])
         lines += [f"## {task}: {pairs}", "", f"{told}", ""]
         lines += ["| method | target | retained items | retained styles |", "|---|---|---|---|"]
         for row in result["rows"]:
@@ -204,7 +205,9 @@ def markdown(results: dict[str, Any]) -> str:
             cells = [f"{row[key]['mean']:.3f} ± {row[key]['spread']:.3f}" for key in FIGURES]
             lines.append(f"| {row['method']} | {' | '.join(cells)} |")
         lines.append("")
-        for row in result["rows"] if task == "sequence" else ():
+        for row in result["rows"]:
+            if "scores" not in row:
+                continue
             lines += [f"### After each erasure: {row['method']} (means)", ""]
             lines += ["| after erasing | " + " | ".join(row["concepts"]) + " |"]
             lines += ["|---" * (len(row["concepts"]) + 1) + "|"]

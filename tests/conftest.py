@@ -30,14 +30,14 @@ gc.set_threshold(200_000, 50, 1000)
 
 def pytest_configure(config):
     """The fast tests compile each program once: workers, and what the tests start, share them on disk."""
-    if "PYTEST_XDIST_WORKER" not in os.environ and _fast(config):
-        place = tempfile.TemporaryDirectory(prefix="fdiv-jax-compiled-")
-        config.add_cleanup(place.cleanup)
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = place.name
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    for name in ("compilation_cache_dir", "persistent_cache_min_compile_time_secs"):
-        if value := os.environ.get(f"JAX_{name.upper()}"):
-            jax.config.update(f"jax_{name}", float(value) if name.endswith("secs") else value)
+    if "PYTEST_XDIST_WORKER" in os.environ or not _fast(config):
+        return
+    place = tempfile.TemporaryDirectory(prefix="fdiv-jax-compiled-")
+    config.add_cleanup(place.cleanup)
+    settings = {"jax_compilation_cache_dir": place.name, "jax_persistent_cache_min_compile_time_secs": 0}
+    for name, value in settings.items():
+        os.environ[name.upper()] = str(value)  # for the processes that this one starts
+        jax.config.update(name, value)
 
 
 def _fast(config):

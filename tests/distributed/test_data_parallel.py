@@ -67,9 +67,10 @@ def test_the_state_may_be_given_up():
     assert not after["w"].is_deleted()
 
 
-@pytest.mark.parametrize("runner", [SingleDevice(), DataParallel(jax.local_devices()[:2])])
-def test_a_function_is_compiled_once(runner):
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_function_is_compiled_once(count):
     """What was placed, and what a step gives back, are the same to the compiler."""
+    runner = SingleDevice() if count == 1 else DataParallel(jax.local_devices()[:count])
     traces = []
 
     def counted(axis):
@@ -81,3 +82,20 @@ def test_a_function_is_compiled_once(runner):
     for number in range(3):
         state, _ = function(state, runner.share_out(BATCH), jax.random.key(number))
     assert len(traces) == 1
+
+
+def test_virtual_devices_run_one_program_at_a_time():
+    """A call has ended when it returns: a program beside one that averages can wait for ever."""
+    runner = DataParallel(jax.local_devices()[:2])
+
+    def long(axis):
+        def step(state, batch, key):
+            w = jax.lax.fori_loop(0, 200, lambda _, w: jnp.cos(w @ w), state["w"])
+            return jax.lax.pmean(w, axis)
+
+        return step
+
+    function = runner.compile(long)
+    state = runner.place({"w": np.ones((256, 256), np.float32)})
+    for number in range(3):
+        assert function(state, runner.share_out(BATCH), jax.random.key(number)).is_ready()
