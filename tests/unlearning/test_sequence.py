@@ -57,6 +57,7 @@ def written(place, stage):
     return json.loads((place / stage / "config.json").read_text())
 
 
+@pytest.mark.slow
 def test_every_stage_is_a_run_on_the_result_of_the_one_before(made, pipe, quiet):
     model, _, place = made
     assert sorted(path.name for path in place.iterdir()) == [*STAGES, "retention.csv"]
@@ -70,6 +71,7 @@ def test_every_stage_is_a_run_on_the_result_of_the_one_before(made, pipe, quiet)
     assert model_digest(again.pipeline) == model_digest(model)
 
 
+@pytest.mark.slow
 def test_what_was_erased_is_no_longer_retained(made):
     _, _, place = made
     first, second = (written(place, stage)["resolved"]["retained"] for stage in STAGES[1:])
@@ -77,6 +79,7 @@ def test_what_was_erased_is_no_longer_retained(made):
     assert second == ["", "a sandal, photo style"]
 
 
+@pytest.mark.slow
 def test_the_retention_matrix(made, pipe):
     _, matrix, place = made
     assert matrix.erased == ("sneaker", "shirt")
@@ -99,6 +102,7 @@ def copy(made, tmp_path):
     return shutil.copytree(made[2], tmp_path / "copy")
 
 
+@pytest.mark.slow
 def test_a_sequence_goes_on_where_it_stopped(made, copy, pipe, quiet):
     model, matrix, _ = made
     shutil.rmtree(copy / "02-shirt")
@@ -119,6 +123,7 @@ def test_a_sequence_goes_on_where_it_stopped(made, copy, pipe, quiet):
     assert (copy / "retention.csv").read_text() == matrix.to_csv()
 
 
+@pytest.mark.slow
 def test_a_finished_sequence_and_one_with_a_stage_half_done_go_on(made, copy, pipe, quiet):
     """The second stage is of the first one's result, whether that is at hand or read again."""
     model, matrix, _ = made
@@ -156,6 +161,7 @@ def test_every_stage_is_watched(pipe, quiet, tmp_path):
     assert seen == [(f"0{k}-{name}", name, i) for k, name in ((1, "sneaker"), (2, "shirt")) for i in (1, 2)]
 
 
+@pytest.mark.slow
 def test_a_sequence_may_go_on_with_other_settings(copy, pipe, quiet):
     shutil.rmtree(copy / "02-shirt")
     other = dataclasses.replace(CONFIG, steps=7)
@@ -163,6 +169,7 @@ def test_a_sequence_may_go_on_with_other_settings(copy, pipe, quiet):
     assert [written(copy, stage)["config"]["steps"] for stage in STAGES[1:]] == [6, 7]
 
 
+@pytest.mark.slow
 def test_a_finished_stage_of_another_configuration_is_refused(copy, pipe, quiet):
     with pytest.raises(ValueError, match="was begun otherwise: steps: 6 -> 7"):
         unlearn_sequence(pipe, dataclasses.replace(CONFIG, steps=7), copy, a_score, resume=True, **quiet)
