@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import mpmath
 import numpy as np
+import pytest
 from scipy import integrate
 
 _log, _sqrt = mpmath.log, mpmath.sqrt
@@ -47,6 +48,11 @@ KINKS = {
     "t**3 - t + abs(t - 1)": [0.0],
     "Max(1/t, t) - 1": [0.0],
 }
+
+
+def quickly(texts, kinds):
+    """Every generator for `parametrize`; those that are not among `kinds` in the slow tests."""
+    return [pytest.param(text, marks=[pytest.mark.slow] * (text not in kinds)) for text in texts]
 
 
 def supremum(f: Callable, s: float) -> float:

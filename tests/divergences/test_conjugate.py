@@ -11,7 +11,7 @@ import pytest
 import sympy
 
 from fdiv_jax.divergences import catalogue, divergence
-from tests.divergences.oracles import LISTED, UNLISTED, supremum
+from tests.divergences.oracles import LISTED, UNLISTED, quickly, supremum
 
 EVERY = {**LISTED, **UNLISTED}
 # One of each kind: closed or numerical conjugate, bounded or unbounded domain, kinks, special functions.
@@ -65,7 +65,7 @@ def slope_of(values):
     return (values[0] - 8 * values[1] + 8 * values[3] - values[4]) / (12 * STEP)
 
 
-@pytest.mark.parametrize("text", EVERY)
+@pytest.mark.parametrize("text", quickly(EVERY, KINDS))
 def test_conjugate_equals_the_supremum(text):
     d = divergence(text)
     s, (value, *_), _ = measured(text)
@@ -78,7 +78,7 @@ def test_conjugate_equals_the_supremum(text):
             assert float(symbolic) == pytest.approx(y, rel=1e-8, abs=1e-8)
 
 
-@pytest.mark.parametrize("text", EVERY)
+@pytest.mark.parametrize("text", quickly(EVERY, KINDS))
 def test_derivatives_of_the_conjugate(text):
     d = divergence(text)
     s, (value, slope, prime, second), _ = measured(text)
@@ -92,7 +92,7 @@ def test_derivatives_of_the_conjugate(text):
         np.testing.assert_allclose(found[2][away], numeric[away], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("text", EVERY)
+@pytest.mark.parametrize("text", quickly(EVERY, KINDS))
 def test_at_the_equilibrium(text, x64):
     d = divergence(text)
     s0, v0 = d.equilibrium
@@ -125,7 +125,7 @@ def test_in_float32(text):
         assert not np.any(np.isnan(result))
 
 
-@pytest.mark.parametrize("text", EVERY)
+@pytest.mark.parametrize("text", quickly(EVERY, KINDS))
 def test_the_domain(text):
     d = divergence(text)
     domain, top = d.conjugate_domain, float(d.slopes[1])

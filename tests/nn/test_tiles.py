@@ -77,10 +77,15 @@ def test_the_pipeline_decodes_in_tiles_and_one_by_one():
     assert np.any(pipe(["a bag"], tile=16, **options) != pipe(["a bag"], **options))
 
 
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_pipeline()
+
+
 @pytest.mark.parametrize("options", [{"tile": 12}, {"tile": 0}, {"tile": -16}, {"batch": 0}])
-def test_impossible_tiles_and_batches_are_refused(options):
+def test_impossible_tiles_and_batches_are_refused(options, pipe):
     with pytest.raises(ValueError, match="expected"):
-        tiny_pipeline().decode(jnp.zeros((1, 8, 8, 4)), **options)
+        pipe.decode(jnp.zeros((1, 8, 8, 4)), **options)
     if "tile" in options:
         with pytest.raises(ValueError, match="multiple of 4"):
             decode_tiles(lambda x: x, jnp.zeros((1, 8, 8, 4)), options["tile"] // 2, 2)

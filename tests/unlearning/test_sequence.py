@@ -137,6 +137,7 @@ def test_a_finished_sequence_and_one_with_a_stage_half_done_go_on(made, copy, pi
     assert model_digest(again) == model_digest(model)
 
 
+@pytest.mark.slow
 def test_every_stage_is_watched(pipe, quiet, tmp_path):
     config = dataclasses.replace(CONFIG, steps=2)
     seen = []
