@@ -96,13 +96,20 @@ def _weight(d: Divergence, axis: Any) -> None:
             other = divergence(name)
             weights = np.asarray(other.gaussian_weight(m)) / float(other.curvature)
             axis.plot(m, weights, color=_GREY, ls=line, lw=1, label=name)
-    weights = np.asarray(jax.jit(d.gaussian_weight)(m)) / (curvature if scaled else 1.0)
+    title = "gradient weight w_f(m) / w_f(0)" if scaled else "gradient weight w_f(m)"
+    axis.set(title=title, xlabel="squared distance m", xscale="log", yscale="log")
+    try:
+        weights = np.asarray(jax.jit(d.gaussian_weight)(m)) / (curvature if scaled else 1.0)
+    except NotImplementedError:
+        axis.set(ylim=(1e-2, 1e2))
+        _say(axis, "beyond quadrature")
+        axis.legend()
+        return
     axis.plot(m, weights, color=_BLUE, lw=2, label=d.name if len(d.name) < 30 else "this f")
     positive = weights[weights > 0]
     low = max(float(positive.min()), 1e-4) if positive.size else 1e-4
     high = min(max(float(weights.max()), 1.0), 1e4)
-    title = "gradient weight w_f(m) / w_f(0)" if scaled else "gradient weight w_f(m)"
-    axis.set(title=title, xlabel="squared distance m", xscale="log", yscale="log", ylim=(low / 2, high * 2))
+    axis.set(ylim=(low / 2, high * 2))
     axis.legend()
 
 
@@ -122,12 +129,14 @@ def _rate(d: Divergence, axis: Any) -> None:
         axis.plot(ratio, rates(d), color=_BLUE, lw=2, label=d.name if len(d.name) < 30 else "this f")
         axis.axvline(2 * curvature, color=_RED, lw=0.8, ls=":", label="critical damping, q/k = 2 f''(1)")
     else:
-        reason = "no linear rate: f''(1) = 0" if curvature == 0 else "no linear rate: kink at t = 1"
-        axis.text(
-            0.5, 0.5, reason, transform=axis.transAxes, ha="center", color=_RED, backgroundcolor="white"
-        )
+        _say(axis, "no linear rate: f''(1) = 0" if curvature == 0 else "no linear rate: kink at t = 1")
     axis.set(
         title="predicted rate of the min-max game, T = v", xlabel="damping per coupling q/k", xscale="log"
     )
     axis.set_yscale("log")
     axis.legend(loc="lower center", frameon=True, edgecolor="none", framealpha=0.85)
+
+
+def _say(axis: Any, reason: str) -> None:
+    """Why there is no curve of this f."""
+    axis.text(0.5, 0.5, reason, transform=axis.transAxes, ha="center", color=_RED, backgroundcolor="white")

@@ -122,6 +122,9 @@ class _Report:
 
     def gaussian(self, facts: dict[str, Any]) -> None:
         self._heading("Between Gaussians of one covariance at squared distance m")
+        if "note" in facts:
+            self._line("D_f(m)", f"{facts['closed_form'] or 'no closed form'}; no table: {facts['note']}")
+            return
         self._line("D_f(m)", facts["closed_form"] or "no closed form: quadrature, exact to rounding")
         rows = facts["table"]
         first = rows[0]["weight"]

@@ -83,6 +83,15 @@ def test_plot(text, tmp_path, capsys):
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20
 
 
+def test_what_quadrature_refuses_has_all_the_rest(tmp_path, capsys):
+    text, target = "t**2 - 1 + sin(t)/100 - sin(1)/100", tmp_path / "picture.png"
+    assert cli.main(["explore", text, "--plot", str(target)]) == 0
+    out = capsys.readouterr().out
+    assert "no table: f'' rises, falls or oscillates too fast" in out
+    assert "critically damped at q/k = 2 f''(1) = 3.983" in out
+    assert target.exists()
+
+
 def test_plot_refuses_before_it_works(tmp_path, capsys):
     assert cli.main(["explore", "kl", "--plot", str(tmp_path / "picture.txt")]) == 2
     assert "--plot must end in" in capsys.readouterr().err
