@@ -115,7 +115,9 @@ def esd_x(target: str) -> UnlearningConfig:
 def esd_u(target: str) -> UnlearningConfig:
     """ESD-u: as `esd_x`, but everything except the cross-attentions learns; for objects.
 
-    Command: fdiv-jax unlearn MODEL --preset esd-u-snoopy. Cost: 200 steps of one sample.
+    Command: fdiv-jax unlearn MODEL --preset esd-u-snoopy. Cost: 200 steps of one sample. "Everything" is the
+    paper's; the authors' later code leaves the normalisations out, for which add
+    `--trainable '^(?!.*(\\.attn2\\.|norm))'`.
 
     Source: Gandikota et al., Erasing concepts from diffusion models, 2023.
     """
