@@ -101,6 +101,7 @@ class UNetConfig(ModelConfig):
             for value in per_block(name, getattr(self, name), blocks):
                 if not isinstance(value, int):
                     raise NotImplementedError(f"{name}={getattr(self, name)!r}; supported: a number a block")
+        require(self.sample_size not in (0, (0, 0)), f"sample_size={self.sample_size}, expected at least 1")
         activation(self.act_fn)
         if self.addition_embed_type not in (None, "text_time"):
             raise NotImplementedError(

@@ -8,9 +8,11 @@ concepts.json             what can be unlearned (ours; other programs ignore it)
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.resources
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ from fdiv_jax.nn import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     UNet2DConditionModel,
+    UNetConfig,
     with_attention,
 )
 from fdiv_jax.nn.attention import Implementation, check_implementation
@@ -111,13 +114,20 @@ def load_pipeline(
             directory / name, _CLASSES[entry[-1]], variant=variant, dtype=dtype, param_dtype=param_dtype
         )
         components[name], dtypes[name] = with_attention(loaded.model, attention), loaded.stored_dtypes
+        if name == "unet" and kind == "StableDiffusionPipeline":
+            components[name].config = _mended_size(loaded.model.config, loaded.config)
     for tokenizer, encoder in zip(_TOKENIZERS, ("text_encoder", "text_encoder_2"), strict=True):
         if tokenizer in components:
             _check_vocabulary(directory / tokenizer, components[tokenizer], components[encoder])
     path = directory / "scheduler" / "scheduler_config.json"
     scheduler = _read_json(path)
+    process = scheduler
+    if (
+        kind == "StableDiffusionPipeline"
+    ):  # diffusers sets these whatever the file says; latents are not clipped
+        process = {**scheduler, "clip_sample": False, "steps_offset": 1}
     with blamed(path):
-        schedule = NoiseSchedule.from_config(scheduler)
+        schedule = NoiseSchedule.from_config(process)
     return TextToImagePipeline(
         **components,
         schedule=schedule,
@@ -224,6 +234,14 @@ def _check_vocabulary(directory: Path, tokenizer: Any, encoder: CLIPTextModel) -
         raise ValueError(
             f"{directory}: a vocabulary of {len(tokenizer)} tokens for a text encoder of {size} (vocab_size)"
         )
+
+
+def _mended_size(config: UNetConfig, stored: Mapping[str, Any]) -> UNetConfig:
+    """Files older than diffusers 0.9 may give images of 32 latents a side where 64 were meant, as it does."""
+    version = re.match(r"0\.(\d+)", str(stored.get("_diffusers_version", "")))
+    if version and int(version[1]) < 9 and isinstance(config.sample_size, int) and config.sample_size < 64:
+        return dataclasses.replace(config, sample_size=64)
+    return config
 
 
 def _save_tokenizer(tokenizer: Any, directory: Path) -> None:

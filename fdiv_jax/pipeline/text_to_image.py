@@ -34,6 +34,8 @@ from fdiv_jax.pipeline.inputs import check_prompts, check_size, image_keys, one_
 
 _LATENT_PIXELS_A_CALL = 16_384
 """How many latent pixels one call of the networks takes: 4 images of 512 px, 256 of the world `fashion`."""
+_LARGEST_VALUE = 16.0
+"""Beyond what an autoencoder overshoots white by; floats of 0 to 255 reach it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +107,9 @@ class TextToImagePipeline:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(h, w, c) of the latents of an image of the model's own size."""
-        size = self.unet.config.sample_size or 64
+        size = self.unet.config.sample_size
+        if size is None:
+            size = 64 if self.text_encoder_2 is None else 128
         h, w = size if isinstance(size, tuple) else (size, size)
         return h, w, self.unet.config.in_channels
 
@@ -188,7 +192,7 @@ class TextToImagePipeline:
             ValueError: shapes that do not fit; TypeError: timesteps that are not integers.
         """
         latents, timesteps = jnp.asarray(latents), jnp.asarray(timesteps)
-        if latents.ndim != 4 or latents.shape[-1] != self.unet.config.in_channels:
+        if latents.ndim != 4 or latents.shape[-1] != self.unet.config.in_channels or 0 in latents.shape:
             raise ValueError(
                 f"latents of shape {latents.shape}, expected (n, h, w, {self.unet.config.in_channels})"
             )
@@ -249,7 +253,8 @@ class TextToImagePipeline:
             n h w c, float32.
 
         Raises:
-            ValueError: another shape, or sides that the autoencoder's downsampling does not divide.
+            ValueError: another shape, sides that the autoencoder's downsampling does not divide, or values
+                far beyond -1 to 1, as of floats of 0 to 255.
             TypeError: whole numbers that are not uint8.
         """
         images = jnp.asarray(images)
@@ -264,6 +269,10 @@ class TextToImagePipeline:
             )
         if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
             raise TypeError(f"images of {images.dtype}, expected uint8 or floating-point ones of -1 to 1")
+        if images.dtype != jnp.uint8 and not isinstance(images, jax.core.Tracer):
+            reach = float(jnp.max(jnp.abs(images)))
+            if reach > _LARGEST_VALUE:
+                raise ValueError(f"images reach {reach:.4g}, expected -1 to 1, or uint8 of 0 to 255")
         if images.dtype == jnp.uint8:
             images = images.astype(jnp.float32) / 127.5 - 1.0
         graph, parameters = nnx.split(self.vae)

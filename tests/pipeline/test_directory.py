@@ -69,13 +69,17 @@ def test_only_the_changed_tensor_changes_in_the_file(pipe, tmp_path):
     assert [key for key in before if not np.array_equal(before[key], after[key])] == ["conv_out.bias"]
 
 
-@pytest.mark.slow
 @pytest.mark.interop
-def test_diffusers_draws_the_same(pipe, directory):
-    pytest.importorskip("torch")
+@pytest.mark.parametrize(
+    "entries", [pytest.param({}, marks=pytest.mark.slow), {"clip_sample": True, "steps_offset": 0}]
+)
+def test_diffusers_draws_the_same(directory, entries):
+    """Whatever the file says, diffusers' pipeline clips no latents and begins at an offset of 1."""
+    torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
-    import torch
-
+    _entries(**entries)(directory / SCHEDULER)
+    pipe = load_pipeline(directory)
+    assert pipe.scheduler_config.items() >= entries.items()
     other = diffusers.StableDiffusionPipeline.from_pretrained(str(directory))
     other.set_progress_bar_config(disable=True)
     noise = np.asarray(jax.random.normal(jax.random.key(3), (2, *pipe.latent_shape)))
@@ -89,6 +93,25 @@ def test_diffusers_draws_the_same(pipe, directory):
         output_type="np",
     ).images
     assert np.abs(theirs * 255 - ours).mean() <= 1
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize(
+    ("entries", "size"),
+    [
+        ({"_diffusers_version": "0.6.0"}, 64),
+        ({"_diffusers_version": "0.10.0"}, 8),
+        ({"_diffusers_version": "0.6.0", "sample_size": [8, 8]}, [8, 8]),
+    ],
+)
+def test_the_size_of_an_image_is_that_of_diffusers(directory, entries, size, tmp_path):
+    pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    _entries(**entries)(directory / UNET)
+    pipe = load_pipeline(directory)
+    assert np.all(np.equal(pipe.latent_shape[:2], size))
+    for saved in (directory, pipe.save(tmp_path / "again")):
+        assert diffusers.StableDiffusionPipeline.from_pretrained(str(saved)).unet.config.sample_size == size
 
 
 def _entries(**changes):

@@ -90,6 +90,16 @@ def test_a_batch_cut_over_devices_gives_the_same(pipe):
         (lambda p: p(["a"], negative_prompt=3), TypeError, "prompts 3, expected a list of strings"),
         (lambda p: p(["a"], initial=np.zeros((1, 0, 8, 4))), ValueError, r"\(1, 0, 8, 4\)"),
         (lambda p: p.decode(jnp.zeros((0, 8, 8, 4))), ValueError, r"\(0, 8, 8, 4\)"),
+        (
+            lambda p: p.encode_images(np.full((1, 16, 16, 3), 200.0)),
+            ValueError,
+            "reach 200, expected -1 to 1",
+        ),
+        (
+            lambda p: p.denoise(jnp.zeros((1, 0, 8, 4)), 1, jnp.zeros((1, 5, 8))),
+            ValueError,
+            r"\(1, 0, 8, 4\)",
+        ),
         (lambda p: p.encode_images(np.zeros((1, 16, 16, 3), int)), TypeError, "int32, expected uint8"),
         (
             lambda p: p.denoise(jnp.zeros((1, 8, 8, 4)), 1, jnp.zeros((1, 5, 9))),
