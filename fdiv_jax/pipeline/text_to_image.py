@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,12 @@ class TextToImagePipeline:
         return jax.tree.map(lambda x: x * given.reshape(-1, *(1,) * (x.ndim - 1)), text)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[jax.Array, ...]:
-        """The token ids of prompts for each text encoder, (n, `text_length`), int32."""
+        """The token ids of prompts for each text encoder, (n, `text_length`), int32.
+
+        Warns of prompts that are cut, and says what of them is lost.
+        """
         texts = check_prompts(prompts)
+        self._warn_of_cuts(texts)
         tokens = []
         for tokenizer, _ in self.text_towers:
             ids = tokenizer(
@@ -176,6 +181,20 @@ class TextToImagePipeline:
             )["input_ids"]
             tokens.append(jnp.asarray(ids, jnp.int32))
         return tuple(tokens)
+
+    def _warn_of_cuts(self, prompts: Sequence[str]) -> None:
+        kept = self.text_length - 1  # the last one marks the end
+        for tokenizer, _ in self.text_towers:
+            ids = tokenizer(list(dict.fromkeys(prompts)), verbose=False)["input_ids"]
+            lost = [own for own in ids if len(own) > self.text_length]
+            if lost:
+                start, end = tokenizer.decode(lost[0][1:kept]), tokenizer.decode(lost[0][kept:-1])
+                warnings.warn(
+                    f"{len(lost)} of {len(ids)} prompts are cut to {self.text_length} tokens: "
+                    f"{start!r} loses {end!r}",
+                    stacklevel=4,
+                )
+                return
 
     def denoise(self, latents: jax.Array, timesteps: jax.Array, text: Text) -> jax.Array:
         """The UNet's raw output (noise or v, as `schedule.prediction_type` says).

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fdiv_jax.distributed import DataParallel, SingleDevice
 from fdiv_jax.divergences import divergence
@@ -205,6 +207,7 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
     """
     concepts = known_concepts(pipe.concepts, config.defined)
     pairs = resolve_all(concepts, config.erasures)
+    _check_tokens(pipe, pairs)
     guided = {
         pair
         for each in config.erasures
@@ -252,6 +255,21 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
     )
 
 
+def _check_tokens(pipe: TextToImagePipeline, pairs: Sequence[PromptPair]) -> None:
+    """Prompts that the model cannot tell apart leave it as it is, with a loss of 0."""
+    targets, anchors = ([getattr(pair, kind) for pair in pairs] for kind in ("target", "anchor"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of cuts, which the training data warn of again
+        ids = [np.concatenate(pipe.tokenize(prompts), axis=1) for prompts in (targets, anchors)]
+    for pair, target, anchor in zip(pairs, *ids, strict=True):
+        if np.array_equal(target, anchor):
+            raise ValueError(
+                f"the target prompt {pair.target!r} and the anchor prompt {pair.anchor!r} are the same "
+                f"{pipe.text_length} tokens to the model, which cuts longer prompts; expected the target "
+                "nearer to the beginning"
+            )
+
+
 class Run:
     """One run as it goes on: its state, its history and its directory."""
 
@@ -272,7 +290,9 @@ class Run:
         state = initial_state(plan, prepared.frozen, config.learning_rate, opponent_key)
         self.record = Record(data, config, plan.objective.warmup)
         self.done, self.position = 0, None
-        restored = None if directory is None else directory.restore(jax.device_get(state))
+        restored = None
+        if directory is not None:
+            restored = directory.restore(jax.device_get(state), at_most=self.total)
         if directory is not None and restored is not None:
             state = with_rate_of(restored.state, state)
             self.done, self.position = restored.step, restored.extra["batches"]

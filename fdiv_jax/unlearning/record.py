@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,17 +46,22 @@ class Record:
         """See whether the run may go on after its last row.
 
         Raises:
-            DivergedError: that step and those before it, `optimiser.patience` in all, were not finite.
+            DivergedError: that step and those before it, `optimiser.patience` in all, were not finite; or it
+                is the last of the run, and the model learned in no more steps than now failed in a row.
         """
-        patience = self._config.optimiser.patience
-        if len(self.rows) < patience or not all(row["skipped"] for row in self.rows[-patience:]):
-            return
         row = self.rows[-1]
+        if not row["skipped"]:
+            return
+        streak = len(list(itertools.takewhile(lambda row: row["skipped"], reversed(self.rows))))
+        last = row["step"] == self._warmup + self._config.steps
+        learned = sum(not row["skipped"] and not row["warmup"] for row in self.rows)
+        if streak < self._config.optimiser.patience and not (last and streak >= learned):
+            return
         pairs, images = self._data.choose(self._config.seed, row["step"] - 1, self._config.batch_size)
         finite = np.isfinite(metrics["m"])
         worst = int(np.argmin(finite) if not finite.all() else np.argmax(metrics["m"]))
         prompt = self._data.pairs[pairs[worst]].target
-        steps = "step" if patience == 1 else f"{patience} steps in a row were not finite, the last one step"
+        steps = "step" if streak == 1 else f"{streak} steps in a row were not finite, the last one step"
         raise DivergedError(
             f"{steps} {row['step']}: loss {row['loss']:.6g}, gradient norm {row['gradient_norm']:.6g}, m up "
             f"to {row['m_max']:.6g}; batch: pairs {pairs.tolist()}, images {images.tolist()}, timesteps "

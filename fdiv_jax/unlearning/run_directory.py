@@ -154,14 +154,26 @@ class RunDirectory:
         self.saved = step
         return path
 
-    def restore(self, like: Any) -> Restored | None:
+    def restore(self, like: Any, *, at_most: int | None = None) -> Restored | None:
         """The newest checkpoint that is whole, None where there is none; see `TrainingCheckpoints.restore`.
 
         The metrics become those of the checkpoint, so that every step is in them once, whatever the death of
         the former process left behind it.
+
+        Args:
+            like: the state that is expected.
+            at_most: steps of the run in all.
+
+        Raises:
+            ValueError: the checkpoint does not fit, or is of a later step; the directory is as before.
         """
         self._admit()
         restored = self.checkpoints.restore(like)
+        if restored is not None and at_most is not None and restored.step > at_most:
+            raise ValueError(
+                f"output {self.path}: {restored.step} steps are done, more than the {at_most} asked for; "
+                "expected as many or more"
+            )
         if self._changed is not None:  # what does not fit the checkpoint is refused by now
             _write(self.path / _DESCRIPTION, self._changed)
         self._rewind(b"" if restored is None else restored.files.get(_METRICS, b""))

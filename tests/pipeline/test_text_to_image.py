@@ -130,6 +130,13 @@ def test_bad_input_is_named(pipe, call, error, message):
         call(pipe)
 
 
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_what_is_cut_off_a_prompt_is_told(family):
+    model = tiny_pipeline(family=family)
+    with pytest.warns(UserWarning, match="1 of 2 prompts are cut to 24 tokens: 'a .*' loses 'ker'"):
+        model.tokenize(["a very, very, very old sneaker", "a very old sneaker", "a very old sneaker"])
+
+
 def test_a_tile_that_does_not_serve_is_refused_before_drawing(pipe):
     told = []
     with pytest.raises(ValueError, match="tile of 3 px, expected a positive multiple of 8"):

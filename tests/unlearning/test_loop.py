@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -158,6 +159,16 @@ def test_too_many_in_a_row_stop_the_run_and_the_last_good_state_is_kept(
     assert not resumed.history["skipped"][last + 1 :].any()
 
 
+@pytest.mark.parametrize(("steps", "bad"), [(1, [1]), (3, [2, 3])])
+def test_a_run_that_ends_on_steps_that_are_not_finite_has_no_result(
+    steps, bad, run, pipe, quiet, tmp_path, monkeypatch
+):
+    poison(monkeypatch, *bad)
+    with pytest.raises(DivergedError, match=f"step {steps}: loss nan"):
+        unlearn(pipe, dataclasses.replace(run[0].config, steps=steps), tmp_path / "run", **quiet)
+    assert not (tmp_path / "run" / "pipeline").exists()
+
+
 class Watcher:
     """Sees everything, as a sheet of samples at every step would."""
 
@@ -246,6 +257,19 @@ def test_another_learning_rate_is_that_of_the_steps_to_come(pipe, config, quiet,
     np.testing.assert_allclose(moved, 0.5 * result.history["gradient_norm"][done], rtol=1e-3)
 
 
+def test_fewer_steps_than_are_done_are_refused(pipe, config, quiet, tmp_path, monkeypatch):
+    stopped(pipe, config(steps=12), tmp_path / "run", monkeypatch, 6, **quiet)
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    done = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    with pytest.raises(ValueError, match=f"{done} steps are done, more than the {done - 1} asked for"):
+        unlearn(pipe, config(steps=done - 1), tmp_path / "run", resume=True, allow_changes=True, **quiet)
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+    for steps in (done, 12):
+        copy = shutil.copytree(tmp_path / "run", tmp_path / f"to {steps}")
+        result = unlearn(pipe, config(steps=steps), copy, resume=True, allow_changes=steps == done, **quiet)
+        assert len(result.history["loss"]) == steps
+
+
 @pytest.mark.slow
 def test_a_run_asked_to_end_while_images_are_drawn_ends_there(pipe, config, tmp_path, monkeypatch):
     drawn, draw = [], type(pipe).generate
@@ -299,6 +323,10 @@ def nothing_is_drawn(monkeypatch, pipe):
         ({"target": "boot"}, "not a concept of this model"),
         ({"anchor": "sneaker"}, "is the target itself"),
         ({"prompts": ("a sandal",)}, "does not occur in the prompt"),
+        (
+            {"prompts": ("a photograph of a very old sneaker",)},
+            "'a photograph of a very old sneaker' and the anchor prompt .* are the same 24 tokens",
+        ),
         ({"trainable": "attn9"}, "matches no parameter"),
         ({"timestep_range": (0, 1000)}, "within the schedule's"),
         ({"devices": "all", "batch_size": 6}, "batch_size 6 for 4 devices"),

@@ -210,8 +210,10 @@ def test_the_name_as_the_prompts_have_it_gives_the_tokens(target, pipe):
 
 
 def test_another_name_of_a_concept_gives_the_tokens_of_its_prompts(pipe):
-    """ "VanGogh" is found in the library, but stands in none of its prompts."""
+    """ "VanGogh" is found in the library, but does not stand in the prompt."""
     bare = pipe.replace(concepts={})
-    prepared = prepare(bare, settings(target="VanGogh", trainable="embedding"))
+    prepared = prepare(
+        bare, settings(target="VanGogh", trainable="embedding", prompts=("in the van gogh way",))
+    )
     words = pipe.tokenizer("van gogh", add_special_tokens=False)["input_ids"]
     assert prepared.plan.trainable.ids == (tuple(sorted(set(words))),)

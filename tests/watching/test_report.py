@@ -158,6 +158,7 @@ def test_the_edit_has_no_curves(pipe, result):
     assert "method edit" in seen.text
 
 
+@pytest.mark.filterwarnings("ignore:.*prompts are cut to 24 tokens")
 def test_text_is_no_html(pipe, result):
     pairs = (PromptPair(f"a {HOSTILE}", HOSTILE),)
     made = result(target=HOSTILE, anchor=HOSTILE + "x", prompts=(f"a {HOSTILE}",), pairs=pairs)
