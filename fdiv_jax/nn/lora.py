@@ -108,7 +108,8 @@ def init_lora(
     alpha: float | None = None,
     key: jax.Array,
 ) -> Lora:
-    """Factors that change nothing yet: down uniform in +-1 / sqrt(fan-in), up zero, as in Hu et al. 2021.
+    """Factors that change nothing yet: down uniform in +-1 / sqrt(fan-in), up zero, as in Hu et al. 2021; in
+    float32 at least.
 
     Args:
         parameters: by name, as `fdiv_jax.unlearning.Network.parameters` gives them.
@@ -134,7 +135,7 @@ def init_lora(
     )
     factors = {}
     for (target, shape), values in zip(shapes.items(), drawn, strict=True):
-        dtype = parameters[target + _KERNEL].dtype
+        dtype = jnp.promote_types(parameters[target + _KERNEL].dtype, jnp.float32)
         down = float(np.prod(shape[:-1])) ** -0.5 * values
         factors[target + _DOWN] = jnp.asarray(down.reshape(*shape[:-1], rank).astype(dtype))
         factors[target + _UP] = jnp.asarray(np.zeros((*(1 for _ in shape[:-2]), rank, shape[-1]), dtype))

@@ -47,7 +47,7 @@ class Trainable(Protocol):
     """How what learns makes the model."""
 
     def initial(self, frozen: Frozen, key: jax.Array) -> Parameters:
-        """What learns, before the first step: the model is the frozen one."""
+        """What learns, before the first step, in float32 at least: the model is the frozen one."""
         ...
 
     def parameters(self, trained: Parameters, frozen: Frozen) -> Parameters:
@@ -71,11 +71,11 @@ class Weights:
 
     def initial(self, frozen: Frozen, key: jax.Array) -> Parameters:
         """Copies of them."""
-        return {name: jnp.copy(frozen.unet[name]) for name in self.names}
+        return {name: _master(frozen.unet[name]) for name in self.names}
 
     def parameters(self, trained: Parameters, frozen: Frozen) -> Parameters:
-        """The frozen ones with these in their places."""
-        return {**frozen.unet, **trained}
+        """The frozen ones with these in their places, in the same precision."""
+        return {**frozen.unet, **{n: value.astype(frozen.unet[n].dtype) for n, value in trained.items()}}
 
     def text(self, trained: Parameters, frozen: Frozen, text: Text, tokens: tuple[jax.Array, ...]) -> Text:
         """As it is."""
@@ -130,7 +130,7 @@ class TokenEmbeddings:
     def initial(self, frozen: Frozen, key: jax.Array) -> Parameters:
         """The rows as they are, (tokens, width) for each encoder."""
         return {
-            name: jnp.copy(own[_table_name(own)][np.asarray(ids)])
+            name: _master(own[_table_name(own)][np.asarray(ids)])
             for name, own, ids in zip(self._names, frozen.encoders, self.ids, strict=True)
         }
 
@@ -234,6 +234,11 @@ def _token_embeddings(
         sum(value.size for own in frozen.encoders for value in own.values()),
     )
     return trainable, frozen, described
+
+
+def _master(value: jax.Array) -> jax.Array:
+    """A copy that learns, in float32 at least: half precision would round small steps away."""
+    return jnp.array(value, jnp.promote_types(value.dtype, jnp.float32))
 
 
 def _table_name(parameters: Mapping[str, Any]) -> str:

@@ -201,6 +201,30 @@ def test_everything_but_the_cross_attentions(pipe):
     assert all(name.endswith("to_k.bias") for name in still)  # a shift of all keys changes no attention
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        pytest.param({"lora": LoraConfig(rank=2)}, marks=pytest.mark.slow),
+        pytest.param({"trainable": "embedding"}, marks=pytest.mark.slow),
+    ],
+    ids=["weights", "lora", "embedding"],
+)
+def test_small_steps_of_a_model_in_half_precision_add_up(changes, pipe, tmp_path):
+    """What learns is kept in float32; one step of 1e-5 changes hardly a number of bfloat16."""
+    half = load_pipeline(pipe.save(tmp_path / "model"), param_dtype=jnp.bfloat16)
+    result = unlearn(half, settings(learning_rate=1e-5, **changes), progress=False, cache=False)
+    plan = prepare(half, settings(**changes)).plan
+    before = plan.trainable.initial(prepare(half, settings(**changes)).frozen, jax.random.key(0))
+    for name, value in result.learned.items():
+        assert value.dtype == np.float32
+        if "lora_down" not in name and result.history["gradient_norm"].any():
+            moved = np.abs(value - np.asarray(before[name]))
+            assert 1e-6 < np.median(moved) < 1e-4
+    for module in result.pipeline.components.values():
+        assert {value.dtype for value in Network.parameters(module).values()} == {jnp.dtype(jnp.bfloat16)}
+
+
 @pytest.mark.parametrize("target", ["sneaker", "a sneaker", "Sneaker"])
 def test_the_name_as_the_prompts_have_it_gives_the_tokens(target, pipe):
     """By its phrase, the article in it does not learn."""
