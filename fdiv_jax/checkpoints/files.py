@@ -113,8 +113,8 @@ class TensorFiles(Mapping[str, np.ndarray]):
     def __init__(self, files: Sequence[Path]):
         """Of these files, which are opened on entering the context.
 
-        Raises ValueError for a file that is truncated or no safetensors file, and, when a tensor is read, for
-        one that is not of a floating-point type.
+        Raises ValueError for a file that is truncated or no safetensors file, or a tensor that is in two of
+        them; and, when a tensor is read, for one that is not of a floating-point type.
         """
         self._files = files
         self._stack = ExitStack()
@@ -124,7 +124,15 @@ class TensorFiles(Mapping[str, np.ndarray]):
 
     def __enter__(self) -> "TensorFiles":
         self._open()
-        self._home = {name: file for file, handle in self._handles.items() for name in handle.keys()}  # noqa: SIM118
+        self._home = {}
+        for file, handle in self._handles.items():
+            for name in handle.keys():  # noqa: SIM118
+                if name in self._home:
+                    self._stack.close()
+                    raise ValueError(
+                        f"tensor {name} is in {self._home[name]} and in {file}; expected one of it"
+                    )
+                self._home[name] = file
         return self
 
     def _open(self) -> None:

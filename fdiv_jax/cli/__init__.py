@@ -74,7 +74,7 @@ def _run(name: str, arguments: list[str]) -> int:
     try:
         with contextlib.redirect_stderr(told):
             command = tyro.cli(
-                module.Command, args=_dashed_last(arguments), prog=f"fdiv-jax {name}", default=default
+                module.Command, args=_dashed(arguments, name), prog=f"fdiv-jax {name}", default=default
             )
     except SystemExit as ended:
         if ended.code in (None, 0):
@@ -94,16 +94,26 @@ def _one_line(complaint: str, name: str) -> str:
     return re.sub(r"^(Parsing error|Required options) ", "", text) + f"; fdiv-jax {name} --help tells more"
 
 
-def _dashed_last(arguments: list[str]) -> list[str]:
-    """Positional arguments such as -log(t) look like options; behind a `--` they are read as they are."""
+def _dashed(arguments: list[str], name: str) -> list[str]:
+    """Words such as -log(t) look like options. Of `explore`, the expression goes behind a `--`, where it is
+    read as it is; elsewhere such a word belongs to the option before it."""
     if "--" in arguments:
         return arguments
     dashed = [
-        word
+        bool(re.match(r"-[^-]", word)) and word != "-h" and not re.match(r"-[\d.]+(e-?\d+)?$", word)
         for word in arguments
-        if re.match(r"-[^-]", word) and word != "-h" and not re.match(r"-[\d.]+$", word)
     ]
-    return [word for word in arguments if word not in dashed] + (["--", *dashed] if dashed else [])
+    if name == "explore":
+        words = [word for word, odd in zip(arguments, dashed, strict=True) if odd]
+        rest = [word for word, odd in zip(arguments, dashed, strict=True) if not odd]
+        return rest + (["--", *words] if words else [])
+    joined: list[str] = []
+    for word, odd in zip(arguments, dashed, strict=True):
+        if odd and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _print_help() -> None:

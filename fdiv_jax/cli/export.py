@@ -1,6 +1,7 @@
 """`fdiv-jax export MODEL --format FORMAT --output PATH`: a model, or its change, for other programs."""
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -58,6 +59,8 @@ class Command:
             if base is not None:
                 status.update(f"loading {base}")
             before = None if base is None else fdiv_jax.load_pipeline(base)
+            if before is not None and self.base is None:
+                _compare(before, Path(model))
             status.update(f"writing {self.output}")
             about = self._write(pipe, before)
         print(f"{self.output}: {about}")
@@ -111,11 +114,14 @@ class Command:
 
     def _check_output(self) -> None:
         from fdiv_jax.checkpoints import check_place
+        from fdiv_jax.pipeline.directory import check_replaceable
 
         directory = self.format == "diffusers"
         if not directory and self.output.suffix != ".safetensors":
             raise ValueError(f"--output {self.output}: expected a name that ends in .safetensors")
         check_place(self.output)
+        if directory:
+            check_replaceable(self.output, self.overwrite)
         if self.overwrite or not self.output.exists():
             return
         if not directory or not self.output.is_dir() or any(self.output.iterdir()):
@@ -194,12 +200,29 @@ def _pipeline_directory(model: str) -> str:
 
 def _named_base(pipeline: Path) -> str | None:
     """The model that a run started from, as its config.json says."""
+    return _recorded(pipeline, "name") or None
+
+
+def _compare(base: "TextToImagePipeline", pipeline: Path) -> None:
+    """Warns where the base is not, bit for bit, what the run started from."""
+    from fdiv_jax.unlearning.data import model_digest
+
+    if _recorded(pipeline, "sha256") not in (None, model_digest(base)):
+        warnings.warn(
+            f"{base.name} is not the model that the run of {pipeline} began with: it has changed, or the run "
+            "is a later one of a sequence; what is written is the change from it as it is now",
+            stacklevel=2,
+        )
+
+
+def _recorded(pipeline: Path, key: str) -> str | None:
+    """What the config.json of a run says of its model."""
     config = pipeline.parent / "config.json"
     if pipeline.name != "pipeline" or not config.is_file():
         return None
     try:
-        return json.loads(config.read_text())["model"]["name"] or None
-    except (KeyError, TypeError, ValueError):
+        return json.loads(config.read_text())["model"].get(key)
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 

@@ -146,6 +146,7 @@ def _check_convex_piece(piece: Piece, grid: np.ndarray) -> None:
         finite = np.isfinite(curvature) & np.isfinite(first) & np.isfinite(value)
         _check_nonnegative(second, grid, curvature, finite)
         _check_chords(piece, grid, value, first, finite)
+        _check_kinks(piece, grid, first, curvature / grid**2, finite)
 
 
 def _check_nonnegative(
@@ -221,6 +222,38 @@ def _check_chords(
         if f_b - f_a > slope_b * (b - a) + margin or f_b - f_a < slope_a * (b - a) - margin:
             raise GeneratorError(
                 f"the generator is not convex and continuous: it has a pole or a jump near t = {_shown(a)}"
+            )
+
+
+def _check_kinks(
+    piece: Piece, grid: np.ndarray, first: np.ndarray, second: np.ndarray, finite: np.ndarray
+) -> None:
+    """f' rises by the integral of f'', or it has a jump that no Abs, Max or Min has told of."""
+    known = np.flatnonzero(finite)  # without the kink itself, where f' may be 0/0
+    grid, first, second = grid[known], first[known], second[known]
+    rise = np.diff(first)
+    bound = np.diff(grid) * np.maximum(second[1:], second[:-1])
+    odd = rise > 4 * bound + 1e-9 * (np.abs(first[1:]) + np.abs(first[:-1]))
+    context = mp_context(60)
+    slope = mp_function(piece.first, T, context)
+    for i in np.flatnonzero(odd)[:20]:
+        a, b = context.mpf(float(grid[i])), context.mpf(float(grid[i + 1]))
+        low, high = (context.re(slope(x)) for x in (a, b))
+        whole = high - low
+        for _ in range(100):  # to the half in which f' rises more
+            middle = (a + b) / 2
+            try:
+                at = context.re(slope(middle))
+            except ZeroDivisionError:  # the very point
+                break
+            if at - low > high - at:
+                b, high = middle, at
+            else:
+                a, low = middle, at
+        if high - low > whole / 2:
+            raise GeneratorError(
+                f"the generator has a kink at t = {context.nstr(a, 6)} that is hidden in a root: "
+                "write it by Abs"
             )
 
 

@@ -100,7 +100,7 @@ class Divergence:
     def curvature(self) -> sympy.Expr:
         """f''(1), exact; oo where f has a kink at 1, the mean of both sides where f'' jumps at 1.
 
-        It is the weight w_f(0), and the reciprocal of f*''(f'(1)).
+        It is the weight w_f(0), and the reciprocal of f*''(f'(1)) where f'' does not jump.
         """
         if any(cut == 1 for cut, _ in self.kinks):
             return sympy.oo
@@ -266,7 +266,7 @@ class Divergence:
 
         Raises:
           InfiniteDivergenceError: (a ValueError) f grows faster than every power of t.
-          ValueError: a negative m that is known when the call is made.
+          ValueError: a negative m given as a number, a list or a NumPy array; elsewhere it counts as 0.
         """
         return self._gaussian.value(m)
 

@@ -157,15 +157,16 @@ def _of_squared_distance(function: Function) -> Callable[[ArrayLike], jax.Array]
     def compiled(m: ArrayLike) -> jax.Array:
         array, answer = as_float(m)
         # Rounding may leave a traced squared distance slightly negative. (At 0 the derivative of maximum
-        # would be 1/2.)
-        result = function(jnp.where(array < 0, 0, array))
+        # would be 1/2.) An infinite one has the limit, as reached by the largest number.
+        inside = jnp.where(array < 0, 0, jnp.where(array == jnp.inf, jnp.finfo(array.dtype).max, array))
+        result = jnp.where(jnp.isnan(array), array, function(inside))
         if answer != array.dtype:
             limit = float(jnp.finfo(answer).max)
             result = jnp.where(jnp.isfinite(result), jnp.clip(result, -limit, limit), result)
         return result.astype(answer)
 
     def checked(m: ArrayLike) -> jax.Array:
-        if isinstance(m, (int, float, np.ndarray, np.generic)) and np.any(np.asarray(m) < 0):
+        if isinstance(m, (int, float, list, tuple, np.ndarray, np.generic)) and np.any(np.asarray(m) < 0):
             raise ValueError(f"a squared distance m must be >= 0, got {np.min(m)}")
         return compiled(m)
 

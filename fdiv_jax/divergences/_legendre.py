@@ -78,6 +78,8 @@ def value_at_upper_end(pieces: Sequence[Piece], upper: sympy.Expr) -> sympy.Expr
     """f* at s = f'(oo): the limit of s t - f(t), finite or oo."""
     if upper == sympy.oo:
         return sympy.oo
+    if pieces[-1].second == 0:
+        return -pieces[-1].expression.subs(T, 0)  # also where the slope is known to some digits only
     return limit_at_end(upper * T - pieces[-1].expression, sympy.oo)
 
 
@@ -148,7 +150,8 @@ def _agrees(candidate: sympy.Expr, samples: Sequence[tuple]) -> bool:
 
 
 def accurate(piece: Piece, formula: sympy.Expr, truth: Callable | None = None) -> bool:
-    """Whether the formula in s keeps its digits in float64 along the whole piece, from t = e^-12 to e^12.
+    """Whether the formula in s is one that JAX can take, and keeps its digits in float64 along the whole
+    piece, from t = e^-12 to e^12.
 
     truth(s, t) is what it should give; f*(s) = s t - f(t) by default.
     """
@@ -156,6 +159,7 @@ def accurate(piece: Piece, formula: sympy.Expr, truth: Callable | None = None) -
     function = mp_function(piece.expression, T, mp_context(60))
     values = [truth(s, t) if truth else s * t - function(t) for s, t in pairs]
     try:
+        jax_function(formula, S)
         found = numpy_function(formula, S)(np.array([float(s) for s, _ in pairs]))
     except NotImplementedError:
         return False

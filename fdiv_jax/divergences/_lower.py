@@ -129,7 +129,10 @@ class _Jax(_Arithmetic):
         return lambda x: _power_minus(inner(x), log(rest(x)), exponent, less)
 
     def lambert_w(self, argument, walk):
-        inner = walk(sympy.expand_log(sympy.log(argument), force=True))
+        exponent = sympy.expand_log(sympy.log(argument), force=True)
+        if exponent.has(sympy.I):
+            raise NotImplementedError(f"no numerical form of W of the negative {argument}")
+        inner = walk(exponent)
         return lambda x: lambert_w_exp(inner(x))
 
 

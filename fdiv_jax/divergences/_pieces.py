@@ -25,6 +25,7 @@ _SWITCHES = (sympy.Abs, sympy.Max, sympy.Min, sympy.sign, sympy.Heaviside)
 _MAX_CUTS = 40
 _MAX_COMPARISONS = 100
 _GRID = np.exp(np.linspace(-25.0, 25.0, 5001))
+_BEYOND = (26, 28, 30, 35, 40, 50, 64, 80, 100, 128)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,20 @@ class Piece:
 
 
 def _real_powers(expr: Any) -> Any:
-    """(x^2n)^r is |x|^(2nr) for real x; sympy leaves it, and the kink in it, unseen."""
+    """(x^2n)^r is |x|^(2nr) for real x; sympy leaves it, and the kink in it, unseen. So does it that of
+    (x^2 - 2 x + 1)^r, before it is factored."""
+
+    def sum_root(node: Any) -> bool:
+        return (
+            isinstance(node, sympy.Pow)
+            and isinstance(node.base, sympy.Add)
+            and node.exp.is_Rational
+            and not node.exp.is_Integer
+        )
+
+    def factored(node: Any) -> Any:
+        base = time_limited(lambda: sympy.factor(node.base), 0.5)
+        return node if base is None or isinstance(base, sympy.Add) else base**node.exp
 
     def even_root(node: Any) -> bool:
         return (
@@ -57,6 +71,7 @@ def _real_powers(expr: Any) -> Any:
             and not node.exp.is_Integer
         )
 
+    expr = expr.replace(sum_root, factored)
     return expr.replace(even_root, lambda node: sympy.Abs(node.base.base) ** (node.base.exp * node.exp))
 
 
@@ -112,16 +127,75 @@ def _exact_root(
     return sympy.Float(str(root), 50)
 
 
+def _dips(values: np.ndarray) -> list[int]:
+    """Where an argument comes near to zero between neighbours of one sign: it may cross twice in there."""
+    size, sign = np.abs(values), np.sign(values)
+    same = (sign[2:] == sign[:-2]) & (sign[1:-1] != -sign[:-2]) & (sign[2:] != 0)
+    near = size[1:-1] < 0.9 * np.minimum(size[2:], size[:-2])
+    return [int(i) + 1 for i in np.flatnonzero(same & near)[: 2 * _MAX_CUTS]]
+
+
+def _two_roots(
+    argument: sympy.Expr, place: int, solutions: Callable[[], list[sympy.Expr]]
+) -> list[sympy.Expr]:
+    """The zeros on both sides of the argument's lowest point about _GRID[place], if it crosses there."""
+    low, high = float(_GRID[place - 1]), float(_GRID[place + 1])
+    context = mp_context(60)
+    function = mp_function(argument, T, context)
+    outside = 1 if function(context.mpf(low)) > 0 else -1
+    a, b, golden = context.mpf(low), context.mpf(high), (context.sqrt(5) - 1) / 2
+    points = [b - golden * (b - a), a + golden * (b - a)]
+    heights = [outside * function(x) for x in points]
+    for _ in range(120):
+        if min(heights) < -(context.mpf(10) ** -40):
+            bottom = float(points[int(heights[1] < heights[0])])
+            return [_exact_root(argument, *ends, solutions) for ends in ((low, bottom), (bottom, high))]
+        if heights[0] < heights[1]:
+            b, points[1], heights[1] = points[1], points[0], heights[0]
+            points[0] = b - golden * (b - a)
+            heights[0] = outside * function(points[0])
+        else:
+            a, points[0], heights[0] = points[0], points[1], heights[1]
+            points[1] = a + golden * (b - a)
+            heights[1] = outside * function(points[1])
+    return []
+
+
+def _check_beyond(argument: sympy.Expr, signs: np.ndarray) -> None:
+    """Refuses an argument that changes its sign where no cuts are looked for."""
+    context = mp_context()
+    function = mp_function(argument, T, context)
+    for side, known in ((-1, signs[0]), (1, signs[-1])):
+        for reach in _BEYOND:
+            values = []
+            for digits in (60 + 2 * reach, 90 + 2 * reach):
+                context.dps = digits
+                try:
+                    values.append(context.re(function(context.exp(side * reach))))
+                except (ZeroDivisionError, OverflowError):
+                    values.append(context.nan)
+            # Rounding, unlike a change of sign, depends on the number of digits.
+            if values[1] * known < 0 and abs(values[0] - values[1]) < 1e-6 * abs(values[1]):
+                raise ExpressionError(
+                    f"the generator has a kink where {argument} changes its sign, at a t "
+                    f"{'below' if side < 0 else 'above'} {float(context.exp(25 * side)):.1g}; kinks are read "
+                    "between e^-25 and e^25"
+                )
+
+
 def _roots(argument: sympy.Expr, seconds: float) -> list[sympy.Expr]:
-    values = numpy_function(argument, T)(_GRID)
+    raw = numpy_function(argument, T)(_GRID)
     # Signs: products of the values themselves may over- or underflow.
-    values = np.sign(np.where(np.isfinite(values), values, np.nan))
+    values = np.sign(np.where(np.isfinite(raw), raw, np.nan))
     solutions = cache(lambda: _solutions(argument, seconds))
     if np.sum(values[1:] * values[:-1] < 0) > _MAX_CUTS:
         raise ExpressionError(
             f"the generator has more than {_MAX_CUTS} kinks: {argument} keeps changing sign"
         )
+    _check_beyond(argument, values)
     roots = []
+    for place in _dips(raw):
+        roots += _two_roots(argument, place, solutions)
     for i in range(len(_GRID) - 1):
         left, right = values[i], values[i + 1]
         if left == 0:

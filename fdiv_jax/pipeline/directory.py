@@ -150,14 +150,16 @@ def save_pipeline(
     Args:
         pipeline: what to write.
         directory: where to; must not exist, or be empty, unless `overwrite`.
-        overwrite: replace what is there, after the new directory is complete.
+        overwrite: replace the model that is there, after the new directory is complete.
 
     Returns:
         The directory.
 
     Raises:
-        FileExistsError: the directory holds something and `overwrite` is False.
+        FileExistsError: the directory holds something and `overwrite` is False, or it is no model.
     """
+    path = Path(directory)
+    check_replaceable(path, overwrite)
     kind = "StableDiffusionPipeline" if pipeline.text_encoder_2 is None else "StableDiffusionXLPipeline"
     extra: dict[str, Any] = {"requires_safety_checker": False, **{name: [None, None] for name in _ABSENT}}
     if kind == "StableDiffusionXLPipeline":
@@ -170,7 +172,6 @@ def save_pipeline(
         **{name: list(_LIBRARIES[name]) for name in _PIPELINES[kind]},
         "scheduler": ["diffusers", pipeline.scheduler_config.get("_class_name", "DDIMScheduler")],
     }
-    path = Path(directory)
     with atomic_directory(path, overwrite=overwrite) as temporary:
         _write_json(temporary / "model_index.json", dict(sorted(index.items())))
         for name in _PIPELINES[kind]:
@@ -185,6 +186,19 @@ def save_pipeline(
             entries = {name: concept.to_dict() for name, concept in pipeline.concepts.items()}
             _write_json(temporary / "concepts.json", entries)
     return path
+
+
+def check_replaceable(path: Path, overwrite: bool) -> None:
+    """To overwrite is to replace a model, and nothing else that a directory may hold.
+
+    Raises:
+        FileExistsError: there is something else.
+    """
+    if overwrite and path.is_dir() and any(path.iterdir()) and not (path / "model_index.json").is_file():
+        found = ", ".join(sorted(each.name for each in path.iterdir())[:4])
+        raise FileExistsError(
+            f"{path} holds {found} and no model_index.json; expected a model to overwrite, or a new directory"
+        )
 
 
 def _find(model: str | os.PathLike[str], **hub: Any) -> Path:

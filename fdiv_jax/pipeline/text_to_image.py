@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
@@ -288,7 +289,7 @@ class TextToImagePipeline:
             )
         if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
             raise TypeError(f"images of {images.dtype}, expected uint8 or floating-point ones of -1 to 1")
-        if images.dtype != jnp.uint8 and not isinstance(images, jax.core.Tracer):
+        if images.dtype != jnp.uint8 and not isinstance(images, Tracer):
             reach = float(jnp.max(jnp.abs(images)))
             if reach > _LARGEST_VALUE:
                 raise ValueError(f"images reach {reach:.4g}, expected -1 to 1, or uint8 of 0 to 255")

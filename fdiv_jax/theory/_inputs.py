@@ -68,9 +68,17 @@ def finite_curvature_of(d: Any) -> float:
 
 
 def linearisation(d: Any, activation: bool) -> Linearisation:
-    """(d, g'(v0)): d = 1/f''(1) and slope 1 for T = v; d = g'(v0)^2/f''(1) for T = g(v). A kink has d = 0."""
+    """(d, g'(v0)): d = 1/f''(1) and slope 1 for T = v; d = g'(v0)^2/f''(1) for T = g(v). A kink has d = 0.
+
+    Where f'' jumps at 1, d is the reciprocal of its mean, f*'' jumps as well, and rates are of the mean.
+    """
     d = as_divergence(d)
     curvature = curvature_of(d)
+    if hasattr(d, "slopes") and d.equilibrium_slope == d.slopes[1]:
+        raise ValueError(
+            f"{d.name}: f is linear beyond t = 1, so the critic's equilibrium s0 = f'(1) = "
+            f"{d.equilibrium_slope} is the end of f*'s domain, beyond which the game is -oo: no linear rate"
+        )
     if not activation:
         return Linearisation(1.0 / curvature, 1.0)
     slope = float(d.activation_slope)

@@ -105,6 +105,10 @@ def test_shards_are_read_through_their_index(model, directory):
     index.write_text(json.dumps({"weight_map": placed}))
     assert same(load_component(directory, AutoencoderKL).model, model)
 
+    save_file({name: tensors[name] for name in (names[0], *names[1::2])}, directory / file)
+    with pytest.raises(ValueError, match=rf"tensor {names[0]} is in .*00001-of.* and in .*00002-of"):
+        load_component(directory, AutoencoderKL)
+
     (directory / file).unlink()
     with pytest.raises(FileNotFoundError, match="00002-of-00002"):
         load_component(directory, AutoencoderKL)

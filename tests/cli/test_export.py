@@ -1,6 +1,7 @@
 """The export command: every format, from directories to files that give the tuned model back."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from fdiv_jax import cli, load_pipeline
 from fdiv_jax.checkpoints import apply_delta, load_lora, load_single_file, load_state_dict, state_dict
 from fdiv_jax.nn.lora import merge_lora
 from fdiv_jax.unlearning import Network
+from fdiv_jax.unlearning.data import model_digest
 from tests.tiny import tiny_pipeline
 
 KEY = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
@@ -159,6 +161,34 @@ def test_outputs_are_checked_before_anything_is_loaded(tmp_path, capsys):
     assert export(*model, there, "--overwrite") == 2
     assert "nowhere" in capsys.readouterr().err
     assert there.read_text() == "old"
+
+
+def test_overwriting_replaces_models_alone(base, tmp_path, capsys):
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.tex").write_text("precious")
+    assert export("nowhere", "diffusers", other, "--overwrite") == 2
+    assert "holds chapter.tex and no model_index.json" in capsys.readouterr().err
+    with pytest.raises(FileExistsError, match=r"holds chapter\.tex and no model_index\.json"):
+        base.save(other, overwrite=True)
+    assert (other / "chapter.tex").read_text() == "precious"
+    base.save(tmp_path / "model")
+    base.save(tmp_path / "model", overwrite=True)
+
+
+def test_a_base_that_is_not_the_one_of_the_run_is_told(base, tuned, run_directory, tmp_path):
+    described = run_directory / "config.json"
+    kept = described.read_text()
+    try:
+        for model, same in ((base, True), (tuned, False)):
+            named = json.loads(kept)
+            named["model"]["sha256"] = model_digest(model)
+            described.write_text(json.dumps(named))
+            told = nullcontext() if same else pytest.warns(UserWarning, match="is not the model that the run")
+            with told:
+                assert export(run_directory, "delta", tmp_path / f"{same}.safetensors") == 0
+    finally:
+        described.write_text(kept)
 
 
 @pytest.mark.slow

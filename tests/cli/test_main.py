@@ -1,5 +1,6 @@
 """The frame of the command line: help, suggestions, errors in one line, arguments that begin with a dash."""
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -101,12 +102,21 @@ def test_interruption(command, capsys):
 @pytest.mark.parametrize(
     "arguments", [["-log(t)", "--flag"], ["--flag", "-log(t)"], ["--flag", "--", "-log(t)"]]
 )
-def test_an_expression_may_begin_with_a_minus_sign(arguments, command):
+def test_an_expression_may_begin_with_a_minus_sign(arguments, command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fdiv_jax.cli.explore", command)
     seen = []
     command.action = seen.append
-    assert cli.main(["divergences", *arguments]) == 0
+    assert cli.main(["explore", *arguments]) == 0
     assert seen[0].word == "-log(t)"
     assert seen[0].flag
+
+
+def test_so_may_the_value_of_an_option(capsys):
+    words = ["unlearn", "fashion", "--target", "sneaker", "--divergence", "-log(t)", "--loss", "exact"]
+    assert cli.main([*words, "--print-config"]) == 0
+    assert json.loads(capsys.readouterr().out)["divergence"] == "-log(t)"
+    assert cli.main([*words, "--learning-rate", "-1e-3"]) == 2
+    assert "learning_rate must be a finite number > 0, got -0.001" in capsys.readouterr().err
 
 
 def test_only_the_command_asked_for_is_loaded():

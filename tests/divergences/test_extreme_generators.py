@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import sympy
 
-from fdiv_jax.divergences import ExpressionError, InfiniteDivergenceError, divergence
+from fdiv_jax.divergences import ExpressionError, GeneratorError, InfiniteDivergenceError, divergence
 
 M = sympy.Symbol("m", nonnegative=True)
 
@@ -179,3 +179,72 @@ def test_a_switch_of_tiny_values_is_seen():
     d = divergence("Abs(1e-95*t*1e-95*(t - 1))*1e95/t*1e95 + t*log(t)")
     assert [cut for cut, _ in d.kinks] == [1]
     assert math.isinf(d.curvature)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "plain"),
+    [
+        ("t*log(t) + sqrt(t**2 - 2*t + 1)", "t*log(t) + Abs(t - 1)"),
+        ("t*log(t) + sqrt(t**2 - 4*t + 4) - 1", "t*log(t) + Abs(t - 2) - 1"),
+        ("(t**2 - 2*t + 1)**0.75", "Abs(t - 1)**1.5"),
+        ("t*log(t) + sqrt((t**2 - 2*t + 1)/(t + 1)**2)", "t*log(t) + Abs(t - 1)/(t + 1)"),
+    ],
+)
+def test_a_kink_in_a_root_is_seen(hidden, plain):
+    a, b = divergence(hidden), divergence(plain)
+    assert (a.kinks, a.curvature, a.equilibrium_slope) == (b.kinks, b.curvature, b.equilibrium_slope)
+    assert [float(a.f(t)) for t in (0.3, 1.5, 4.0)] == pytest.approx([float(b.f(t)) for t in (0.3, 1.5, 4.0)])
+
+
+def test_a_kink_that_no_factor_shows_is_refused():
+    with pytest.raises(GeneratorError, match=r"kink at t = 1\.0 that is hidden in a root: write it by Abs"):
+        divergence("t*log(t) + sqrt(t - 2*sqrt(t) + 1)")  # |sqrt(t) - 1|
+    assert divergence("log(cosh(20000*(t - 1)))").is_smooth  # steep, and no kink
+
+
+def test_two_kinks_close_together(x64):
+    """f = max(0, 1000 (t - 1)(t - 1.005)), its value by mpmath between the kinks."""
+    d = divergence("Max(0, 1000*(t - 1)*(t - 1.005))")
+    assert d.kinks == ((1, 5), (sympy.Rational(201, 200), 5))
+    assert float(d.f(1.0025)) == 0
+    assert float(d.conjugate(-0.495)) == pytest.approx(-0.495)
+    m = mpmath.mpf("1e-6")
+
+    def integrand(l):
+        t = mpmath.exp(l)
+        density = mpmath.exp(-((l + m / 2) ** 2) / (2 * m)) / mpmath.sqrt(2 * mpmath.pi * m)
+        return max(mpmath.mpf(0), 1000 * (t - 1) * (t - mpmath.mpf("1.005"))) * density
+
+    exact = mpmath.quad(integrand, [-0.012, -0.004, -0.001, 0, mpmath.log(mpmath.mpf("1.005")), 0.012])
+    assert float(d.gaussian_divergence(1e-6)) == pytest.approx(float(exact), rel=1e-9)
+    narrow = divergence("Max(t*log(t), 1.004*(t - 1))")
+    assert math.isinf(narrow.curvature)
+    assert [float(cut) for cut, _ in narrow.kinks] == pytest.approx([1, 1.0080213618], rel=1e-9)
+
+
+@pytest.mark.parametrize("text", ["1e-3*Max(t - 1e12, 0)", "t*log(t) + Max(1e-12 - t, 0)"])
+def test_a_kink_too_far_away_is_refused(text):
+    with pytest.raises(ExpressionError, match=r"changes its sign, at a t (below|above) .* between e"):
+        divergence(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "t_of_s"),
+    [
+        # f' = 2 log(t)/t on t < 1;  f' = log t + 1 - 1/t on t < 1
+        ("Min(log(t), 0)**2", lambda t: 2 * mpmath.log(t) / t),
+        ("Abs(log(t)) + t*log(t)", lambda t: mpmath.log(t) + 1 - 1 / t),
+    ],
+)
+def test_an_inverse_on_the_other_branch_of_lambert_w(text, t_of_s, x64):
+    d, s = divergence(text), -0.5
+    t = mpmath.findroot(lambda t: t_of_s(t) - s, 0.8)
+    f = mpmath.log(t) ** 2 if "Min" in text else -mpmath.log(t) + t * mpmath.log(t)
+    assert float(d.conjugate_prime(s)) == pytest.approx(float(t), rel=1e-9)
+    assert float(d.conjugate(s)) == pytest.approx(float(s * t - f), rel=1e-9)
+
+
+def test_the_conjugate_at_the_last_slope_after_an_inexact_kink(x64):
+    d = divergence("Max(log(t)**2, 2*t/E - 1)")
+    assert d.conjugate_expression.subs(sympy.Symbol("s", real=True), sympy.Rational(3, 10)).is_finite
+    assert float(d.conjugate(float(d.slopes[1]))) == pytest.approx(1.0)

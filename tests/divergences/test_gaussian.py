@@ -238,3 +238,19 @@ def test_static_argument_of_jit():
     stepped = jax.jit(lambda d, m: d.gaussian_weight(m), static_argnums=0)
     assert float(stepped(divergence("le_cam"), 1.0)) == float(ambient(1.0))
     assert float(stepped(divergence("kl"), 1.0)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "weight"),
+    [("kl", np.inf, 1), ("jensen_shannon", 2 * math.log(2), 0), ("le_cam", 2, 0), ("total_variation", 1, 0)],
+)
+def test_an_infinite_distance_has_the_limit_and_nan_is_nan(name, limit, weight):
+    d, m = divergence(name), jnp.array([np.inf, np.nan], jnp.float32)
+    value, slope, log_weight = d.gaussian_divergence(m), d.gaussian_weight(m), d.gaussian_log_weight(m)
+    assert value[0] == pytest.approx(limit, rel=1e-5) if np.isfinite(limit) else value[0] > 1e38
+    assert slope[0] == weight
+    assert log_weight[0] == 0 if weight else log_weight[0] < -1e30
+    for result in (value, slope, log_weight):
+        assert np.isnan(result[1])
+    with pytest.raises(ValueError, match="must be >= 0, got -1"):
+        d.gaussian_divergence([1.0, -1.0])

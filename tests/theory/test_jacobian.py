@@ -183,6 +183,17 @@ def test_wrong_kinds_are_refused():
         theory.game_spectrum(KL, np.eye(2), np.zeros((2, 2)))
 
 
+@pytest.mark.parametrize("activation", [False, True])
+def test_a_generator_that_is_linear_beyond_one_has_no_game(activation):
+    """s0 = f'(1) = f'(oo): above it f* is oo and the critic's value -oo."""
+    with pytest.raises(
+        ValueError, match=r"linear beyond t = 1, so the critic's equilibrium s0 = f'\(1\) = 0"
+    ):
+        theory.game_rate("Max(1 - t, 0)**2", damping=1.0, coupling=1.0, activation=activation)
+    theory.game_rate("Max(t - 1, 0)**2", damping=1.0, coupling=1.0)
+    assert theory.descent_rate("Max(1 - t, 0)**2", [1.0], 0.1) > 0
+
+
 def test_float32_matrices_are_taken_as_they_are():
     """A Gram matrix from a float32 network is symmetric and semi-definite only to float32."""
     rng = np.random.default_rng(0)
