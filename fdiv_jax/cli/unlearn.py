@@ -170,9 +170,11 @@ def _summarise(console: "Console", result: UnlearningResult) -> None:
     if not steps:
         console.print(f"solved in {spent}")
         return
+    here = steps - result.resumed_at
+    resumed = f", {here} of them here," if result.resumed_at else ""
+    speed = f", {here * config.batch_size / result.seconds:.1f} images/s" if here else ""
     console.print(
-        f"{steps} steps of {config.batch_size} on {len(result.devices)} device(s) in {spent}, "
-        f"{steps * config.batch_size / result.seconds:.1f} images/s"
+        f"{steps} steps of {config.batch_size} on {len(result.devices)} device(s){resumed} in {spent}{speed}"
     )
 
 

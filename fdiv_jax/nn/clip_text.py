@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fdiv_jax.nn.clip_layers import CLIPEncoder, CLIPTowerConfig
+from fdiv_jax.nn.config import require
 from fdiv_jax.nn.layers import Precision, layer_norm, linear
 
 _LEGACY_EOS = 2
@@ -30,6 +31,11 @@ class CLIPTextConfig(CLIPTowerConfig):
     eos_token_id: int | None = 49407
 
     model_type: ClassVar[str] = "clip_text_model"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("vocab_size", "max_position_embeddings"):
+            require(getattr(self, name) > 0, f"{name}={getattr(self, name)}, expected at least 1")
 
 
 class CLIPTextFeatures(NamedTuple):

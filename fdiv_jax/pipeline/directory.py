@@ -118,7 +118,7 @@ def load_pipeline(
             components[name].config = _mended_size(loaded.model.config, loaded.config)
     for tokenizer, encoder in zip(_TOKENIZERS, ("text_encoder", "text_encoder_2"), strict=True):
         if tokenizer in components:
-            _check_vocabulary(directory / tokenizer, components[tokenizer], components[encoder])
+            _check_tokenizer(directory / tokenizer, components[tokenizer], components[encoder])
     path = directory / "scheduler" / "scheduler_config.json"
     scheduler = _read_json(path)
     process = scheduler
@@ -241,8 +241,13 @@ def _load_tokenizer(directory: Path) -> Any:
         raise ValueError(f"{directory}: not a CLIP tokenizer ({error})") from error
 
 
-def _check_vocabulary(directory: Path, tokenizer: Any, encoder: CLIPTextModel) -> None:
-    """A token beyond the embedding would silently read another one's."""
+def _check_tokenizer(directory: Path, tokenizer: Any, encoder: CLIPTextModel) -> None:
+    """Whether it can pad and cut; and a token beyond the embedding would silently read another one's."""
+    length = tokenizer.model_max_length
+    if not isinstance(length, int) or length < 3:
+        raise ValueError(f"{directory}: model_max_length {length!r}, expected a whole number of at least 3")
+    if tokenizer.pad_token is None:
+        raise ValueError(f"{directory}: no pad_token, with which short prompts are filled up")
     size = encoder.config.vocab_size
     if not 2 < len(tokenizer) <= size:
         raise ValueError(

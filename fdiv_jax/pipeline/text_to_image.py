@@ -348,6 +348,8 @@ class TextToImagePipeline:
             raise TypeError(f"guidance {guidance!r}, expected a number")
         if not np.isfinite(guidance):
             raise ValueError(f"guidance {guidance}, expected a finite number")
+        if progress is not None and not callable(progress):
+            raise TypeError(f"progress {progress!r}, expected a function of (calls done, calls in all)")
         count = len(prompts)
         keys = image_keys(seed, count)
         shape = self._latent_shape_of(size)

@@ -298,6 +298,7 @@ class Run:
             self.done, self.position = restored.step, restored.extra["batches"]
             self.key = jax.random.wrap_key_data(jnp.asarray(restored.extra["key"], jnp.uint32))
             self.record.restore(directory.rows)
+        self.began = self.done
         self.state: TrainState = self.runner.place(state)
         self._waiting: tuple[int, Any] | None = None
 
@@ -396,6 +397,7 @@ class Run:
             devices=tuple(str(device) for device in prepared.devices),
             images="" if prepared.own is None else prepared.own.digest,
             seconds=seconds,
+            resumed_at=self.began,
         )
 
 

@@ -65,7 +65,8 @@ class UnlearningResult:
         model: the name of the model and the hash of its parameters before.
         devices: what it ran on.
         images: the hash of the user's images; empty where they were drawn.
-        seconds: wall time of the steps, compilation included.
+        seconds: wall time of the steps that this process did, compilation included.
+        resumed_at: steps that earlier processes did.
     """
 
     pipeline: TextToImagePipeline
@@ -81,6 +82,7 @@ class UnlearningResult:
     devices: tuple[str, ...] = ()
     images: str = ""
     seconds: float = 0.0
+    resumed_at: int = 0
 
     def description(self) -> dict[str, Any]:
         """What `config.json` of the run directory holds: enough to repeat the run."""

@@ -135,7 +135,8 @@ def _heading(title: str, result: UnlearningResult) -> str:
     config, steps = result.config, len(result.history.get("step", ()))
     spent = time.strftime("%H:%M:%S", time.gmtime(round(result.seconds)))
     how = "closed-form edit" if config.method == "edit" else f"{config.divergence}, {config.loss} loss"
-    taken = f"{steps} steps of {config.batch_size} in {spent}" if steps else f"in {spent}"
+    here = f", {steps - result.resumed_at} of them" if result.resumed_at else ""
+    taken = f"{steps} steps of {config.batch_size}{here} in {spent}" if steps else f"in {spent}"
     model = result.model.get("name") or "a model without a name"
     lines = [f"{how}; {model}; {taken}", f"Learned: {result.selection}"]
     if result.divergence and steps:

@@ -200,6 +200,20 @@ DAMAGE = {
     "no autoencoder": ("vae", shutil.rmtree, FileNotFoundError, "config.json"),
     "no tokenizer": ("tokenizer", shutil.rmtree, FileNotFoundError, "tokenizer"),
     "no vocabulary": ("tokenizer/tokenizer.json", Path.unlink, FileNotFoundError, "no tokenizer.json"),
+    "a length that is text": (
+        "tokenizer/tokenizer_config.json",
+        _entries(model_max_length="x"),
+        ValueError,
+        "model_max_length 'x', expected a whole number",
+    ),
+    "a length below nothing": (
+        "tokenizer/tokenizer_config.json",
+        _entries(model_max_length=-1),
+        ValueError,
+        "model_max_length -1",
+    ),
+    "no padding": ("tokenizer/tokenizer_config.json", _entries(pad_token=None), ValueError, "no pad_token"),
+    "no words": ("text_encoder/config.json", _entries(vocab_size=0), ValueError, "vocab_size"),
     "half a tokenizer": ("tokenizer", _broken_files, ValueError, "not a CLIP tokenizer"),
     "no scheduler": (SCHEDULER, Path.unlink, FileNotFoundError, "scheduler_config.json"),
     "a flow": (

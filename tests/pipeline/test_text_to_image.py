@@ -84,6 +84,7 @@ def test_a_batch_cut_over_devices_gives_the_same(pipe):
         (lambda p: p(["a"], seed=-1), ValueError, "seed -1, expected 0 to"),
         (lambda p: p(["a"], seed=1.5), TypeError, "seed 1.5, expected a whole number"),
         (lambda p: p(["a"], seed=[None]), TypeError, "seed None, expected a whole number"),
+        (lambda p: p(["a"], progress=3), TypeError, "progress 3, expected a function"),
         (lambda p: p(["a"], size=16), ValueError, "size 16, expected"),
         (lambda p: p(["a"], size=(16.0, 16)), ValueError, r"size \(16.0, 16\), expected"),
         (lambda p: p(["a"], guidance=None), TypeError, "guidance None, expected a number"),
