@@ -7,6 +7,7 @@ formula in force.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -58,8 +59,13 @@ def _real_powers(expr: Any) -> Any:
         )
 
     def factored(node: Any) -> Any:
-        base = time_limited(lambda: sympy.factor(node.base), 0.5)
-        return node if base is None or isinstance(base, sympy.Add) else base**node.exp
+        powers = [p.exp for p in node.base.atoms(sympy.Pow) if p.base == T and p.exp.is_Rational]
+        root = math.lcm(*(int(power.q) for power in powers if power.q <= 12))
+        x = sympy.Symbol("x", positive=True)  # t^(1/root), of which the base may be a polynomial
+        base = time_limited(lambda: sympy.factor(node.base.subs(T, x**root)), 0.5)
+        if base is None or isinstance(base, sympy.Add):
+            return node
+        return base.subs(x, T ** sympy.Rational(1, root)) ** node.exp
 
     def even_root(node: Any) -> bool:
         return (

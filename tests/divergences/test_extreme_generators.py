@@ -187,6 +187,7 @@ def test_a_switch_of_tiny_values_is_seen():
         ("t*log(t) + sqrt(t**2 - 2*t + 1)", "t*log(t) + Abs(t - 1)"),
         ("t*log(t) + sqrt(t**2 - 4*t + 4) - 1", "t*log(t) + Abs(t - 2) - 1"),
         ("(t**2 - 2*t + 1)**0.75", "Abs(t - 1)**1.5"),
+        ("t*log(t) + sqrt(t - 2*sqrt(t) + 1)", "t*log(t) + Abs(sqrt(t) - 1)"),
         ("t*log(t) + sqrt((t**2 - 2*t + 1)/(t + 1)**2)", "t*log(t) + Abs(t - 1)/(t + 1)"),
     ],
 )
@@ -198,7 +199,7 @@ def test_a_kink_in_a_root_is_seen(hidden, plain):
 
 def test_a_kink_that_no_factor_shows_is_refused():
     with pytest.raises(GeneratorError, match=r"kink at t = 1\.0 that is hidden in a root: write it by Abs"):
-        divergence("t*log(t) + sqrt(t - 2*sqrt(t) + 1)")  # |sqrt(t) - 1|
+        divergence("5*t*log(t) + sqrt(1 - 1/cosh(t - 1)**2)")  # |tanh(t - 1)|
     assert divergence("log(cosh(20000*(t - 1)))").is_smooth  # steep, and no kink
 
 
