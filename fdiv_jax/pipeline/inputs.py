@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 LARGEST_SEED = 2**32 - 1
 """What JAX's keys tell apart."""
+LARGEST_VALUE = 16.0
+"""Beyond what an autoencoder overshoots white by; floats of 0 to 255 reach it."""
 
 
 def check_prompts(prompts: Sequence[str]) -> list[str]:
@@ -90,3 +94,42 @@ def _checked_seed(seed: Any) -> int:
     if not 0 <= whole <= LARGEST_SEED:
         raise ValueError(f"seed {seed}, expected 0 to {LARGEST_SEED}")
     return int(whole)
+
+
+def warn_of_cuts(tokenizers: Sequence[Any], prompts: Sequence[str], length: int) -> None:
+    """Warns of prompts of more than `length` tokens, both ends' marks among them, and of what is lost."""
+    for tokenizer in tokenizers:
+        ids = tokenizer(list(dict.fromkeys(prompts)), verbose=False)["input_ids"]
+        lost = [own for own in ids if len(own) > length]
+        if lost:
+            start, end = tokenizer.decode(lost[0][1 : length - 1]), tokenizer.decode(lost[0][length - 1 : -1])
+            warnings.warn(
+                f"{len(lost)} of {len(ids)} prompts are cut to {length} tokens: {start!r} loses {end!r}",
+                stacklevel=4,
+            )
+            return
+
+
+def check_images(images: Any, channels: int, factor: int) -> jax.Array:
+    """Images to encode, as an array.
+
+    Raises:
+        ValueError: another shape than n H W `channels`, sides that `factor` does not divide, or floats far
+            beyond -1 to 1.
+        TypeError: whole numbers that are not uint8.
+    """
+    images = jnp.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != channels or 0 in images.shape:
+        raise ValueError(f"images of shape {images.shape}, expected (n, h, w, {channels})")
+    height, width = images.shape[1:3]
+    if height % factor or width % factor:
+        raise ValueError(f"images of {height} x {width} px, expected multiples of {factor}")
+    if images.dtype == jnp.uint8:
+        return images
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(f"images of {images.dtype}, expected uint8 or floating-point ones of -1 to 1")
+    if not isinstance(images, Tracer):
+        reach = float(jnp.max(jnp.abs(images)))
+        if reach > LARGEST_VALUE:
+            raise ValueError(f"images reach {reach:.4g}, expected -1 to 1, or uint8 of 0 to 255")
+    return images

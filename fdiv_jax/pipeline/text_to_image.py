@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
@@ -32,12 +30,17 @@ from fdiv_jax.nn import (
 from fdiv_jax.nn.attention import Implementation
 from fdiv_jax.nn.tiles import OVERLAP, decode_tiles
 from fdiv_jax.pipeline.concepts import Concept
-from fdiv_jax.pipeline.inputs import check_prompts, check_size, image_keys, one_an_image
+from fdiv_jax.pipeline.inputs import (
+    check_images,
+    check_prompts,
+    check_size,
+    image_keys,
+    one_an_image,
+    warn_of_cuts,
+)
 
 _LATENT_PIXELS_A_CALL = 16_384
 """How many latent pixels one call of the networks takes: 4 images of 512 px, 256 of the world `fashion`."""
-_LARGEST_VALUE = 16.0
-"""Beyond what an autoencoder overshoots white by; floats of 0 to 255 reach it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +173,7 @@ class TextToImagePipeline:
         Warns of prompts that are cut, and says what of them is lost.
         """
         texts = check_prompts(prompts)
-        self._warn_of_cuts(texts)
+        warn_of_cuts([tokenizer for tokenizer, _ in self.text_towers], texts, self.text_length)
         tokens = []
         for tokenizer, _ in self.text_towers:
             ids = tokenizer(
@@ -182,20 +185,6 @@ class TextToImagePipeline:
             )["input_ids"]
             tokens.append(jnp.asarray(ids, jnp.int32))
         return tuple(tokens)
-
-    def _warn_of_cuts(self, prompts: Sequence[str]) -> None:
-        kept = self.text_length - 1  # the last one marks the end
-        for tokenizer, _ in self.text_towers:
-            ids = tokenizer(list(dict.fromkeys(prompts)), verbose=False)["input_ids"]
-            lost = [own for own in ids if len(own) > self.text_length]
-            if lost:
-                start, end = tokenizer.decode(lost[0][1:kept]), tokenizer.decode(lost[0][kept:-1])
-                warnings.warn(
-                    f"{len(lost)} of {len(ids)} prompts are cut to {self.text_length} tokens: "
-                    f"{start!r} loses {end!r}",
-                    stacklevel=4,
-                )
-                return
 
     def denoise(self, latents: jax.Array, timesteps: jax.Array, text: Text) -> jax.Array:
         """The UNet's raw output (noise or v, as `schedule.prediction_type` says).
@@ -277,22 +266,8 @@ class TextToImagePipeline:
                 far beyond -1 to 1, as of floats of 0 to 255.
             TypeError: whole numbers that are not uint8.
         """
-        images = jnp.asarray(images)
         factor = self.vae.config.downsampling
-        if images.ndim != 4 or images.shape[-1] != self.vae.config.in_channels or 0 in images.shape:
-            raise ValueError(
-                f"images of shape {images.shape}, expected (n, h, w, {self.vae.config.in_channels})"
-            )
-        if images.shape[1] % factor or images.shape[2] % factor:
-            raise ValueError(
-                f"images of {images.shape[1]} x {images.shape[2]} px, expected multiples of {factor}"
-            )
-        if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
-            raise TypeError(f"images of {images.dtype}, expected uint8 or floating-point ones of -1 to 1")
-        if images.dtype != jnp.uint8 and not isinstance(images, Tracer):
-            reach = float(jnp.max(jnp.abs(images)))
-            if reach > _LARGEST_VALUE:
-                raise ValueError(f"images reach {reach:.4g}, expected -1 to 1, or uint8 of 0 to 255")
+        images = check_images(images, self.vae.config.in_channels, factor)
         if images.dtype == jnp.uint8:
             images = images.astype(jnp.float32) / 127.5 - 1.0
         graph, parameters = nnx.split(self.vae)

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fdiv_jax.distributed import DataParallel, SingleDevice
 from fdiv_jax.divergences import divergence
@@ -27,6 +25,7 @@ from fdiv_jax.unlearning.data import (
     AnchorData,
     Batches,
     OwnImages,
+    check_told_apart,
     model_digest,
     prepare_data,
     read_own_images,
@@ -92,11 +91,9 @@ def unlearn(
         output: the run directory: config.json, metrics.jsonl as the run goes on, checkpoints/ while it lasts,
             and pipeline/ when all went well; None: none.
         progress: show a progress bar.
-        cache: directory that keeps the anchor images; None: FDIV_JAX_CACHE or the user's cache directory;
-            False: keep nothing.
+        cache: where anchor images are kept; None: FDIV_JAX_CACHE or the user's cache; False: nowhere.
         resume: go on from the last good checkpoint in `output`, or begin where there is none.
-        checkpoint_every: steps between two checkpoints; 0: only when the process is asked to end (SIGTERM),
-            or the run diverges.
+        checkpoint_every: steps between two checkpoints; 0: only on SIGTERM, or when the run diverges.
         observers: given the run directory, those who watch; they take part when there is a directory.
         allow_changes: resume a run that was begun with another configuration.
         takeover: use the directory although another run seems to be using it.
@@ -207,7 +204,7 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
     """
     concepts = known_concepts(pipe.concepts, config.defined)
     pairs = resolve_all(concepts, config.erasures)
-    _check_tokens(pipe, pairs)
+    check_told_apart(pipe, pairs)
     guided = {
         pair
         for each in config.erasures
@@ -228,14 +225,13 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
             f"batch_size {config.batch_size} for {len(devices)} devices and an accumulation of "
             f"{config.accumulation}; expected a multiple of {share}"
         )
-    constant = config.optimiser.schedule == "constant"
     plan = Plan(
         network=Network(pipe.unet),
         trainable=trainable,
         objective=objective_of(config, pipe.schedule, pipe.latent_shape),
         timesteps=timesteps_of(pipe.schedule, config.timestep_range, config.timesteps),
         optimiser=config.optimiser,
-        steps=0 if constant else config.steps,
+        steps=0 if config.optimiser.schedule == "constant" else config.steps,
         reference=config.reference,
         accumulation=config.accumulation,
         preservation=config.preservation,
@@ -255,21 +251,6 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
     )
 
 
-def _check_tokens(pipe: TextToImagePipeline, pairs: Sequence[PromptPair]) -> None:
-    """Prompts that the model cannot tell apart leave it as it is, with a loss of 0."""
-    targets, anchors = ([getattr(pair, kind) for pair in pairs] for kind in ("target", "anchor"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of cuts, which the training data warn of again
-        ids = [np.concatenate(pipe.tokenize(prompts), axis=1) for prompts in (targets, anchors)]
-    for pair, target, anchor in zip(pairs, *ids, strict=True):
-        if np.array_equal(target, anchor):
-            raise ValueError(
-                f"the target prompt {pair.target!r} and the anchor prompt {pair.anchor!r} are the same "
-                f"{pipe.text_length} tokens to the model, which cuts longer prompts; expected the target "
-                "nearer to the beginning"
-            )
-
-
 class Run:
     """One run as it goes on: its state, its history and its directory."""
 
@@ -283,22 +264,20 @@ class Run:
         """Starts at the last good checkpoint of the directory, if there is one."""
         config, plan = prepared.config, prepared.plan
         self.prepared, self.directory, self.observers = prepared, directory, observers
-        parallel = prepared.devices if config.devices == "all" else None
-        self.runner, self.reference, self._step = _compiled(plan, parallel)
+        devices = prepared.devices if config.devices == "all" else None
+        self.runner, self.reference, self._step = _compiled(plan, devices)
         self.frozen = self.runner.place(prepared.frozen)
         opponent_key, self.key = jax.random.split(jax.random.key(config.seed))
         state = initial_state(plan, prepared.frozen, config.learning_rate, opponent_key)
         self.record = Record(data, config, plan.objective.warmup)
-        self.done, self.position = 0, None
-        restored = None
-        if directory is not None:
-            restored = directory.restore(jax.device_get(state), at_most=self.total)
-        if directory is not None and restored is not None:
+        self.done, self.began, self.position = 0, 0, None
+        restored = directory and directory.restore(jax.device_get(state), at_most=self.total)
+        if directory and restored:
             state = with_rate_of(restored.state, state)
-            self.done, self.position = restored.step, restored.extra["batches"]
+            self.done = self.began = restored.step
+            self.position = restored.extra["batches"]
             self.key = jax.random.wrap_key_data(jnp.asarray(restored.extra["key"], jnp.uint32))
             self.record.restore(directory.rows)
-        self.began = self.done
         self.state: TrainState = self.runner.place(state)
         self._waiting: tuple[int, Any] | None = None
 
@@ -382,7 +361,6 @@ class Run:
     def result(self, seconds: float) -> UnlearningResult:
         """What the run gives."""
         prepared, d = self.prepared, divergence(self.prepared.config.divergence)
-        learned = jax.device_get(self.runner.fetch(self.state).learned)
         return UnlearningResult(
             pipeline=self.pipeline(),
             history=self.record.history(),
@@ -390,7 +368,7 @@ class Run:
             pairs=prepared.pairs,
             retained=prepared.retained,
             selection=prepared.selection,
-            learned=learned,
+            learned=jax.device_get(self.runner.fetch(self.state).learned),
             trainable=prepared.plan.trainable,
             divergence={"name": d.name, "generator": str(d.generator), "curvature": str(d.curvature)},
             model={"name": prepared.pipe.name, "sha256": prepared.model},
