@@ -110,8 +110,6 @@ def game_facts(d: Divergence) -> dict[str, Any]:
     from fdiv_jax.divergences import catalogue, divergence
 
     curvature = float(d.curvature)
-    if curvature == 0:
-        return {"rates": [], "note": "f''(1) = 0: flat to second order at its minimum, no linear rate"}
     try:
         theory.game_rate(d, damping=1.0, coupling=1.0)
     except ValueError as error:

@@ -125,13 +125,16 @@ def _rate(d: Divergence, axis: Any) -> None:
     for name, line in _OTHERS.items():
         if name != d.name:
             axis.plot(ratio, rates(name), color=_GREY, ls=line, lw=1, label=name)
-    if d.equilibrium_slope == d.slopes[1]:
-        _say(axis, "no linear rate: f is linear beyond t = 1")
-    elif 0 < curvature < math.inf:
-        axis.plot(ratio, rates(d), color=_BLUE, lw=2, label=d.name if len(d.name) < 30 else "this f")
-        axis.axvline(2 * curvature, color=_RED, lw=0.8, ls=":", label="critical damping, q/k = 2 f''(1)")
+    try:
+        own = rates(d)
+    except ValueError:  # as the text says
+        _say(axis, "no linear rate: f''(1) = 0" if curvature == 0 else "no linear rate: f linear beyond 1")
     else:
-        _say(axis, "no linear rate: f''(1) = 0" if curvature == 0 else "no linear rate: kink at t = 1")
+        if math.isinf(curvature):
+            _say(axis, "no linear rate: kink at t = 1")
+        else:
+            axis.plot(ratio, own, color=_BLUE, lw=2, label=d.name if len(d.name) < 30 else "this f")
+            axis.axvline(2 * curvature, color=_RED, lw=0.8, ls=":", label="critical damping, q/k = 2 f''(1)")
     axis.set(
         title="predicted rate of the min-max game, T = v", xlabel="damping per coupling q/k", xscale="log"
     )

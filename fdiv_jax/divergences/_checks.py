@@ -15,7 +15,7 @@ import numpy as np
 import sympy
 
 from fdiv_jax.divergences._limited import time_limited
-from fdiv_jax.divergences._lower import mp_context, mp_function, numpy_function
+from fdiv_jax.divergences._lower import mp_context, mp_far_value, mp_function, numpy_function
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
@@ -180,15 +180,11 @@ def _check_far(piece: Piece, sign: int) -> None:
     cut = piece.upper if sign < 0 else piece.lower
     start = 0.0 if cut in (0, sympy.oo) else max(sign * float(sympy.log(cut)), 0.0)
     for reach in _FAR:
-        values = []
-        for digits in (60 + 2 * reach, 90 + 2 * reach):
-            context.dps = digits
-            values.append(context.re(function(context.exp(sign * (start + reach)))))
-        # Rounding, unlike a negative value, changes with the number of digits.
-        if values[1] < 0 and abs(values[0] - values[1]) < 1e-6 * abs(values[1]):
+        value = mp_far_value(function, context, sign * (start + reach), reach)
+        if value < 0:
             t = context.nstr(context.exp(sign * (start + reach)), 4)
             raise GeneratorError(
-                f"the generator is not convex: f''({t}) = {context.nstr(values[1], 4)}, far from t = 1"
+                f"the generator is not convex: f''({t}) = {context.nstr(value, 4)}, far from t = 1"
             )
 
 

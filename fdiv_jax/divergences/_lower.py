@@ -325,6 +325,19 @@ def mp_context(digits: int = 40) -> Any:
     return context
 
 
+def mp_far_value(function: Function, context: Any, log_t: float, reach: int) -> Any:
+    """The value of an `mp_function` of `context` at t = e^log_t, |log_t| about `reach`; nan where it is lost
+    in rounding, which, unlike a value, changes with the number of digits."""
+    values = []
+    for digits in (60 + 2 * reach, 90 + 2 * reach):
+        context.dps = digits
+        try:
+            values.append(context.re(function(context.exp(log_t))))
+        except (ZeroDivisionError, OverflowError):
+            return context.nan
+    return values[1] if abs(values[0] - values[1]) < 1e-6 * abs(values[1]) else context.nan
+
+
 def mp_function(expr: sympy.Expr, symbol: sympy.Symbol, context: Any) -> Function:
     """Function of one mpmath number in the context's precision at the time of the call."""
     return _build(expr, symbol, _Mp(context))

@@ -18,7 +18,7 @@ import numpy as np
 import sympy
 
 from fdiv_jax.divergences._limited import time_limited
-from fdiv_jax.divergences._lower import mp_context, mp_function, numpy_function
+from fdiv_jax.divergences._lower import mp_context, mp_far_value, mp_function, numpy_function
 from fdiv_jax.divergences._parse import ExpressionError, T
 
 _SWITCHES = (sympy.Abs, sympy.Max, sympy.Min, sympy.sign, sympy.Heaviside)
@@ -173,15 +173,7 @@ def _check_beyond(argument: sympy.Expr, signs: np.ndarray) -> None:
     function = mp_function(argument, T, context)
     for side, known in ((-1, signs[0]), (1, signs[-1])):
         for reach in _BEYOND:
-            values = []
-            for digits in (60 + 2 * reach, 90 + 2 * reach):
-                context.dps = digits
-                try:
-                    values.append(context.re(function(context.exp(side * reach))))
-                except (ZeroDivisionError, OverflowError):
-                    values.append(context.nan)
-            # Rounding, unlike a change of sign, depends on the number of digits.
-            if values[1] * known < 0 and abs(values[0] - values[1]) < 1e-6 * abs(values[1]):
+            if mp_far_value(function, context, side * reach, reach) * known < 0:
                 raise ExpressionError(
                     f"the generator has a kink where {argument} changes its sign, at a t "
                     f"{'below' if side < 0 else 'above'} {float(context.exp(25 * side)):.1g}; kinks are read "

@@ -105,7 +105,7 @@ def warn_of_cuts(tokenizers: Sequence[Any], prompts: Sequence[str], length: int)
             start, end = tokenizer.decode(lost[0][1 : length - 1]), tokenizer.decode(lost[0][length - 1 : -1])
             warnings.warn(
                 f"{len(lost)} of {len(ids)} prompts are cut to {length} tokens: {start!r} loses {end!r}",
-                stacklevel=4,
+                stacklevel=3,
             )
             return
 

@@ -147,7 +147,8 @@ class TextToImagePipeline:
         Args:
             prompts: texts; None is no prompt at all, what guidance leads away from: the same as "", but zeros
                 for a model with two text towers, unless its `model_index.json` has
-                force_zeros_for_empty_prompt off. Longer ones than `text_length` tokens are cut.
+                force_zeros_for_empty_prompt off. Longer ones than `text_length` tokens are cut, with a
+                warning that says what is lost.
 
         Returns:
             n l d, float32: the last hidden states of the text tower, after the final norm. With two towers a
@@ -159,6 +160,7 @@ class TextToImagePipeline:
         """
         some = isinstance(prompts, (list, tuple))
         texts = check_prompts(["" if p is None else p for p in prompts] if some else prompts)  # type: ignore
+        warn_of_cuts([tokenizer for tokenizer, _ in self.text_towers], texts, self.text_length)
         towers = [nnx.split(encoder) for _, encoder in self.text_towers]
         graphs, parameters = zip(*towers, strict=True)
         text = _encode_text(graphs, parameters, self.tokenize(texts))
@@ -168,12 +170,8 @@ class TextToImagePipeline:
         return jax.tree.map(lambda x: x * given.reshape(-1, *(1,) * (x.ndim - 1)), text)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[jax.Array, ...]:
-        """The token ids of prompts for each text encoder, (n, `text_length`), int32.
-
-        Warns of prompts that are cut, and says what of them is lost.
-        """
+        """The token ids of prompts for each text encoder, (n, `text_length`), int32."""
         texts = check_prompts(prompts)
-        warn_of_cuts([tokenizer for tokenizer, _ in self.text_towers], texts, self.text_length)
         tokens = []
         for tokenizer, _ in self.text_towers:
             ids = tokenizer(

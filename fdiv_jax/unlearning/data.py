@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -152,10 +151,8 @@ def check_told_apart(pipe: TextToImagePipeline, pairs: Sequence[PromptPair]) -> 
     Raises:
         ValueError: a target prompt and its anchor prompt are the same tokens; names them.
     """
-    targets, anchors = ([getattr(pair, kind) for pair in pairs] for kind in ("target", "anchor"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of cuts, which the training data warn of again
-        ids = [np.concatenate(pipe.tokenize(prompts), axis=1) for prompts in (targets, anchors)]
+    sides = [pair.target for pair in pairs], [pair.anchor for pair in pairs]
+    ids = [np.concatenate(pipe.tokenize(prompts), axis=1) for prompts in sides]
     for pair, target, anchor in zip(pairs, *ids, strict=True):
         if np.array_equal(target, anchor):
             raise ValueError(

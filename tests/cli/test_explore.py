@@ -92,6 +92,19 @@ def test_what_quadrature_refuses_has_all_the_rest(tmp_path, capsys):
     assert target.exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Max(1 - t, 0)**2", "f is linear beyond t = 1, so"),
+        ("(t - 1)**4", "f''(1) = 0, the divergence is flat"),
+    ],
+)
+def test_where_there_is_no_game_the_reason_is_told(text, reason, tmp_path, capsys):
+    assert cli.main(["explore", text, "--plot", str(tmp_path / "picture.png")]) == 0
+    assert reason in capsys.readouterr().out
+    assert (tmp_path / "picture.png").exists()
+
+
 def test_plot_refuses_before_it_works(tmp_path, capsys):
     assert cli.main(["explore", "kl", "--plot", str(tmp_path / "picture.txt")]) == 2
     assert "--plot must end in" in capsys.readouterr().err

@@ -114,6 +114,13 @@ def test_the_size_of_an_image_is_that_of_diffusers(directory, entries, size, tmp
         assert diffusers.StableDiffusionPipeline.from_pretrained(str(saved)).unet.config.sample_size == size
 
 
+@pytest.mark.parametrize(("family", "size"), [("sd2", 64), ("sdxl", 128)])
+def test_a_network_of_no_size_draws_that_of_its_family(family, size, tmp_path):
+    directory = tiny_pipeline(family=family).save(tmp_path / "model")
+    _entries(sample_size=None)(directory / UNET)
+    assert load_pipeline(directory).latent_shape == (size, size, 4)
+
+
 def _entries(**changes):
     """Change entries of a JSON file."""
     return lambda file: file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
@@ -213,6 +220,7 @@ DAMAGE = {
         "model_max_length -1",
     ),
     "no padding": ("tokenizer/tokenizer_config.json", _entries(pad_token=None), ValueError, "no pad_token"),
+    "no image": (UNET, _entries(sample_size=0), ValueError, "sample_size=0, expected at least 1"),
     "no words": ("text_encoder/config.json", _entries(vocab_size=0), ValueError, "vocab_size"),
     "half a tokenizer": ("tokenizer", _broken_files, ValueError, "not a CLIP tokenizer"),
     "no scheduler": (SCHEDULER, Path.unlink, FileNotFoundError, "scheduler_config.json"),

@@ -135,7 +135,7 @@ def test_bad_input_is_named(pipe, call, error, message):
 def test_what_is_cut_off_a_prompt_is_told(family):
     model = tiny_pipeline(family=family)
     with pytest.warns(UserWarning, match="1 of 2 prompts are cut to 24 tokens: 'a .*' loses 'ker'"):
-        model.tokenize(["a very, very, very old sneaker", "a very old sneaker", "a very old sneaker"])
+        model.encode_prompts(["a very, very, very old sneaker", "a very old sneaker", "a very old sneaker"])
 
 
 def test_a_tile_that_does_not_serve_is_refused_before_drawing(pipe):

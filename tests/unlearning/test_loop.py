@@ -268,6 +268,7 @@ def test_fewer_steps_than_are_done_are_refused(pipe, config, quiet, tmp_path, mo
         copy = shutil.copytree(tmp_path / "run", tmp_path / f"to {steps}")
         result = unlearn(pipe, config(steps=steps), copy, resume=True, allow_changes=steps == done, **quiet)
         assert len(result.history["loss"]) == steps
+        assert result.resumed_at == done
 
 
 @pytest.mark.slow

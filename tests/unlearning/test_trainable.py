@@ -214,11 +214,11 @@ def test_small_steps_of_a_model_in_half_precision_add_up(changes, pipe, tmp_path
     """What learns is kept in float32; one step of 1e-5 changes hardly a number of bfloat16."""
     half = load_pipeline(pipe.save(tmp_path / "model"), param_dtype=jnp.bfloat16)
     result = unlearn(half, settings(learning_rate=1e-5, **changes), progress=False, cache=False)
-    plan = prepare(half, settings(**changes)).plan
-    before = plan.trainable.initial(prepare(half, settings(**changes)).frozen, jax.random.key(0))
+    prepared = prepare(half, settings(**changes))
+    before = prepared.plan.trainable.initial(prepared.frozen, jax.random.key(0))
     for name, value in result.learned.items():
         assert value.dtype == np.float32
-        if "lora_down" not in name and result.history["gradient_norm"].any():
+        if "lora_down" not in name:  # those begin at random numbers
             moved = np.abs(value - np.asarray(before[name]))
             assert 1e-6 < np.median(moved) < 1e-4
     for module in result.pipeline.components.values():
