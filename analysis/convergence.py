@@ -16,9 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.framework import Part, Settings, run_parts
-from analysis.parts import PARTS
-from analysis.sources import ROOT
+from .framework import Part, Settings, run_parts
+from .parts import PARTS
+from .sources import ROOT
 
 __all__ = ["main"]
 

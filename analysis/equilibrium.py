@@ -19,9 +19,10 @@ import numpy as np
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
-from analysis.chosen import Chosen
 from fdiv_jax.divergences import Divergence, variational_value
 from fdiv_jax.nn import Critic
+
+from .chosen import Chosen
 
 __all__ = ["Equilibrium", "critic_features", "find_equilibrium", "play", "speeds"]
 

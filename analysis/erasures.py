@@ -21,9 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from analysis import files
-from analysis.chosen import Chosen
-from analysis.sources import source_digest
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.distributed import DataParallel, SingleDevice
 from fdiv_jax.divergences import divergence
@@ -58,10 +55,14 @@ from fdiv_jax.unlearning.timesteps import draw_noise, timesteps_of
 from fdiv_jax.unlearning.trainable import Trainable
 from fdiv_jax.worlds import ITEM_NAMES, Judge, SamplingSettings, WorldScores, load_judge, score_world
 
+from . import files
+from .chosen import Chosen
+from .sources import source_digest
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from analysis.framework import Context
+    from .framework import Context
 
 __all__ = ["RETAINED", "TARGET", "Budget", "Erasure", "Laboratory", "Run", "Scores", "budget", "load_world"]
 

@@ -34,10 +34,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from analysis import files
-from analysis.claims import CLAIMS, VERDICTS
-from analysis.report import readme
-from analysis.sources import source_digest
+from . import files
+from .claims import CLAIMS, VERDICTS
+from .report import readme
+from .sources import source_digest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

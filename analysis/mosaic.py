@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.style import INK, panels
+from .style import INK, panels
 
 __all__ = ["draw_mosaic"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.claims import CLAIMS
+from .claims import CLAIMS
 
 if TYPE_CHECKING:
-    from analysis.framework import Part
+    from .framework import Part
 
 __all__ = ["readme"]
 

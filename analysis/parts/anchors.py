@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.erasures import RETAINED, TARGET, Erasure, Laboratory, Run, Scores
-from analysis.style import INK, panel_letters, panels
 from fdiv_jax.worlds import ITEM_NAMES, STYLE_NAMES, WorldScores
 
+from ..erasures import RETAINED, TARGET, Erasure, Laboratory, Run, Scores
+from ..style import INK, panel_letters, panels
+
 if TYPE_CHECKING:
-    from analysis.framework import Context
+    from ..framework import Context
 
 __all__ = ["run"]
 

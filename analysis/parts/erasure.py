@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.erasures import RETAINED, TARGET, Erasure, Laboratory, Run, Scores
-from analysis.mosaic import draw_mosaic
-from analysis.style import label
 from fdiv_jax.divergences import divergence
 from fdiv_jax.worlds import STYLE_NAMES
 
+from ..erasures import RETAINED, TARGET, Erasure, Laboratory, Run, Scores
+from ..mosaic import draw_mosaic
+from ..style import label
+
 if TYPE_CHECKING:
-    from analysis.framework import Context
+    from ..framework import Context
 
 __all__ = ["kernel_distance", "run"]
 

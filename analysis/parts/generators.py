@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import sympy
 
-from analysis.games import catalogue_entries
-from analysis.style import INK, label, line_style, panel_letters, panels
 from fdiv_jax.divergences import Divergence
 
+from ..games import catalogue_entries
+from ..style import INK, label, line_style, panel_letters, panels
+
 if TYPE_CHECKING:
-    from analysis.framework import Context
+    from ..framework import Context
 
 __all__ = ["run"]
 

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.erasures import Erasure, Laboratory, Run
-from analysis.style import INK, label, line_style, panel_letters, panels
 from fdiv_jax.divergences import divergence
 
+from ..erasures import Erasure, Laboratory, Run
+from ..style import INK, label, line_style, panel_letters, panels
+
 if TYPE_CHECKING:
-    from analysis.framework import Context
+    from ..framework import Context
 
 __all__ = ["run"]
 

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from analysis.games import line_game, smooth_divergences
-from analysis.simulate import flow, two_poles
-from analysis.style import INK, label, line_style, panel_letters, panels
 from fdiv_jax.divergences import Divergence
 from fdiv_jax.theory import PhaseDiagram, mode_rate, phase_diagram
 
+from ..games import line_game, smooth_divergences
+from ..simulate import flow, two_poles
+from ..style import INK, label, line_style, panel_letters, panels
+
 if TYPE_CHECKING:
-    from analysis.framework import Context
+    from ..framework import Context
 
 __all__ = ["run"]
 

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from analysis.games import catalogue_entries, line_game, smooth_divergences
-from analysis.simulate import double_root, flow, one_pole, two_poles
-from analysis.style import INK, line_style, panel_letters, panels
 from fdiv_jax.divergences import Divergence
 from fdiv_jax.theory import damping_ratio, game_rate, mode_eigenvalues
 
+from ..games import catalogue_entries, line_game, smooth_divergences
+from ..simulate import double_root, flow, one_pole, two_poles
+from ..style import INK, line_style, panel_letters, panels
+
 if TYPE_CHECKING:
-    from analysis.framework import Context
+    from ..framework import Context
 
 __all__ = ["run"]
 

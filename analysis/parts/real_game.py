@@ -8,16 +8,17 @@ import jax
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from analysis.equilibrium import critic_features, find_equilibrium, play, speeds
-from analysis.erasures import TARGET, Erasure, Laboratory, Run
-from analysis.simulate import two_poles
-from analysis.style import INK, label, line_style, panel_letters, panels
 from fdiv_jax.divergences import divergence
 from fdiv_jax.theory import damping_ratio, discrete_rate
 from fdiv_jax.unlearning.timesteps import draw_noise, timesteps_of
 
+from ..equilibrium import critic_features, find_equilibrium, play, speeds
+from ..erasures import TARGET, Erasure, Laboratory, Run
+from ..simulate import two_poles
+from ..style import INK, label, line_style, panel_letters, panels
+
 if TYPE_CHECKING:
-    from analysis.framework import Context
+    from ..framework import Context
 
 __all__ = ["run"]
 

@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from analysis.compare import spectrum_error
-from analysis.games import Game, line_game, smooth_divergences, wave_blocks, wave_game
-from analysis.style import INK, label, line_style, panel_letters, panels
 from fdiv_jax.divergences import Divergence
 from fdiv_jax.theory import game_spectrum, mode_eigenvalues
 
+from ..compare import spectrum_error
+from ..games import Game, line_game, smooth_divergences, wave_blocks, wave_game
+from ..style import INK, label, line_style, panel_letters, panels
+
 if TYPE_CHECKING:
-    from analysis.framework import Context
+    from ..framework import Context
 
 __all__ = ["run"]
 

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from analysis.games import line_game
-from analysis.simulate import descend, one_pole, poles
-from analysis.style import INK, label, panel_letters, panels
 from fdiv_jax.divergences import Divergence, divergence
 from fdiv_jax.theory import Scheme, discrete_rate, game_step_limit
 
+from ..games import line_game
+from ..simulate import descend, one_pole, poles
+from ..style import INK, label, panel_letters, panels
+
 if TYPE_CHECKING:
-    from analysis.framework import Context
+    from ..framework import Context
 
 __all__ = ["run"]
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from analysis.games import catalogue_entries
-from analysis.style import INK, line_style, panel_letters, panels
+from ..games import catalogue_entries
+from ..style import INK, line_style, panel_letters, panels
 
 if TYPE_CHECKING:
-    from analysis.framework import Context
+    from ..framework import Context
 
 __all__ = ["run"]
 
