@@ -5,13 +5,17 @@ from fdiv_jax.divergences._checks import GeneratorError, InfiniteDivergenceError
 from fdiv_jax.divergences._divergence import Divergence
 from fdiv_jax.divergences._make import catalogue, divergence
 from fdiv_jax.divergences._parse import ExpressionError, parse_expression
+from fdiv_jax.divergences.switch import DivergenceFunctions, DivergenceSwitch, SwitchedDivergence
 from fdiv_jax.divergences.variational import variational_value
 
 __all__ = [
     "Divergence",
+    "DivergenceFunctions",
+    "DivergenceSwitch",
     "ExpressionError",
     "GeneratorError",
     "InfiniteDivergenceError",
+    "SwitchedDivergence",
     "catalogue",
     "divergence",
     "parse_expression",

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from fdiv_jax.divergences._divergence import Divergence
+from fdiv_jax.divergences.switch import DivergenceFunctions
 
 
 def variational_value(
-    d: Divergence,
+    d: DivergenceFunctions,
     v_p: ArrayLike,
     v_q: ArrayLike,
     *,
