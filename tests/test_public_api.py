@@ -17,14 +17,17 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom to the top: a module may import from its own layer and from those named for it, nothing else
 # of the project.
 _MATHS = {"divergences", "theory"}
-_MODELS = {"nn", "diffusion", "checkpoints", "pipeline"}
+_COMMON = {"files", "terminal"}
+_MODELS = {"nn", "diffusion", "checkpoints", "pipeline"} | _COMMON
 LAYERS: dict[str, set[str]] = {
+    "files": set(),
+    "terminal": set(),
     "divergences": set(),
     "theory": {"divergences"},
-    "nn": {"divergences"},
-    "diffusion": {"divergences"},
-    "checkpoints": {"nn", "diffusion"},
-    "pipeline": {"nn", "diffusion", "checkpoints"},
+    "nn": {"divergences"} | _COMMON,
+    "diffusion": {"divergences"} | _COMMON,
+    "checkpoints": {"nn", "diffusion"} | _COMMON,
+    "pipeline": {"nn", "diffusion", "checkpoints"} | _COMMON,
     "distributed": _MATHS | _MODELS,
     "unlearning": _MATHS | _MODELS | {"distributed"},
     "evaluation": _MATHS | _MODELS | {"distributed"},

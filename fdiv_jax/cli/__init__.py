@@ -125,5 +125,7 @@ def _print_help() -> None:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    print(f"fdiv-jax: {' '.join(message.split())}", file=sys.stderr)
+    from fdiv_jax.terminal import printable
+
+    print(f"fdiv-jax: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

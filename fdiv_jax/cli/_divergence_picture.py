@@ -39,7 +39,7 @@ def draw(d: Divergence, path: Path) -> None:
         _weight(d, axes[1, 0])
         _rate(d, axes[1, 1])
         name = d.name if len(d.name) <= 70 else d.name[:67] + "..."
-        figure.suptitle(f"{name},   f''(1) = {d.curvature}", x=0.01, ha="left", fontsize=12)
+        figure.suptitle(f"{name},   f''(1) = {d.curvature}", x=0.01, ha="left", fontsize=12, parse_math=False)
         figure.savefig(path, dpi=160)
         plt.close(figure)
 

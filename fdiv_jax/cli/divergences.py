@@ -28,8 +28,9 @@ class Command:
             print(json.dumps(entries, indent=2))
             return
         from rich import box
-        from rich.console import Console
         from rich.table import Table
+
+        from fdiv_jax.terminal import Console
 
         def table(title: str, *columns: str) -> Table:
             made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
@@ -52,7 +53,6 @@ class Command:
             "Also alpha(a) for any real a, and any convex expression in t with f(1) = 0:\n"
             "  fdiv-jax explore 'alpha(0.5)'      fdiv-jax explore 't*log(t) + (t - 1)**2'",
             highlight=False,
-            markup=False,
         )
 
 

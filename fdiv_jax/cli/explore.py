@@ -75,15 +75,17 @@ class _Report:
     """The facts as text, printed part by part as they are worked out."""
 
     def __init__(self) -> None:
-        from rich.console import Console
+        from fdiv_jax.terminal import Console
 
         self.console = Console(highlight=False)
 
     def _heading(self, text: str) -> None:
-        self.console.print(f"\n[bold]{text}[/bold]")
+        from rich.text import Text
+
+        self.console.print(Text(f"\n{text}", "bold"))
 
     def _line(self, label: str, text: str) -> None:
-        self.console.print(f"  {label:<12} {text}", markup=False, soft_wrap=True)
+        self.console.print(f"  {label:<12} {text}", soft_wrap=True)
 
     def _cases(self, label: str, cases: list[dict[str, str]]) -> None:
         width = max(len(c["formula"]) for c in cases)
@@ -93,7 +95,7 @@ class _Report:
 
     def generator(self, facts: dict[str, Any]) -> None:
         about = f": {facts['description']}" if facts["description"] else ""
-        self._heading(f"{facts['name']}".replace("[", r"\[") + about)
+        self._heading(facts["name"] + about)
         self._line("f(t)", facts["f"])
         self._cases("f'(t)", facts["first_derivative"])
         self._cases("f''(t)", facts["second_derivative"])

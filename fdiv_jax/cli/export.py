@@ -46,7 +46,7 @@ class Command:
 
     def run(self) -> None:
         """Load the model and its base, write, and say what was written."""
-        from rich.console import Console
+        from fdiv_jax.terminal import Console
 
         model = _pipeline_directory(self.model)
         base = self._base(model)
@@ -54,14 +54,14 @@ class Command:
         console = Console(stderr=True)
         import fdiv_jax
 
-        with console.status(f"loading {model}") as status:
+        with console.waiting(f"loading {model}") as tell:
             pipe = fdiv_jax.load_pipeline(model)
             if base is not None:
-                status.update(f"loading {base}")
+                tell(f"loading {base}")
             before = None if base is None else fdiv_jax.load_pipeline(base)
             if before is not None and self.base is None:
                 _compare(before, Path(model))
-            status.update(f"writing {self.output}")
+            tell(f"writing {self.output}")
             about = self._write(pipe, before)
         print(f"{self.output}: {about}")
 

@@ -43,8 +43,9 @@ class Command:
     def run(self) -> None:
         """Load the model, draw, write the sheet and say where it is."""
         from PIL import Image
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        from fdiv_jax.terminal import Console, TextColumn
 
         if not self.prompts:
             raise ValueError("no prompt given; expected at least one, e.g. 'a sneaker, sketch style'")

@@ -49,14 +49,15 @@ class Command:
 
     def run(self) -> None:
         """Make the runs and print the table."""
-        from rich.console import Console
         from rich.table import Table
+
+        from fdiv_jax.terminal import Console
 
         if self.score_images < 0:
             raise ValueError(f"--score-images must be at least 0, got {self.score_images}")
         cells = cells_of(self.config, self.divergences, anchors=self.anchors, seeds=self.seeds)
         console = Console(stderr=True)
-        with console.status(f"loading {self.model}"):
+        with console.waiting(f"loading {self.model}"):
             import fdiv_jax
 
             pipe = fdiv_jax.load_pipeline(self.model)

@@ -16,10 +16,10 @@ from fdiv_jax.unlearning.sequence import unlearn_sequence
 from fdiv_jax.watching import watchers
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from fdiv_jax.pipeline import TextToImagePipeline
+    from fdiv_jax.terminal import Console
 
 __all__ = ["Command", "default"]
 
@@ -71,7 +71,7 @@ class Command:
 
     def run(self) -> None:
         """Load the model, unlearn, and sum up."""
-        from rich.console import Console
+        from fdiv_jax.terminal import Console
 
         if self.print_config:
             print(json.dumps(self.config.to_dict(), indent=2))
@@ -81,7 +81,7 @@ class Command:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 0, got {getattr(self, name)}")
         output = self.output or default_output(self.config)
         console = Console(stderr=True)
-        with console.status(f"loading {self.model}"):
+        with console.waiting(f"loading {self.model}"):
             import fdiv_jax
 
             pipe = fdiv_jax.load_pipeline(self.model)

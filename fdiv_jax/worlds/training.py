@@ -13,7 +13,9 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+from fdiv_jax.terminal import Console, TextColumn
 
 Parameters = Any
 Batch = Any
@@ -89,7 +91,7 @@ def train(
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with (
         ocp.CheckpointManager(directory, options=options) as manager,
-        Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress,
+        Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console()) as progress,
         (work / f"{name}.jsonl").open("a") as log,
     ):
         start = manager.latest_step()
