@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "bibliography.md"
-# "Surname et al., ... 2017", "Surname and Surname 2017", "Surname 1958", after "Source" or at the head of a file.
+# "Surname et al., ... 2017", "Surname and Surname 2017", "Surname 1958", in the paragraph of a source.
 CITED = re.compile(
     r"\b([A-Z][a-zé]+)"
     r"(?:,? (?:et al\.|and [A-Z][a-z]+)|(?:, [A-Z][a-z]+)+(?:,? and [A-Z][a-z]+)?)?"
