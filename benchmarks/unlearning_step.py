@@ -118,9 +118,9 @@ def main(config: BenchmarkConfig) -> None:
         "target": np.asarray(pipe.encode_prompts(["a sneaker, photo style"] * n)),
         "anchor": np.asarray(pipe.encode_prompts(["a shoe, photo style"] * n)),
     }
-    from fdiv_jax.worlds.judge import judge_directory
+    from fdiv_jax.assets import asset_directory
 
-    runs = {"pytorch": theirs(str(judge_directory().parent / "fashion" / "unet"), pipe, data)}
+    runs = {"pytorch": theirs(str(asset_directory("fashion") / "unet"), pipe, data)}
     runs |= {f"{loss} {name}": ours(pipe, data, loss, name) for loss, name in LOSSES}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():

@@ -6,8 +6,7 @@ from f.
     import fdiv_jax as fj
     d = fj.divergence("squared_hellinger")
     pipe = fj.load_pipeline("fashion")
-    result = fj.unlearn(pipe, fj.UnlearningConfig(target="sneaker", anchor="superclass",
-    divergence="squared_hellinger"))
+    result = fj.unlearn(pipe, fj.UnlearningConfig(target="sneaker", anchor="near"))
 
 Names are imported when first used, so that the mathematics can be used without loading Flax.
 """
@@ -16,10 +15,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fdiv_jax import theory
+    from fdiv_jax import checkpoints, diffusion, divergences, nn, theory, unlearning
     from fdiv_jax.divergences import Divergence, catalogue, divergence
     from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
-    from fdiv_jax.unlearning import UnlearningConfig, UnlearningResult, unlearn
+    from fdiv_jax.unlearning import (
+        UnlearningConfig,
+        UnlearningResult,
+        preset,
+        read_concept_file,
+        sweep,
+        unlearn,
+        unlearn_sequence,
+    )
 
 __version__ = "0.1.0"
 
@@ -30,10 +37,19 @@ _HOME = {
     "UnlearningConfig": "fdiv_jax.unlearning",
     "UnlearningResult": "fdiv_jax.unlearning",
     "catalogue": "fdiv_jax.divergences",
+    "checkpoints": None,
+    "diffusion": None,
     "divergence": "fdiv_jax.divergences",
+    "divergences": None,
     "load_pipeline": "fdiv_jax.pipeline",
+    "nn": None,
+    "preset": "fdiv_jax.unlearning",
+    "read_concept_file": "fdiv_jax.unlearning",
+    "sweep": "fdiv_jax.unlearning",
     "theory": None,
     "unlearn": "fdiv_jax.unlearning",
+    "unlearn_sequence": "fdiv_jax.unlearning",
+    "unlearning": None,
 }
 
 __all__ = [
@@ -43,10 +59,19 @@ __all__ = [
     "UnlearningResult",
     "__version__",
     "catalogue",
+    "checkpoints",
+    "diffusion",
     "divergence",
+    "divergences",
     "load_pipeline",
+    "nn",
+    "preset",
+    "read_concept_file",
+    "sweep",
     "theory",
     "unlearn",
+    "unlearn_sequence",
+    "unlearning",
 ]
 
 

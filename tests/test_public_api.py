@@ -17,11 +17,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom to the top: a module may import from its own layer and from those named for it, nothing else
 # of the project.
 _MATHS = {"divergences", "theory"}
-_COMMON = {"files", "terminal"}
+_COMMON = {"files", "terminal", "assets"}
 _MODELS = {"nn", "diffusion", "checkpoints", "pipeline"} | _COMMON
 LAYERS: dict[str, set[str]] = {
     "files": set(),
     "terminal": set(),
+    "assets": set(),
     "divergences": set(),
     "theory": {"divergences"},
     "nn": {"divergences"} | _COMMON,
@@ -35,6 +36,8 @@ LAYERS: dict[str, set[str]] = {
     "worlds": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation", "watching"},
     "cli": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation", "watching", "worlds"},
 }
+# Calls that reach another package by its name: modules, and the files that lie in it.
+READERS = ("import_module", "__import__", "resources.files", "resources.path", "resources.open_text")
 LIGHT = ("divergences", "theory")  # without Flax or anything of the models
 ORACLES = {"torch", "diffusers", "scipy"}  # tests compare with them; the library never needs them
 MODEL_PACKAGES = {"flax", "optax", "orbax", "transformers", "tokenizers", "safetensors", "huggingface_hub"}
@@ -57,7 +60,7 @@ def imported(path: Path, source: str | None = None) -> list[tuple[str, int]]:
             names += [(f"{module}.{alias.name}", node.lineno) for alias in node.names]
         elif (
             isinstance(node, ast.Call)
-            and ast.unparse(node.func).endswith(("import_module", "__import__"))
+            and ast.unparse(node.func).endswith(READERS)
             and node.args
             and isinstance(node.args[0], ast.Constant)
         ):
@@ -99,6 +102,8 @@ def test_imports_point_downwards():
         ("divergences/x.py", "def f():\n    import flax.nnx"),
         ("nn/x.py", "import torch"),
         ("pipeline/x.py", "import importlib\nimportlib.import_module('fdiv_jax.worlds.fashion')"),
+        ("pipeline/x.py", "import importlib.resources\nimportlib.resources.files('fdiv_jax.worlds')"),
+        ("pipeline/x.py", "from importlib import resources\nresources.files('fdiv_jax.worlds')"),
         ("novelty/x.py", ""),
     ],
 )

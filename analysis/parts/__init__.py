@@ -4,7 +4,7 @@ from ..framework import Part
 
 __all__ = ["PARTS"]
 
-_WORLD = ("fdiv_jax/worlds/fashion/**/*", "fdiv_jax/worlds/fashion_judge/*")
+_WORLD = ("fdiv_jax/assets/fashion/**/*", "fdiv_jax/assets/fashion_judge/*")
 
 PARTS = (
     Part("generators", f"{__name__}.generators", "generators, conjugates and curvature"),

@@ -9,7 +9,6 @@ concepts.json             what can be unlearned (ours; other programs ignore it)
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
+from fdiv_jax.assets import asset_directory
 from fdiv_jax.checkpoints import atomic_directory, load_component, save_component
 from fdiv_jax.checkpoints.files import blamed
 from fdiv_jax.diffusion import NoiseSchedule
@@ -203,7 +203,7 @@ def check_replaceable(path: Path, overwrite: bool) -> None:
 
 def _find(model: str | os.PathLike[str], **hub: Any) -> Path:
     if str(model) in WORLDS:
-        directory = Path(str(importlib.resources.files("fdiv_jax.worlds") / str(model)))
+        directory = asset_directory(str(model))
         if not directory.is_dir():
             raise FileNotFoundError(
                 f"the world {str(model)!r} is not in this installation; build it by "

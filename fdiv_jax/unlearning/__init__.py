@@ -9,6 +9,7 @@ f-divergence, arXiv 2509.21167, 2025.
 """
 
 from fdiv_jax.unlearning.cache import ArrayCache, default_cache
+from fdiv_jax.unlearning.concept_file import ConceptFile, read_concept_file
 from fdiv_jax.unlearning.concepts import Erasure, PromptPair, resolve_all, resolve_pairs, resolve_retained
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.config_parts import (
@@ -32,7 +33,9 @@ from fdiv_jax.unlearning.objectives import (
 )
 from fdiv_jax.unlearning.parameters import GROUPS, Network, Selection, select
 from fdiv_jax.unlearning.preemption import Preempted
+from fdiv_jax.unlearning.presets import preset, preset_names
 from fdiv_jax.unlearning.result import DivergedError, UnlearningResult, check_output
+from fdiv_jax.unlearning.sequence import RetentionMatrix, unlearn_sequence
 from fdiv_jax.unlearning.step import (
     Batch,
     Plan,
@@ -43,6 +46,7 @@ from fdiv_jax.unlearning.step import (
     make_reference,
     make_step,
 )
+from fdiv_jax.unlearning.sweep import Cell, cells_of, sweep
 from fdiv_jax.unlearning.timesteps import Timesteps, timesteps_of
 from fdiv_jax.unlearning.trainable import Frozen, LowRank, TokenEmbeddings, Trainable, Weights, trainable_of
 
@@ -53,7 +57,9 @@ __all__ = [
     "ArrayCache",
     "Batch",
     "Batches",
+    "Cell",
     "Comparison",
+    "ConceptFile",
     "CriticConfig",
     "CriticGame",
     "CriticState",
@@ -72,6 +78,7 @@ __all__ = [
     "PreservationConfig",
     "Prior",
     "PromptPair",
+    "RetentionMatrix",
     "Selection",
     "Timesteps",
     "TokenEmbeddings",
@@ -81,6 +88,7 @@ __all__ = [
     "UnlearningResult",
     "Weights",
     "anchor_latents",
+    "cells_of",
     "check_output",
     "default_cache",
     "edit_cross_attention",
@@ -93,12 +101,17 @@ __all__ = [
     "objective_of",
     "prepare",
     "prepare_data",
+    "preset",
+    "preset_names",
+    "read_concept_file",
     "resolve_all",
     "resolve_pairs",
     "resolve_retained",
     "select",
     "squared_distance",
+    "sweep",
     "timesteps_of",
     "trainable_of",
     "unlearn",
+    "unlearn_sequence",
 ]

@@ -25,6 +25,7 @@ import optax
 import tyro
 from flax import nnx
 
+from fdiv_jax.assets import asset_directory
 from fdiv_jax.checkpoints import atomic_directory, save_component, state_dict
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.nn import (
@@ -38,7 +39,7 @@ from fdiv_jax.nn import (
 from fdiv_jax.pipeline import Concept, TextToImagePipeline
 from fdiv_jax.worlds.captions import CAPTIONS, ITEM_NAMES, STYLE_NAMES, SUPERCLASSES, concepts, draw_captions
 from fdiv_jax.worlds.data import load_split
-from fdiv_jax.worlds.judge import Judge, JudgeConfig, JudgeNetwork, judge_directory, load_judge
+from fdiv_jax.worlds.judge import Judge, JudgeConfig, JudgeNetwork, load_judge
 from fdiv_jax.worlds.styles import draw
 from fdiv_jax.worlds.training import train
 from fdiv_jax.worlds.vocabulary import TEXT_LENGTH, build_tokenizer
@@ -394,7 +395,7 @@ def main(config: BuildConfig) -> None:
     """Run the stages asked for; a stage that has been finished costs nothing."""
     config.work.mkdir(parents=True, exist_ok=True)
     images, labels = load_split("train", config.data)
-    target = judge_directory().parent
+    target = asset_directory("fashion").parent
     if "judge" in config.only:
         network = nnx.merge(
             nnx.graphdef(JudgeNetwork(JudgeConfig(), rngs=nnx.Rngs(0))),

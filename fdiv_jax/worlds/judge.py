@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fdiv_jax.assets import asset_directory
 from fdiv_jax.checkpoints import load_component
 from fdiv_jax.nn import CLIPTextConfig, CLIPTextModel
 from fdiv_jax.nn.config import ModelConfig
@@ -194,18 +194,13 @@ def _embed_text(graph: Any, parameters: Any, tokens: jax.Array) -> jax.Array:
     return nnx.merge(graph, parameters).encode_text(tokens)
 
 
-def judge_directory() -> Path:
-    """Where the package keeps the judge's weights."""
-    return Path(str(importlib.resources.files("fdiv_jax.worlds") / "fashion_judge"))
-
-
 def load_judge(directory: Path | None = None) -> Judge:
     """The judge that ships with the package.
 
     Raises:
         FileNotFoundError: no weights there; says how to build them.
     """
-    place = directory or judge_directory()
+    place = directory or asset_directory("fashion_judge")
     if not (place / "report.json").is_file():
         raise FileNotFoundError(f"no judge in {place}; build it by python -m fdiv_jax.worlds.build_fashion")
     network = load_component(place, JudgeNetwork).model

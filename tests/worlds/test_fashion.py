@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import fdiv_jax as fj
+from fdiv_jax.assets import asset_directory
 from fdiv_jax.pipeline import to_uint8
 from fdiv_jax.worlds import ITEM_NAMES, STYLE_NAMES, draw, load_judge, load_split, score_world
 from fdiv_jax.worlds.data import find_fashion_mnist
-from fdiv_jax.worlds.judge import judge_directory
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def judge():
 
 
 def test_the_world_is_small():
-    files = [path for path in judge_directory().parent.rglob("fashion*/**/*") if path.is_file()]
+    files = [path for path in asset_directory("fashion").parent.rglob("fashion*/**/*") if path.is_file()]
     assert 0 < sum(path.stat().st_size for path in files) <= 16 * 2**20
 
 
@@ -55,7 +55,7 @@ def test_diffusers_draws_the_same_images(fashion):
     diffusers = pytest.importorskip("diffusers")
     import torch
 
-    other = diffusers.StableDiffusionPipeline.from_pretrained(str(judge_directory().parent / "fashion"))
+    other = diffusers.StableDiffusionPipeline.from_pretrained(str(asset_directory("fashion")))
     other.set_progress_bar_config(disable=True)
     prompts = ["a sneaker, sketch style", "an ankle boot, cyanotype style", "a top", "a bag, neon style"]
     noise = np.asarray(jax.random.normal(jax.random.key(3), (4, *fashion.latent_shape)))
