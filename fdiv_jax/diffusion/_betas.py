@@ -1,12 +1,12 @@
 """Beta schedules, in float32 as the checkpoints that were trained with them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+BETA_SCHEDULES = ("linear", "scaled_linear", "sigmoid", "squaredcos_cap_v2", "laplace", "exp")
 
 
 def betas_from_config(config: Mapping[str, Any]) -> np.ndarray:
@@ -29,8 +29,10 @@ def betas_from_config(config: Mapping[str, Any]) -> np.ndarray:
         betas = np.linspace(start, end, steps).astype(np.float32)
     elif kind == "scaled_linear":  # linear in sqrt(beta): latent diffusion
         betas = np.linspace(start**0.5, end**0.5, steps).astype(np.float32) ** 2
-    elif kind == "squaredcos_cap_v2":
-        betas = _cosine(steps)
+    elif kind == "sigmoid":
+        betas = (start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, steps)))).astype(np.float32)
+    elif kind in _ALPHA_BARS:
+        betas = _betas_of(_ALPHA_BARS[kind], steps)
     else:
         raise NotImplementedError(
             f"beta_schedule {kind!r}; supported: {', '.join(BETA_SCHEDULES)}, trained_betas"
@@ -40,12 +42,26 @@ def betas_from_config(config: Mapping[str, Any]) -> np.ndarray:
     return betas
 
 
-def _cosine(steps: int, longest: float = 0.999) -> np.ndarray:
+def _cosine(u: float) -> float:
     """Nichol and Dhariwal, Improved denoising diffusion probabilistic models, 2021, eq. 17."""
+    return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 
-    def alpha_bar(u: float) -> float:
-        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 
+def _laplace(u: float) -> float:
+    """Hang et al., Improved noise schedule for diffusion training, 2024, as diffusers has it."""
+    snr = math.exp(-0.5 * math.copysign(1, 0.5 - u) * math.log(1 - 2 * abs(0.5 - u) + 1e-6))
+    return math.sqrt(snr / (1 + snr))
+
+
+_ALPHA_BARS: dict[str, Callable[[float], float]] = {
+    "squaredcos_cap_v2": _cosine,
+    "laplace": _laplace,
+    "exp": lambda u: math.exp(-12.0 * u),
+}
+
+
+def _betas_of(alpha_bar: Callable[[float], float], steps: int, longest: float = 0.999) -> np.ndarray:
+    """The betas of a running product that is given as a function of t / T."""
     ratios = [alpha_bar((i + 1) / steps) / alpha_bar(i / steps) for i in range(steps)]
     return np.asarray([min(1 - ratio, longest) for ratio in ratios], np.float32)
 

@@ -4,12 +4,12 @@ import numpy as np
 
 from fdiv_jax.diffusion._timesteps import (
     check_no_eta,
-    check_options,
     check_steps,
     check_timesteps,
-    karras,
+    final_level,
     noise_levels,
     signal_and_noise,
+    spread_levels,
     trailing,
 )
 from fdiv_jax.diffusion.plans import SamplingPlan, predictions
@@ -25,31 +25,26 @@ def dpm_solver_pp(schedule: NoiseSchedule, steps: int, eta: float | None = None)
         before).
 
     The first step is of first order, and so is the last where the configuration (or a final sigma of zero)
-    asks for it. Timesteps and options are those of diffusers' DPMSolverMultistepScheduler; solver types
-    midpoint and heun; Karras' noise levels where the configuration asks for them.
+    asks for it. Timesteps and options are those of diffusers' DPMSolverMultistepScheduler with this algorithm
+    and an order of at most 2, whichever the configuration was written for; solver types midpoint and heun;
+    the noise levels of Karras and others where the configuration asks for them.
 
-    Raises ValueError for a number of steps out of range or eta != 0 (the solver is of the ODE),
-    NotImplementedError for an option of the configuration that is not supported.
+    Raises ValueError for a number of steps out of range or eta != 0 (the solver is of the ODE).
 
     Source: Lu, Zhou, Bao, Chen, Li, Zhu, DPM-Solver++, 2022, algorithm 2.
     """
     check_no_eta(eta, "dpmsolver++")
     options = schedule.solver
-    check_options(options, "dpmsolver++")
-    supported = {"order": (1, 2), "algorithm": ("dpmsolver++",), "kind": ("midpoint", "heun")}
-    for name, allowed in supported.items():
-        if (value := getattr(options, name)) not in allowed:
-            raise NotImplementedError(f"solver {name} {value!r}; supported: {', '.join(map(str, allowed))}")
     check_steps(steps, schedule.num_train_timesteps)
     levels = noise_levels(schedule)
-    if options.karras:
-        ratio, timesteps = karras(levels[-1], levels[0], steps, levels, options)
-        timesteps = (timesteps.round() if options.round_karras else timesteps).astype(np.int64)
+    if options.levels != "schedule":
+        ratio, timesteps = spread_levels(levels[-1], levels[0], steps, levels, options)
+        timesteps = (timesteps.round() if _rounds(options) else timesteps).astype(np.int64)
     else:
         timesteps = _timesteps(schedule, steps, levels)
         ratio = levels[timesteps]
 
-    ratio = np.append(ratio, 0.0 if options.final_sigma == "zero" else levels[0])
+    ratio = np.append(ratio, final_level(options, levels))
     alpha, sigma = signal_and_noise(ratio)
     decay = ratio[1:] / ratio[:-1]  # e^{-h}, zero where it ends at sigma = 0
     data = alpha[1:] * (1 - decay)
@@ -73,6 +68,10 @@ def dpm_solver_pp(schedule: NoiseSchedule, steps: int, eta: float | None = None)
         direction=zero,
         noise=zero,
     )
+
+
+def _rounds(options: SolverOptions) -> bool:
+    return options.round_timesteps and options.levels in ("karras", "lu")
 
 
 def _timesteps(schedule: NoiseSchedule, steps: int, levels: np.ndarray) -> np.ndarray:

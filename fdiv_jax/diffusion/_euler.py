@@ -5,12 +5,12 @@ import numpy as np
 from fdiv_jax.diffusion._timesteps import (
     check_eta,
     check_no_eta,
-    check_options,
     check_steps,
     check_timesteps,
-    karras,
+    final_level,
     noise_levels,
     signal_and_noise,
+    spread_levels,
     trailing,
     whole,
 )
@@ -23,7 +23,8 @@ def euler(schedule: NoiseSchedule, steps: int, eta: float | None = None) -> Samp
 
     sigma = sqrt(1 - abar) / sqrt(abar), and x = y / sqrt(1 + sigma^2) is what a plan keeps. Timesteps and
     noise levels are those of diffusers' EulerDiscreteScheduler: real timesteps between two of the schedule's
-    get their sigma by linear interpolation; Karras' noise levels where the configuration asks for them.
+    get their sigma by linear interpolation; the noise
+    levels of Karras and others where the configuration asks for them.
 
     Raises ValueError for a number of steps out of range or eta != 0 (the solver is of the ODE),
     NotImplementedError for an option of the configuration that is not supported.
@@ -32,12 +33,14 @@ def euler(schedule: NoiseSchedule, steps: int, eta: float | None = None) -> Samp
     2022, algorithm 1 without its correction.
     """
     check_no_eta(eta, "euler")
-    check_options(schedule.solver, "euler")
+    options = schedule.solver
+    if options.log_linear:
+        raise NotImplementedError("interpolation_type 'log_linear' with sampler euler; expected another one")
     timesteps, sigma = _noise_levels(schedule, steps)
     levels = noise_levels(schedule)
-    if schedule.solver.karras:
-        sigma, timesteps = karras(sigma[0], sigma[-1], steps, levels, schedule.solver)
-    sigma = np.append(sigma, 0.0 if schedule.solver.final_sigma == "zero" else levels[0])
+    if options.levels not in ("schedule", "lu"):  # Euler has no lambdas
+        sigma, timesteps = spread_levels(sigma[0], sigma[-1], steps, levels, options)
+    sigma = np.append(sigma, final_level(options, levels))
     return _plan(schedule, whole(timesteps), sigma, sigma[1:], np.zeros(steps))
 
 

@@ -1,6 +1,7 @@
 """Which timesteps, and which noise levels sigma = sqrt(1 - abar) / sqrt(abar), a sampler visits."""
 
 import numpy as np
+from scipy.special import betaincinv
 
 from fdiv_jax.diffusion.schedule import NoiseSchedule, SolverOptions
 
@@ -61,12 +62,14 @@ def check_no_eta(eta: float | None, sampler: str) -> None:
         raise ValueError(f"{sampler} solves the ODE and draws no noise: eta must be 0, got {eta}")
 
 
-def check_options(options: SolverOptions, sampler: str) -> None:
-    """Raises NotImplementedError or ValueError for what a configuration asks of the noise levels."""
-    if options.unsupported:
-        raise NotImplementedError(f"{', '.join(options.unsupported)} with sampler {sampler}")
+def final_level(options: SolverOptions, levels: np.ndarray) -> float:
+    """The noise level after the last step.
+
+    Raises ValueError for a `final_sigmas_type` that is not known.
+    """
     if options.final_sigma not in ("zero", "sigma_min"):
         raise ValueError(f"final_sigmas_type must be zero or sigma_min, got {options.final_sigma!r}")
+    return 0.0 if options.final_sigma == "zero" else levels[0]
 
 
 def noise_levels(schedule: NoiseSchedule) -> np.ndarray:
@@ -83,18 +86,25 @@ def signal_and_noise(sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return alpha, sigma * alpha
 
 
-def karras(
+def spread_levels(
     first: float, last: float, steps: int, levels: np.ndarray, options: SolverOptions
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Noise levels evenly spaced in sigma^(1/7) between two of them, and their (real) timesteps.
+    """Noise levels spread anew from `first` down to `last`, and their (real) timesteps.
 
-    The configuration's own sigma_max and sigma_min come before `first` and `last`. A level's timestep is
-    interpolated in log sigma.
+    karras: evenly in sigma^(1/7). exponential, lu: evenly in log sigma. beta: at the quantiles of the beta
+    distribution B(0.6, 0.6), in sigma. The configuration's own sigma_max and sigma_min come before `first` and
+    `last`, except for lu. A level's timestep is interpolated in log sigma.
 
     Source: Karras, Aittala, Aila, Laine, Elucidating the design space of diffusion-based generative models,
-    2022, eq. 5.
+    2022, eq. 5; Lu et al., DPM-Solver, 2022, section 3.3; Lee et al., Beta sampling is all you need, 2024.
     """
-    first = first if options.sigma_max is None else options.sigma_max
-    last = last if options.sigma_min is None else options.sigma_min
-    sigma = np.linspace(first ** (1 / 7), last ** (1 / 7), steps) ** 7
+    if options.levels != "lu":
+        first = first if options.sigma_max is None else options.sigma_max
+        last = last if options.sigma_min is None else options.sigma_min
+    if options.levels == "karras":
+        sigma = np.linspace(first ** (1 / 7), last ** (1 / 7), steps) ** 7
+    elif options.levels == "beta":
+        sigma = last + (first - last) * betaincinv(0.6, 0.6, 1 - np.linspace(0, 1, steps))
+    else:
+        sigma = np.exp(np.linspace(np.log(first), np.log(last), steps))
     return sigma, np.interp(np.log(sigma), np.log(levels), np.arange(len(levels)))

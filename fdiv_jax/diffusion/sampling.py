@@ -27,7 +27,7 @@ def with_karras(sampler: Sampler) -> Sampler:
     """The sampler with Karras' noise levels, whatever the schedule's configuration says of them."""
 
     def plan(schedule: NoiseSchedule, steps: int, eta: float | None = None) -> SamplingPlan:
-        solver = dataclasses.replace(schedule.solver, karras=True)
+        solver = dataclasses.replace(schedule.solver, levels="karras")
         return sampler(dataclasses.replace(schedule, solver=solver), steps, eta)
 
     return plan

@@ -10,50 +10,39 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax.diffusion._betas import betas_from_config
+from fdiv_jax.diffusion._scheduler_classes import process_entries
 
 __all__ = ["NoiseSchedule", "PredictionType", "SolverOptions"]
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 Spacing = Literal["leading", "trailing", "linspace"]
 Variance = Literal["posterior", "beta"]
-
-# Schedulers whose process is the one below: discrete and variance preserving. Of these, the first three clip
-# the predicted x_0 unless told otherwise; the rest never do.
-_CLIPPING = ("DDIMScheduler", "DDPMScheduler", "DDIMInverseScheduler")
-_NEVER_CLIPPING = (
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LMSDiscreteScheduler",
-    "PNDMScheduler",
-    "UniPCMultistepScheduler",
-)
+Levels = Literal["schedule", "karras", "exponential", "lu", "beta"]
 
 
 @dataclass(frozen=True)
 class SolverOptions:
-    """What a configuration says about DPM-Solver++ and the noise levels of Euler; DDIM does not read it."""
+    """What a configuration says about DPM-Solver++ and the noise levels of Euler; DDIM does not read it.
+
+    The solver's own name says which algorithm runs, so that a file that was written for another one
+    (DPM-Solver, its SDE, DEIS, UniPC) serves as well.
+    """
 
     order: int = 2
-    algorithm: str = "dpmsolver++"
-    kind: str = "midpoint"
+    kind: Literal["midpoint", "heun"] = "midpoint"
     lower_order_final: bool = True
     euler_at_final: bool = False
     final_sigma: str = "zero"
     lambda_min_clipped: float = -np.inf
-    karras: bool = False
-    """Whether the noise levels are those of Karras et al., from `sigma_max` to `sigma_min` where given."""
-    round_karras: bool = True
-    """Whether DPM-Solver++ rounds the timesteps of Karras' noise levels, or rounds them down (cosine)."""
+    levels: Levels = "schedule"
+    """Where the noise levels are: at the schedule's timesteps, or spread anew between the largest and the
+    smallest of them (from `sigma_max` to `sigma_min` where given)."""
+    round_timesteps: bool = True
+    """Whether DPM-Solver++ rounds the timesteps of Karras' and Lu's levels, or rounds them down (cosine)."""
     sigma_min: float | None = None
     sigma_max: float | None = None
-    unsupported: tuple[str, ...] = ()
-    """Options that are on in the configuration and that the solver here does not have."""
+    log_linear: bool = False
+    """Whether Euler's noise levels are to be interpolated in log sigma, which is not built here."""
 
 
 @jax.tree_util.register_static
@@ -112,42 +101,30 @@ class NoiseSchedule:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
-        """The schedule of a `scheduler_config.json`, of any of diffusers' DDIM, PNDM, Euler ... families.
+        """The schedule of a `scheduler_config.json`, whichever variance-preserving sampler it is for.
 
-        What the file leaves out takes the default of diffusers' scheduler for the sampler in use, but the
-        predicted x_0 is never clipped by default for a file of a scheduler that does not clip, such as
-        PNDM's.
+        What the file leaves out of the process (betas, clipping, last step) takes the default of the class
+        that it names, how timesteps are spread that of diffusers' scheduler for the sampler in use. A
+        file of a scheduler that does not clip the predicted x_0, such as PNDM's, gives no clipping.
 
         Raises NotImplementedError naming what is not supported, ValueError for a value out of range,
         TypeError when `config` is not a mapping.
         """
         if not isinstance(config, Mapping):
             raise TypeError(f"a scheduler configuration is a mapping, got {type(config).__name__}")
-        name = config.get("_class_name")
-        if name is not None and name not in _CLIPPING + _NEVER_CLIPPING:
-            raise NotImplementedError(
-                f"scheduler {name!r}: only discrete variance-preserving processes are supported: "
-                f"{', '.join(_CLIPPING + _NEVER_CLIPPING)}"
-            )
-        for key in ("thresholding", "use_flow_sigmas", "use_dynamic_shifting"):
-            if config.get(key):
-                raise NotImplementedError(f"{key} = {config[key]!r} in the scheduler configuration")
-        if str(config.get("variance_type") or "").startswith("learned"):
-            raise NotImplementedError(
-                f"variance_type {config['variance_type']!r}: the network's output is its mean only"
-            )
+        config = process_entries(config)
         prediction = config.get("prediction_type", "epsilon")
         if prediction not in get_args(PredictionType):
             raise NotImplementedError(
                 f"prediction_type {prediction!r}; supported: {', '.join(get_args(PredictionType))}"
             )
-        clips = config.get("clip_sample", name not in _NEVER_CLIPPING)
+        clips = config.get("clip_sample", True)
         return cls(
             betas=tuple(betas_from_config(config).tolist()),
             prediction_type=prediction,
             timestep_spacing=config.get("timestep_spacing"),
             steps_offset=config.get("steps_offset", 0),
-            set_alpha_to_one=bool(config.get("set_alpha_to_one", name != "PNDMScheduler")),
+            set_alpha_to_one=bool(config.get("set_alpha_to_one", True)),
             clip_sample_range=float(config.get("clip_sample_range", 1.0)) if clips else None,
             solver=_solver_options(config),
         )
@@ -266,25 +243,30 @@ class NoiseSchedule:
         return values
 
 
+_LEVELS: dict[str, Levels] = {
+    "use_karras_sigmas": "karras",
+    "use_lu_lambdas": "lu",
+    "use_exponential_sigmas": "exponential",
+    "use_beta_sigmas": "beta",
+}
+
+
 def _solver_options(config: Mapping[str, Any]) -> SolverOptions:
-    switches = ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
-    modes = (("interpolation_type", "log_linear"), ("timestep_type", "continuous"))
-    off = [key for key in switches if config.get(key)]
-    off += [f"{key} {value}" for key, value in modes if config.get(key) == value]
+    """Solver types and orders that DPM-Solver++(2M) does not have become its own, as in diffusers."""
+    asked: list[Levels] = [kind for key, kind in _LEVELS.items() if config.get(key)]
     bounds = {key: config.get(key) for key in ("sigma_min", "sigma_max")}
     clipped = config.get("lambda_min_clipped")
     return SolverOptions(
-        order=config.get("solver_order", 2),
-        algorithm=config.get("algorithm_type", "dpmsolver++"),
-        kind=config.get("solver_type", "midpoint"),
+        order=1 if config.get("solver_order") == 1 else 2,
+        kind="heun" if config.get("solver_type") == "heun" else "midpoint",
         lower_order_final=bool(config.get("lower_order_final", True)),
         euler_at_final=bool(config.get("euler_at_final", False)),
         final_sigma=config.get("final_sigmas_type", "zero"),
         lambda_min_clipped=-np.inf if clipped is None else float(clipped),
-        karras=bool(config.get("use_karras_sigmas")),
-        round_karras=config.get("beta_schedule") != "squaredcos_cap_v2",
+        levels=(asked or ["schedule"])[0],
+        round_timesteps=config.get("beta_schedule") != "squaredcos_cap_v2",
         **{key: None if value is None else float(value) for key, value in bounds.items()},
-        unsupported=tuple(off),
+        log_linear=config.get("interpolation_type") == "log_linear",
     )
 
 

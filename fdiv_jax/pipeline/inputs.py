@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numbers
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,20 +93,6 @@ def _checked_seed(seed: Any) -> int:
     if not 0 <= whole <= LARGEST_SEED:
         raise ValueError(f"seed {seed}, expected 0 to {LARGEST_SEED}")
     return int(whole)
-
-
-def warn_of_cuts(tokenizers: Sequence[Any], prompts: Sequence[str], length: int) -> None:
-    """Warns of prompts of more than `length` tokens, both ends' marks among them, and of what is lost."""
-    for tokenizer in tokenizers:
-        ids = tokenizer(list(dict.fromkeys(prompts)), verbose=False)["input_ids"]
-        lost = [own for own in ids if len(own) > length]
-        if lost:
-            start, end = tokenizer.decode(lost[0][1 : length - 1]), tokenizer.decode(lost[0][length - 1 : -1])
-            warnings.warn(
-                f"{len(lost)} of {len(ids)} prompts are cut to {length} tokens: {start!r} loses {end!r}",
-                stacklevel=3,
-            )
-            return
 
 
 def check_images(images: Any, channels: int, factor: int) -> jax.Array:

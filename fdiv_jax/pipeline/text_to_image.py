@@ -36,8 +36,8 @@ from fdiv_jax.pipeline.inputs import (
     check_size,
     image_keys,
     one_an_image,
-    warn_of_cuts,
 )
+from fdiv_jax.pipeline.tokens import token_rows, warn_of_cuts
 
 _LATENT_PIXELS_A_CALL = 16_384
 """How many latent pixels one call of the networks takes: 4 images of 512 px, 256 of the world `fashion`."""
@@ -170,19 +170,15 @@ class TextToImagePipeline:
         return jax.tree.map(lambda x: x * given.reshape(-1, *(1,) * (x.ndim - 1)), text)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[jax.Array, ...]:
-        """The token ids of prompts for each text encoder, (n, `text_length`), int32."""
+        """The token ids of prompts for each text encoder, (n, `text_length`), int32.
+
+        A textual-inversion token of several vectors ("<cat-toy>" with "<cat-toy>_1" in the vocabulary) stands
+        for all of them, as in diffusers' pipelines.
+        """
         texts = check_prompts(prompts)
-        tokens = []
-        for tokenizer, _ in self.text_towers:
-            ids = tokenizer(
-                texts,
-                padding="max_length",
-                max_length=self.text_length,
-                truncation=True,
-                return_tensors="np",
-            )["input_ids"]
-            tokens.append(jnp.asarray(ids, jnp.int32))
-        return tuple(tokens)
+        return tuple(
+            jnp.asarray(token_rows(tokenizer, texts, self.text_length)) for tokenizer, _ in self.text_towers
+        )
 
     def denoise(self, latents: jax.Array, timesteps: jax.Array, text: Text) -> jax.Array:
         """The UNet's raw output (noise or v, as `schedule.prediction_type` says).

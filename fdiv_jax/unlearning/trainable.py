@@ -19,6 +19,7 @@ from fdiv_jax.nn import Text, TextConditioning
 from fdiv_jax.nn.lora import Lora, init_lora, merge_lora
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.pipeline.text_to_image import features_of
+from fdiv_jax.pipeline.tokens import token_ids
 from fdiv_jax.unlearning.parameters import Network, Parameters, Selection, select
 
 __all__ = ["EMBEDDING", "Frozen", "LowRank", "TokenEmbeddings", "Trainable", "Weights", "trainable_of"]
@@ -218,7 +219,7 @@ def _token_embeddings(
     towers = pipe.text_towers
     ids: list[tuple[int, ...]] = []
     for tokenizer, _ in towers:
-        words = {i for phrase in phrases for i in tokenizer(phrase, add_special_tokens=False)["input_ids"]}
+        words = {i for own in token_ids(tokenizer, phrases, ends=False) for i in own}
         if not words:
             raise ValueError(f"trainable 'embedding': no tokens in the target's name {list(phrases)}")
         ids.append(tuple(sorted(words)))

@@ -154,7 +154,7 @@ def test_one_timestep_for_all_or_one_for_each():
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"beta_schedule": "sigmoid"}, "sigmoid"),
+        ({"beta_schedule": "geometric"}, "geometric"),
         ({"prediction_type": "flow_prediction"}, "flow_prediction"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
         ({"thresholding": True}, "thresholding"),

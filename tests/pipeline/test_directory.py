@@ -95,6 +95,35 @@ def test_diffusers_draws_the_same(directory, entries):
     assert np.abs(theirs * 255 - ours).mean() <= 1
 
 
+@pytest.mark.slow
+@pytest.mark.interop
+@pytest.mark.parametrize("kind", ["UniPCMultistepScheduler", "LCMScheduler"])
+def test_our_samplers_draw_from_files_of_other_schedulers_what_diffusers_draws(directory, kind):
+    """Its pipeline with the scheduler swapped, as its users do."""
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    _entries(_class_name=kind, solver_order=3, timestep_spacing="trailing")(directory / SCHEDULER)
+    _entries(scheduler=["diffusers", kind])(directory / INDEX)
+    pipe = load_pipeline(directory)
+    other = diffusers.StableDiffusionPipeline.from_pretrained(str(directory))
+    other.set_progress_bar_config(disable=True)
+    noise = np.asarray(jax.random.normal(jax.random.key(3), (1, *pipe.latent_shape)))
+    for sampler, swapped in (
+        ("ddim", diffusers.DDIMScheduler.from_config(other.scheduler.config)),
+        ("dpm++", diffusers.DPMSolverMultistepScheduler.from_config(other.scheduler.config, solver_order=2)),
+    ):
+        other.scheduler = swapped
+        theirs = other(
+            ["a shirt"],
+            latents=torch.tensor(noise.transpose(0, 3, 1, 2)),
+            num_inference_steps=5,
+            guidance_scale=3.0,
+            output_type="np",
+        ).images
+        ours = pipe(["a shirt"], steps=5, guidance=3.0, initial=noise, sampler=sampler)
+        assert np.abs(theirs * 255 - ours).mean() <= 1
+
+
 @pytest.mark.interop
 @pytest.mark.parametrize(
     ("entries", "size"),
