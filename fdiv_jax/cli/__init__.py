@@ -1,10 +1,11 @@
 """The command line, `fdiv-jax COMMAND ...`: one file a command, loaded only when it is the one asked for.
 
 A command is a module `fdiv_jax.cli.NAME` with a frozen dataclass `Command`: its fields are the arguments
-(read by tyro, their docstrings are the help), and `run(self)` does the work. A function `default(arguments)`
-beside it may give a `Command` that the options start from. What the user got wrong (a
-ValueError, TypeError, NotImplementedError or OSError) ends as one line on stderr and exit code 2;
-FDIV_JAX_TRACEBACK=1 shows the traceback instead.
+(read by tyro, their docstrings are the help), and `run(self)` does the work. Beside it there may be a
+function `default(arguments)`, which gives a `Command` that the options start from, and a mapping `HELP` of
+headings to the options that `--help` shows; `--help-all` shows all. What the user got wrong (a ValueError,
+TypeError, NotImplementedError or OSError) ends as one line on stderr and exit code 2; FDIV_JAX_TRACEBACK=1
+shows the traceback instead.
 """
 
 import contextlib
@@ -14,9 +15,11 @@ import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "run_command"]
 
 COMMANDS = {
     "divergences": "list the catalogue: generators, curvatures, conjugates",
@@ -51,69 +54,111 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"the commands are: {', '.join(COMMANDS)}"
         return _fail(f"no command {name!r}; {hint}")
+    return _guarded(lambda: _run(name, rest))
+
+
+def run_command(
+    command: Any,
+    arguments: Sequence[str],
+    program: str,
+    *,
+    default: Any = None,
+    common: Mapping[str, Sequence[str]] | None = None,
+) -> int:
+    """Run a command's dataclass with arguments and return its exit code, as `main` does.
+
+    Args:
+        command: the dataclass, see above.
+        arguments: without the program's name.
+        program: what the help and the messages call it.
+        default: an instance that the options start from.
+        common: headings and options of the short help.
+    """
+    return _guarded(lambda: _parsed(command, arguments, program, default, common), program)
+
+
+def _guarded(work: Callable[[], int], program: str = "fdiv-jax") -> int:
+    """What the work returns, or the exit code of what went wrong, told in one line."""
+    # Transformers says at import that PyTorch, which nothing here needs, is not installed.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
-        return _run(name, rest)
+        with _warnings_in_one_line(program):
+            code = work()
+            sys.stdout.flush()
+            return code
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        return _fail("interrupted", code=130)
+    except KeyboardInterrupt as interrupt:
+        return _fail(str(interrupt) or "interrupted", 130, program)
     except Exception as error:
         code = getattr(error, "exit_code", 2 if isinstance(error, _USER_ERRORS) else None)
         if code is None or os.environ.get("FDIV_JAX_TRACEBACK"):
             raise
-        return _fail(str(error) or type(error).__name__, code)
+        return _fail(str(error) or type(error).__name__, code, program)
 
 
 def _run(name: str, arguments: list[str]) -> int:
+    module = importlib.import_module(f"fdiv_jax.cli.{name}")
+    asked = _help_asked(arguments)
+    default = module.default(arguments) if hasattr(module, "default") and not asked else None
+    return _parsed(module.Command, arguments, f"fdiv-jax {name}", default, getattr(module, "HELP", None))
+
+
+def _help_asked(arguments: Sequence[str]) -> bool:
+    before = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return any(word in ("-h", "--help", "--help-all", "--help_all") for word in before)
+
+
+def _parsed(
+    command: Any,
+    arguments: Sequence[str],
+    program: str,
+    default: Any,
+    common: Mapping[str, Sequence[str]] | None,
+) -> int:
+    from fdiv_jax.cli._help import help_page
+    from fdiv_jax.cli._options import checked, options_of, registry
+
+    if _help_asked(arguments):
+        everything = not {"--help-all", "--help_all"}.isdisjoint(arguments)
+        print(help_page(program, command, default, common, everything=everything), end="")
+        return 0
+    try:
+        words = checked(arguments, options_of(command, default))
+    except ValueError as error:
+        raise ValueError(f"{error}; {program} --help tells more") from None
     import tyro
 
-    module = importlib.import_module(f"fdiv_jax.cli.{name}")
-    default = module.default(arguments) if hasattr(module, "default") else None
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            command = tyro.cli(
-                module.Command, args=_dashed(arguments, name), prog=f"fdiv-jax {name}", default=default
-            )
-    except SystemExit as ended:
-        if ended.code in (None, 0):
-            raise
-        raise ValueError(_one_line(told.getvalue(), name)) from None
-    code = command.run()
-    sys.stdout.flush()
-    return code or 0
+            made = tyro.cli(command, args=words, prog=program, default=default, registry=registry())
+    except SystemExit:
+        raise ValueError(_one_line(told.getvalue())) from None
+    return made.run() or 0
 
 
-def _one_line(complaint: str, name: str) -> str:
-    """What the parser says of arguments, without its frames and its headings."""
-    words = [line.strip(" │╭╮╰╯─-") for line in complaint.splitlines()]
-    text = " ".join(
-        word for word in words if word and not word.startswith(("For full helptext", "Value err"))
+def _one_line(complaint: str) -> str:
+    """What the parser says of arguments, without its frames and its heading."""
+    lines = [line.strip(" │╭╮╰╯─-") for line in complaint.splitlines()]
+    text = " ".join(line for line in lines if line and not line.startswith("For full helptext"))
+    return re.sub(r"^Parsing error |^Value error:? ", "", text.partition(" Argument helptext:")[0])
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line(program: str) -> Iterator[None]:
+    """Warnings as messages, without the place in the code that they come from; shown as often as before."""
+    from fdiv_jax.terminal import printable
+
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: (
+        f"{program}: warning: {printable(' '.join(str(message).split()))}\n"
     )
-    return re.sub(r"^(Parsing error|Required options) ", "", text) + f"; fdiv-jax {name} --help tells more"
-
-
-def _dashed(arguments: list[str], name: str) -> list[str]:
-    """Words such as -log(t) look like options. Of `explore`, the expression goes behind a `--`, where it is
-    read as it is; elsewhere such a word belongs to the option before it."""
-    if "--" in arguments:
-        return arguments
-    dashed = [
-        bool(re.match(r"-[^-]", word)) and word != "-h" and not re.match(r"-[\d.]+(e-?\d+)?$", word)
-        for word in arguments
-    ]
-    if name == "explore":
-        words = [word for word, odd in zip(arguments, dashed, strict=True) if odd]
-        rest = [word for word, odd in zip(arguments, dashed, strict=True) if not odd]
-        return rest + (["--", *words] if words else [])
-    joined: list[str] = []
-    for word, odd in zip(arguments, dashed, strict=True):
-        if odd and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
-    return joined
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _print_help() -> None:
@@ -124,8 +169,8 @@ def _print_help() -> None:
     print("\nfdiv-jax COMMAND --help tells a command's arguments; fdiv-jax --version the version.")
 
 
-def _fail(message: str, code: int = 2) -> int:
+def _fail(message: str, code: int = 2, program: str = "fdiv-jax") -> int:
     from fdiv_jax.terminal import printable
 
-    print(f"fdiv-jax: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print(f"{program}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -19,7 +19,7 @@ class Command:
     """Derive everything from a generator f: curvature, conjugate, activation, Gaussian weight,
     convergence."""
 
-    expression: tyro.conf.Positional[str]
+    expression: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GENERATOR")]
     """A name (kl), alpha(a), or an expression in t: "t*log(t)". Quote it."""
     plot: Path | None = None
     """Write a picture; its ending chooses the format (.png, .pdf, .svg)."""

@@ -4,7 +4,7 @@ import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -27,20 +27,20 @@ class Command:
     tensors, exactly.
     """
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A diffusers directory, a run directory of `fdiv-jax unlearn`, or `fashion`."""
     format: Format
-    """What to write."""
+    """The form to write: diffusers, single-file, lora, kohya or delta."""
     output: Path
-    """Where to: a directory for diffusers, a name ending in .safetensors for the others."""
+    """The directory (for diffusers) or the file, with a name that ends in .safetensors (for the others)."""
     base: str | None = None
-    """The model before tuning, for lora, kohya and delta. Default: the one that the run directory names."""
+    """The model before tuning, for lora, kohya and delta; by default the one that the run directory names."""
     rank: int = 16
-    """Rank of a LoRA's changes, for each layer."""
+    """The rank of a LoRA's changes of each layer."""
     only: str = "full"
-    """Which changed parameters a LoRA holds: cross-attn, attn, full, or a regular expression."""
+    """The changed parameters that a LoRA holds: cross-attn, attn, full, or a regular expression."""
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    """Precision to write. Default: float32; for diffusers, that which each tensor was stored in."""
+    """The precision to write; by default float32, and for diffusers what each tensor was stored in."""
     overwrite: bool = False
     """Replace what is there."""
 

@@ -2,41 +2,48 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
 
-__all__ = ["Command"]
+__all__ = ["HELP", "Command"]
+
+HELP = {
+    "what to draw": ("images", "seed", "negative-prompt", "guidance"),
+    "how": ("steps", "sampler", "size"),
+    "the picture": ("output",),
+}
 
 
 @dataclass(frozen=True)
 class Command:
     """Draw images from a model at one or more prompts: a contact sheet with a row for each prompt."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """`fashion` (the embedded world), a diffusers directory, or a hub id."""
-    prompts: tyro.conf.Positional[tuple[str, ...]]
-    """One or more prompts; quote each, e.g. "a sneaker, sketch style"."""
+    prompts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT")]
+    """One or more prompts, each in quotes: "a sneaker, sketch style"."""
     seed: int = 0
     """The seed of the initial noise (and of the sampler's, where it uses any)."""
     seeds: tuple[int, ...] = ()
-    """One seed an image of a row instead: every prompt is drawn with each of them."""
+    """Seeds of the images of a row, instead of --seed and --images: every prompt is drawn with each."""
     steps: int = 25
-    """Steps of the sampler."""
+    """The number of steps of the sampler."""
     guidance: float = 6.0
-    """Classifier-free guidance; 1 is none."""
+    """Classifier-free guidance; 1 is no guidance."""
     negative_prompt: str | None = None
-    """What to be guided away from."""
+    """The prompt to be guided away from."""
     sampler: str = "ddim"
     """The sampler: ddim, dpm++, dpmsolver++karras, euler, euler_karras or euler_a."""
     eta: float | None = None
-    """The share of fresh noise a step, 0 to 1, of ddim and euler_a; by default the sampler's own."""
+    """The share of fresh noise per step, 0 to 1, for ddim and euler_a; by default the sampler's own."""
     size: tuple[int, int] | None = None
     """Height and width in pixels; by default the model's own."""
     tile: int | None = None
     """Decode in overlapping tiles of this side, in pixels, to save memory; by default whole images."""
     images: int = 4
-    """Images for each prompt, side by side."""
+    """The number of images for each prompt, side by side."""
     output: Path = Path("sample.png")
     """The picture to write; its ending chooses the format."""
 

@@ -11,41 +11,48 @@ from fdiv_jax.cli._unlearning_options import configured, erasure_score
 from fdiv_jax.unlearning import UnlearningConfig
 from fdiv_jax.unlearning.sweep import cells_of, sweep
 
-__all__ = ["Command", "default"]
+__all__ = ["HELP", "Command", "default"]
+
+HELP = {
+    "what to compare": ("divergences", "anchors", "seeds", "score-images"),
+    "what all runs share": ("target", "anchor", "loss", "steps", "batch-size", "learning-rate", "preset"),
+    "the runs": ("output", "resume"),
+}
 
 
 @dataclass(frozen=True)
 class Command:
-    """Unlearn the same concept with many divergences, anchors and seeds.
+    """Unlearn the same concept with many divergences, anchors and seeds, and compare.
 
-    Runs of one anchor and seed see the same batches, and what the frozen model says of them is computed once.
-    Writes a run directory for each, and table.csv and table.json; with the embedded world, the judge's
-    figures are in the table.
+    Runs with the same anchor and seed see the same batches. Writes a run directory for each run, and
+    table.csv and table.json; for models of the embedded world the judge's figures are in the table.
+
+    Example: fdiv-jax sweep fashion --target sneaker --divergences kl exact:le_cam --output runs/sweep
     """
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """`fashion` (the embedded world), a diffusers directory, or a hub id."""
     config: Annotated[UnlearningConfig, tyro.conf.arg(name="")]
     """What all runs share."""
     divergences: tuple[str, ...]
-    """Names or generators, each with its loss in front of a colon where it is not --loss: kl exact:le_cam
-    variational:jensen_shannon."""
+    """Names or generators in t, each with its loss in front of a colon where it is not --loss: kl
+    exact:le_cam variational:jensen_shannon."""
     output: Path
-    """The directory; must be new or empty, unless --resume."""
+    """The directory of the sweep, which must be new or empty, unless --resume."""
     anchors: tuple[str, ...] = ()
-    """Anchors; default: --anchor."""
+    """Anchors to compare, instead of --anchor."""
     seeds: tuple[int, ...] = ()
-    """Seeds; default: --seed."""
+    """Seeds to repeat every run with, instead of --seed."""
     resume: bool = False
     """Go on with a sweep that is there: finished runs stay."""
     score_images: int = 2
-    """Images a prompt for the judge, with the embedded world; 0: no scores."""
+    """Images per prompt that the judge sees, for models of the embedded world; 0: no scores."""
     preset: str | None = None
     """METHOD-CONCEPT, such as fdmu-van-gogh: what the other options start from."""
     concept_file: Path | None = None
     """A YAML file of the concepts to unlearn at once, instead of --target."""
     cache: Path | None = None
-    """Where anchor images are kept; default: FDIV_JAX_CACHE or the user's cache directory."""
+    """Where anchor images are kept; by default FDIV_JAX_CACHE or the user's cache directory."""
 
     def run(self) -> None:
         """Make the runs and print the table."""

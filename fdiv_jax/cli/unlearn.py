@@ -21,20 +21,26 @@ if TYPE_CHECKING:
     from fdiv_jax.pipeline import TextToImagePipeline
     from fdiv_jax.terminal import Console
 
-__all__ = ["Command", "default"]
+__all__ = ["HELP", "Command", "default"]
+
+HELP = {
+    "what to unlearn": ("target", "anchor", "prompts", "retained", "preset", "concept-file"),
+    "how": ("divergence", "loss", "steps", "batch-size", "learning-rate", "seed"),
+    "the run": ("output", "resume"),
+}
 
 
 @dataclass(frozen=True)
 class Command:
-    """Unlearn concepts: draw the model at their prompts to the frozen model at anchor prompts.
+    """Unlearn a concept: at its prompts the model learns to draw what it drew at the anchor's.
 
-    Writes a run directory: config.json (with versions, seed and the prompts as resolved), metrics.jsonl (a
-    line a step), checkpoints/ while the run lasts, report.html, and pipeline/ (a diffusers directory) when
-    all went well. A run that was stopped, by SIGTERM (exit code 143), kill -9 or a full disk, goes on with
-    --resume as if nothing had been.
+    Writes a run directory with report.html and the new model in pipeline/, a diffusers directory. A run that
+    was stopped goes on with --resume as if nothing had been.
+
+    Example: fdiv-jax unlearn fashion --target sneaker --anchor near
     """
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """`fashion` (the embedded world), a diffusers directory, or a hub id."""
     config: Annotated[UnlearningConfig, tyro.conf.arg(name="")]
     """What to unlearn and how."""
@@ -46,7 +52,7 @@ class Command:
     sequential: bool = False
     """Unlearn the concepts one after the other, each from the last result, and write retention.csv."""
     output: Path | None = None
-    """The run directory; must be new or empty, unless --resume. Default:
+    """The run directory, which must be new or empty, unless --resume; by default
     runs/TARGET-ANCHOR-DIVERGENCE-LOSS-SEED."""
     resume: bool = False
     """Go on from the last good checkpoint in the directory."""
@@ -67,7 +73,7 @@ class Command:
     print_config: bool = False
     """Print the configuration as JSON and do nothing."""
     cache: Path | None = None
-    """Where anchor images are kept; default: FDIV_JAX_CACHE or the user's cache directory."""
+    """Where anchor images are kept; by default FDIV_JAX_CACHE or the user's cache directory."""
 
     def run(self) -> None:
         """Load the model, unlearn, and sum up."""

@@ -100,15 +100,15 @@ class UnlearningConfig:
     retained_share: float = 0.5
     """The share of a batch at retained prompts, where there are any."""
     steps: int = 300
-    """Steps of the model."""
+    """Number of steps of the model."""
     batch_size: int = 16
-    """Samples a step, over all devices."""
+    """Samples per step, over all devices."""
     accumulation: int = 1
     """Parts that a batch is worked through in: the gradient is the batch's own, the memory a part's."""
     learning_rate: float = 1e-3
-    """Of the trained parameters; constant."""
+    """Learning rate of the trained parameters."""
     seed: int = 0
-    """Of everything random in the training."""
+    """Seed of everything random in the training."""
     timesteps: TimestepLaw = "uniform"
     """Law of the timesteps: uniform, or importance, the paper's window around 200 to 400."""
     timestep_range: tuple[int, int] | None = None

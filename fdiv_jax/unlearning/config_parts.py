@@ -47,11 +47,11 @@ class OptimiserConfig:
     eps: float = 1e-8
     """Added to the root of AdamW's second moment."""
     weight_decay: float = 0.0
-    """Of AdamW, decoupled. It would pull the trained parameters to zero, not to where they were."""
+    """Decoupled weight decay of AdamW. It would pull what learns to zero, not to where it was."""
     clip_norm: float | None = None
     """Scale gradients of a greater global norm down to it; None: never."""
     schedule: LearningRateSchedule = "constant"
-    """Of the learning rate over the steps: constant, or linear or cosine, which end at zero."""
+    """Learning rate over the steps: constant, or linear or cosine, which end at zero."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from zero."""
     ema: float | None = None
@@ -83,20 +83,20 @@ class CriticConfig:
     """
 
     learning_rate: float = 1e-4
-    """Of the critic's AdamW."""
+    """Learning rate of the critic's AdamW."""
     warmup: int = 30
     """Steps before the first one of the model in which only the critic learns."""
     steps: int = 1
     """Steps of the critic for each of the model."""
     weight_decay: float = 0.01
-    """Of the critic's AdamW."""
+    """Weight decay of the critic's AdamW."""
     hidden_channels: tuple[int, ...] = (64, 128, 256)
     """Channels of its stride-2 convolutions."""
     head_channels: int = 512
     """Channels of its last hidden layer."""
     sees: CriticInput = "prediction"
-    """What it looks at, beside the mask: the networks' predictions (f-DMU), or the x_0 that they stand for
-    (DoCo)."""
+    """What the critic looks at, beside the mask: the networks' predictions (f-DMU), or the x_0 that
+    they stand for (DoCo)."""
     spectral_norm: bool = True
     """Divide its kernels by their largest singular values."""
     generator: GeneratorLoss = "conjugate"
@@ -127,7 +127,7 @@ class AnchorImagesConfig:
     """
 
     number: int = 200
-    """Images in all, shared out evenly (and rounded up) over the anchor prompts."""
+    """Number of images, shared out evenly (and rounded up) over the anchor prompts."""
     sampler: str = "dpm++"
     """Sampler: ddim or dpm++."""
     steps: int = 25
@@ -195,7 +195,7 @@ class LoraConfig:
     """
 
     rank: int | None = None
-    """Of the change of every kernel of the group; None: the weights themselves learn."""
+    """Rank of the change of every kernel of the group; None: the weights themselves learn."""
     alpha: float | None = None
     """The change is scaled by alpha / rank; None: the rank."""
 
