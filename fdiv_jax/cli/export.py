@@ -1,6 +1,7 @@
 """`fdiv-jax export MODEL --format FORMAT --output PATH`: a model, or its change, for other programs."""
 
 import json
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +68,15 @@ class Command:
 
     def _write(self, pipe: "TextToImagePipeline", base: "TextToImagePipeline | None") -> str:
         from fdiv_jax.checkpoints import save_delta, save_lora, save_single_file
+        from fdiv_jax.checkpoints.unstated import unstated_settings
 
         if self.format == "diffusers":
             cast_pipeline(pipe, self.dtype).save(self.output, overwrite=self.overwrite)
             return f"a diffusers directory, {_size(self.output)}"
         if self.format == "single-file":
             save_single_file(self.output, pipe.components, dtype=self.dtype, overwrite=self.overwrite)
+            for line in unstated_settings(pipe.components, pipe.schedule.prediction_type):
+                print(f"not in a single file: {line}", file=sys.stderr)
             return f"a checkpoint in the original layout, {_size(self.output)}"
         assert base is not None
         if self.format == "delta":

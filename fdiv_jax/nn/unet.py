@@ -28,11 +28,19 @@ from fdiv_jax.nn.transformer import Transformer2DModel
 
 _DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
 _UP = ("CrossAttnUpBlock2D", "UpBlock2D")
+_MID = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
+
+Depth = int | tuple[int, ...]
+"""Transformer layers: the same number after each residual block of a level, or a number for each."""
 
 
 @dataclasses.dataclass(frozen=True)
 class UNetConfig(ModelConfig):
     """`unet/config.json`. `attention_head_dim` is, as in diffusers, the *number* of heads.
+
+    Distilled models leave out layers. Their `mid_block_type` is "UNetMidBlock2D" (one residual block) or None
+    (nothing), and `transformer_layers_per_block` may give a tuple for a level: the layers after each residual
+    block. `reverse_transformer_layers_per_block` then gives the way up, from the lowest resolution.
 
     With `addition_embed_type` "text_time" (Stable Diffusion XL) an embedding of the pooled text and the
     sinusoids of six sizes, `projection_class_embeddings_input_dim` numbers in all, is added to that of time.
@@ -45,6 +53,7 @@ class UNetConfig(ModelConfig):
     flip_sin_to_cos: bool = True
     freq_shift: float = 0
     down_block_types: tuple[str, ...] = (_DOWN[0], _DOWN[0], _DOWN[0], _DOWN[1])
+    mid_block_type: str | None = _MID[0]
     up_block_types: tuple[str, ...] = (_UP[1], _UP[0], _UP[0], _UP[0])
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     layers_per_block: int | tuple[int, ...] = 2
@@ -53,7 +62,8 @@ class UNetConfig(ModelConfig):
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     cross_attention_dim: int | tuple[int, ...] = 1280
-    transformer_layers_per_block: int | tuple[int, ...] = 1
+    transformer_layers_per_block: int | tuple[Depth, ...] = 1
+    reverse_transformer_layers_per_block: tuple[Depth, ...] | None = None
     attention_head_dim: int | tuple[int, ...] = 8
     use_linear_projection: bool = False
     upcast_attention: bool | None = False
@@ -63,7 +73,6 @@ class UNetConfig(ModelConfig):
 
     class_name: ClassVar[str] = "UNet2DConditionModel"
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "mid_block_type": ("UNetMidBlock2DCrossAttn",),
         "only_cross_attention": (False, None),
         "dual_cross_attention": (False, None),
         "mid_block_scale_factor": (1, None),
@@ -92,15 +101,15 @@ class UNetConfig(ModelConfig):
             for name in kind:
                 if name not in supported:
                     raise NotImplementedError(f"UNet block type {name!r}; supported: {', '.join(supported)}")
-        for name in (
-            "layers_per_block",
-            "cross_attention_dim",
-            "transformer_layers_per_block",
-            "attention_head_dim",
-        ):
+        if self.mid_block_type not in _MID:
+            raise NotImplementedError(
+                f"mid_block_type={self.mid_block_type!r}; supported: {', '.join(map(repr, _MID))}"
+            )
+        for name in ("layers_per_block", "cross_attention_dim", "attention_head_dim"):
             for value in per_block(name, getattr(self, name), blocks):
                 if not isinstance(value, int):
                     raise NotImplementedError(f"{name}={getattr(self, name)!r}; supported: a number a block")
+        self._check_depths(blocks)
         require(self.sample_size not in (0, (0, 0)), f"sample_size={self.sample_size}, expected at least 1")
         activation(self.act_fn)
         if self.addition_embed_type not in (None, "text_time"):
@@ -115,6 +124,47 @@ class UNetConfig(ModelConfig):
                 f"{self.projection_class_embeddings_input_dim}, "
                 "expected the second to be above 6 times the first",
             )
+
+    def _check_depths(self, blocks: int) -> None:
+        """The transformer layers are given for every transformer, on the way down and on the way up."""
+        down = per_block("transformer_layers_per_block", self.transformer_layers_per_block, blocks)
+        up = self.reverse_transformer_layers_per_block
+        require(
+            up is not None or not any(isinstance(depth, tuple) for depth in down),
+            f"transformer_layers_per_block={self.transformer_layers_per_block!r} with a number for each "
+            "residual block, expected reverse_transformer_layers_per_block for the way up beside it",
+        )
+        layers = per_block("layers_per_block", self.layers_per_block, blocks)
+        ways = [("transformer_layers_per_block", down, self.down_block_types, layers, 0)]
+        if up is not None:
+            name = "reverse_transformer_layers_per_block"
+            ways.append((name, per_block(name, up, blocks), self.up_block_types, layers[::-1], 1))
+        for name, depths, kinds, counts, more in ways:
+            for depth, kind, count in zip(depths, kinds, counts, strict=True):
+                if kind.startswith("CrossAttn") and isinstance(depth, tuple):
+                    require(
+                        len(depth) >= count + more,
+                        f"{name}={depths!r}: {depth!r} for a {kind} of {count + more} residual blocks, "
+                        f"expected {count + more} numbers",
+                    )
+
+    @property
+    def down_depths(self) -> list[Depth]:
+        """Transformer layers of each level on the way down."""
+        return list(
+            per_block(
+                "transformer_layers_per_block",
+                self.transformer_layers_per_block,
+                len(self.block_out_channels),
+            )
+        )
+
+    @property
+    def up_depths(self) -> list[Depth]:
+        """Transformer layers of each level on the way up, lowest resolution first."""
+        if self.reverse_transformer_layers_per_block is None:
+            return self.down_depths[::-1]
+        return list(self.reverse_transformer_layers_per_block)
 
     @property
     def pooled_dim(self) -> int:
@@ -131,7 +181,6 @@ class _Stage:
     time: int
     context: int
     heads: int
-    transformer_layers: int
     config: UNetConfig
     precision: Precision
 
@@ -141,12 +190,13 @@ class _Stage:
             inputs, outputs, self.time, c.norm_num_groups, c.norm_eps, c.act_fn, self.precision, rngs
         )
 
-    def transformer(self, channels: int, rngs: nnx.Rngs) -> Transformer2DModel:
+    def transformer(self, channels: int, depth: Depth, place: int, rngs: nnx.Rngs) -> Transformer2DModel:
+        """The transformer behind the residual block number `place` of its level."""
         return Transformer2DModel(
             channels,
             self.heads,
             self.context,
-            self.transformer_layers,
+            depth if isinstance(depth, int) else depth[place],
             self.config.norm_num_groups,
             self.precision,
             rngs,
@@ -155,7 +205,7 @@ class _Stage:
 
 
 class DownBlock2D(nnx.Module):
-    """Residual blocks, each followed by a transformer where `attend`, then a halving."""
+    """Residual blocks, each followed by a transformer of `depth` layers (None: by none), then a halving."""
 
     def __init__(
         self,
@@ -165,15 +215,15 @@ class DownBlock2D(nnx.Module):
         stage: _Stage,
         rngs: nnx.Rngs,
         *,
-        attend: bool,
+        depth: Depth | None,
         downsample: bool,
     ):
         """`inputs` channels from above, `outputs` inside."""
         self.resnets = nnx.List(
             [stage.resnet(inputs if i == 0 else outputs, outputs, rngs) for i in range(layers)]
         )
-        if attend:
-            self.attentions = nnx.List([stage.transformer(outputs, rngs) for _ in range(layers)])
+        if depth is not None:
+            self.attentions = nnx.List([stage.transformer(outputs, depth, i, rngs) for i in range(layers)])
         if downsample:
             padding = stage.config.downsample_padding
             self.downsamplers = nnx.List([Downsample2D(outputs, padding, stage.precision, rngs)])
@@ -192,22 +242,27 @@ class DownBlock2D(nnx.Module):
         return x, skips
 
 
-class MidBlock2DCrossAttn(nnx.Module):
-    """Residual block, transformer, residual block at the lowest resolution."""
+class MidBlock2D(nnx.Module):
+    """One residual block at the lowest resolution; with a depth, a transformer and another block after it."""
 
-    def __init__(self, channels: int, stage: _Stage, rngs: nnx.Rngs):
+    def __init__(self, channels: int, stage: _Stage, rngs: nnx.Rngs, *, depth: Depth | None):
         """`channels` in and out."""
-        self.attentions = nnx.List([stage.transformer(channels, rngs)])
-        self.resnets = nnx.List([stage.resnet(channels, channels, rngs) for _ in range(2)])
+        if depth is not None:
+            self.attentions = nnx.List([stage.transformer(channels, depth, 0, rngs)])
+        count = 1 if depth is None else 2
+        self.resnets = nnx.List([stage.resnet(channels, channels, rngs) for _ in range(count)])
 
     def __call__(self, x: jax.Array, time: jax.Array, text: jax.Array) -> jax.Array:
         """n h w c -> n h w c."""
-        x = self.attentions[0](self.resnets[0](x, time), text)
-        return self.resnets[1](x, time)
+        x = self.resnets[0](x, time)
+        if hasattr(self, "attentions"):
+            x = self.resnets[1](self.attentions[0](x, text), time)
+        return x
 
 
 class UpBlock2D(nnx.Module):
-    """Residual blocks on (features, skip), each followed by a transformer where `attend`, then a doubling."""
+    """Residual blocks on (features, skip), each followed by a transformer of `depth` layers (None: by none),
+    then a doubling."""
 
     def __init__(
         self,
@@ -216,13 +271,15 @@ class UpBlock2D(nnx.Module):
         stage: _Stage,
         rngs: nnx.Rngs,
         *,
-        attend: bool,
+        depth: Depth | None,
         upsample: bool,
     ):
         """`inputs`: channels of (features, skip) together, one entry a residual block."""
         self.resnets = nnx.List([stage.resnet(channels, outputs, rngs) for channels in inputs])
-        if attend:
-            self.attentions = nnx.List([stage.transformer(outputs, rngs) for _ in inputs])
+        if depth is not None:
+            self.attentions = nnx.List(
+                [stage.transformer(outputs, depth, i, rngs) for i in range(len(inputs))]
+            )
         if upsample:
             self.upsamplers = nnx.List([Upsample2D(outputs, stage.precision, rngs)])
 
@@ -261,9 +318,9 @@ class UNet2DConditionModel(nnx.Module):
         layers = per_block("layers_per_block", config.layers_per_block, blocks)
         heads = per_block("attention_head_dim", config.attention_head_dim, blocks)
         context = per_block("cross_attention_dim", config.cross_attention_dim, blocks)
-        depth = per_block("transformer_layers_per_block", config.transformer_layers_per_block, blocks)
+        down, up = config.down_depths, config.up_depths
         time = 4 * channels[0]
-        stages = [_Stage(time, context[i], heads[i], depth[i], config, precision) for i in range(blocks)]
+        stages = [_Stage(time, context[i], heads[i], config, precision) for i in range(blocks)]
 
         self.dtype = dtype
         self.conv_in = conv(config.in_channels, channels[0], 3, precision, rngs, padding=1)
@@ -283,13 +340,15 @@ class UNet2DConditionModel(nnx.Module):
                     layers[i],
                     stages[i],
                     rngs,
-                    attend=name == _DOWN[0],
+                    depth=down[i] if name == _DOWN[0] else None,
                     downsample=not last,
                 )
             )
             skip_channels += [channels[i]] * (layers[i] + (not last))
 
-        self.mid_block = MidBlock2DCrossAttn(channels[-1], stages[-1], rngs)
+        if config.mid_block_type is not None:
+            depth = down[-1] if config.mid_block_type == _MID[0] else None
+            self.mid_block = MidBlock2D(channels[-1], stages[-1], rngs, depth=depth)
 
         self.up_blocks = nnx.List()
         current = channels[-1]
@@ -305,7 +364,7 @@ class UNet2DConditionModel(nnx.Module):
                     channels[level],
                     stages[level],
                     rngs,
-                    attend=name == _UP[0],
+                    depth=up[i] if name == _UP[0] else None,
                     upsample=i < blocks - 1,
                 )
             )
@@ -349,7 +408,8 @@ class UNet2DConditionModel(nnx.Module):
         for down in self.down_blocks:
             x, more = down(x, time, features)
             skips += more
-        x = self.mid_block(x, time, features)
+        if hasattr(self, "mid_block"):
+            x = self.mid_block(x, time, features)
         for up in self.up_blocks:
             x = up(x, skips, time, features)
         x = self.conv_out(self.act(self.conv_norm_out(x)))

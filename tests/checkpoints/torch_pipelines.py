@@ -45,6 +45,45 @@ UNETS = {
         "up_block_types": (CROSS_UP, UP),
     },
 }
+# The published distilled models, in few channels: what they leave out of the family they were distilled from.
+XL = UNETS["sdxl"]
+DISTILLED = {
+    "bk-sdm-base": {**UNETS["sd1"], "layers_per_block": 1},  # small-sd has the same layers
+    "bk-sdm-small": {**UNETS["sd1"], "layers_per_block": 1, "mid_block_type": None},
+    "bk-sdm-tiny": {  # tiny-sd has the same layers
+        **UNETS["sd1"],
+        "layers_per_block": 1,
+        "mid_block_type": None,
+        "down_block_types": (CROSS_DOWN, CROSS_DOWN),
+        "up_block_types": (CROSS_UP, CROSS_UP),
+    },
+    "bk-sdm-v2-small": {**UNETS["sd2"], "mid_block_type": None},
+    "ssd-1b": {
+        **XL,
+        "block_out_channels": (8, 8, 16),
+        "attention_head_dim": (2, 2, 4),
+        "down_block_types": (DOWN, CROSS_DOWN, CROSS_DOWN),
+        "up_block_types": (CROSS_UP, CROSS_UP, UP),
+        "mid_block_type": "UNetMidBlock2D",
+        "transformer_layers_per_block": [1, [2, 2], [3, 1]],
+        "reverse_transformer_layers_per_block": [[1, 0, 3], [2, 1, 1], 1],
+    },
+    "vega": {
+        **XL,
+        "mid_block_type": "UNetMidBlock2D",
+        "transformer_layers_per_block": [1, [1, 2]],
+        "reverse_transformer_layers_per_block": [[2, 2, 2], 1],
+    },
+    "koala-700m": {
+        **XL,
+        "layers_per_block": 1,
+        "mid_block_type": None,
+        "transformer_layers_per_block": [1, 3],
+    },
+}
+BASES = {name: "sdxl" if name in ("ssd-1b", "vega", "koala-700m") else "sd1" for name in DISTILLED} | {
+    "bk-sdm-v2-small": "sd2"
+}
 VAE = {
     "block_out_channels": (8, 16),
     "down_block_types": ("DownEncoderBlock2D",) * 2,
@@ -76,14 +115,15 @@ def text_config(width: int, act: str, layers: int = 2, projection: int = 10):
 
 
 def torch_pipeline(family: str):
-    """A pipeline of diffusers."""
+    """A pipeline of diffusers of a family, or of one of the distilled models."""
     import diffusers
     import torch
     import transformers
 
     torch.set_num_threads(1)  # matrices this small only wait for other threads
+    config, family = (UNETS | DISTILLED)[family], BASES.get(family, family)
     parts = {
-        "unet": diffusers.UNet2DConditionModel(**UNETS[family]),
+        "unet": diffusers.UNet2DConditionModel(**config),
         "vae": diffusers.AutoencoderKL(**VAE),
         "text_encoder": transformers.CLIPTextModel(
             text_config(12, "gelu" if family == "sd2" else "quick_gelu")

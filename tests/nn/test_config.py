@@ -7,7 +7,7 @@ from fdiv_jax.nn import CLIPTextConfig, UNetConfig, VAEConfig
 # What diffusers and transformers build from these keys is another network.
 OTHERS = {
     UNetConfig: {
-        "mid_block_type": [None, "UNetMidBlock2D", "UNetMidBlock2DSimpleCrossAttn"],
+        "mid_block_type": ["UNetMidBlock2DSimpleCrossAttn"],
         "only_cross_attention": [True, [True, False, False, False]],
         "dual_cross_attention": [True],
         "resnet_time_scale_shift": ["scale_shift"],
@@ -26,7 +26,6 @@ OTHERS = {
         "addition_embed_type": ["text", "image"],
         "attention_type": ["gated"],
         "cross_attention_norm": ["layer_norm"],
-        "reverse_transformer_layers_per_block": [[10, 2, 1, 1]],
         "mid_block_scale_factor": [1.41],
         "resnet_out_scale_factor": [0.5],
         "resnet_skip_time_act": [True],
@@ -76,3 +75,29 @@ def test_another_network_is_refused_by_the_name_of_its_key(config, key, value):
 )
 def test_what_changes_nothing_passes(neutral):
     assert UNetConfig.from_dict(neutral) == UNetConfig()
+
+
+def test_transformer_layers_are_given_for_every_transformer_of_both_ways():
+    nested = {"transformer_layers_per_block": [1, [2, 2], [3, 1], 1]}  # the last level has no transformer
+    with pytest.raises(ValueError, match="expected reverse_transformer_layers_per_block for the way up"):
+        UNetConfig.from_dict(nested)
+    key = "reverse_transformer_layers_per_block"
+    config = UNetConfig.from_dict({**nested, key: [7, [1, 2, 3], 2, [0, 1, 1]]})
+    assert config.down_depths == [1, (2, 2), (3, 1), 1]
+    assert config.up_depths == [7, (1, 2, 3), 2, (0, 1, 1)]
+    assert UNetConfig.from_dict({"transformer_layers_per_block": [1, 2, 3, 4]}).up_depths == [4, 3, 2, 1]
+    for wrong, message in (
+        (
+            {**nested, key: [1, [1, 2], 2, 1]},
+            r"\(1, 2\) for a CrossAttnUpBlock2D of 3 residual blocks, expected 3",
+        ),
+        (
+            {"transformer_layers_per_block": [[1], 1, 1, 1], key: [1, 1, 1, 1]},
+            "of 2 residual blocks, expected 2",
+        ),
+        ({**nested, key: [1, 1, 1]}, f"{key} has 3 entries"),
+        ({**nested, key: 2}, f"{key}=2, expected"),
+        ({"transformer_layers_per_block": [[1, -1], 1, 1, 1], key: [1, 1, 1, 1]}, "expected"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            UNetConfig.from_dict(wrong)

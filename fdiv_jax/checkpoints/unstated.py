@@ -1,0 +1,83 @@
+"""What a single file cannot say: it holds tensors, and programs take the usual value of everything else."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from fdiv_jax.checkpoints.original_names import family
+from fdiv_jax.nn.config import per_block
+
+__all__ = ["unstated_settings"]
+
+_UNET = {
+    "center_input_sample": False,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "act_fn": "silu",
+    "downsample_padding": 1,
+    "norm_num_groups": 32,
+    "norm_eps": 1e-5,
+}
+_VAE = {
+    "act_fn": "silu",
+    "norm_num_groups": 32,
+    "shift_factor": None,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "mid_block_add_attention": True,
+}
+_CHANNELS_A_HEAD = 64
+
+
+def unstated_settings(modules: Mapping[str, nnx.Module], prediction_type: str = "epsilon") -> list[str]:
+    """The settings of a model that its single file cannot express, each with what programs assume instead.
+
+    diffusers reads all of them from a directory given as `config`; A1111 and ComfyUI know the file alone. Of
+    what tensors do show (the layers that distilled models leave out, the numbers of transformer layers)
+    ComfyUI follows the tensors, and A1111 builds the published Stable Diffusion.
+
+    Args:
+        modules: by component, as for `save_single_file`.
+        prediction_type: what the UNet predicts.
+
+    Returns:
+        one line for each, such as "unet norm_num_groups=4 (32 is assumed)"; empty for the published Stable
+        Diffusion models.
+    """
+    config: Any = modules["unet"].config  # type: ignore[attr-defined]
+    kind = family(config)
+    lines = _unusual("unet", config, _UNET)
+    levels = len(config.block_out_channels)
+    usual = (8,) * levels
+    if kind != "sd1":
+        usual = tuple(channels // _CHANNELS_A_HEAD for channels in config.block_out_channels)
+    heads = per_block("attention_head_dim", config.attention_head_dim, levels)
+    attending = [name.startswith("CrossAttn") for name in config.down_block_types]
+    attending[-1] |= config.mid_block_type == "UNetMidBlock2DCrossAttn"
+    if any(a != b for a, b, attends in zip(heads, usual, attending, strict=True) if attends):
+        lines.append(f"unet attention_head_dim={list(heads)} ({list(usual)} heads are assumed)")
+    if config.mid_block_type != "UNetMidBlock2DCrossAttn":
+        lines.append(f"unet mid_block_type={config.mid_block_type!r} (A1111 builds the whole middle block)")
+    if config.reverse_transformer_layers_per_block is not None:
+        lines.append(
+            "unet reverse_transformer_layers_per_block="
+            f"{config.reverse_transformer_layers_per_block!r} (A1111 takes one number a level)"
+        )
+    if config.layers_per_block != 2:
+        lines.append(f"unet layers_per_block={config.layers_per_block!r} (A1111 builds 2)")
+    vae: Any = modules["vae"].config  # type: ignore[attr-defined]
+    factor = 0.13025 if kind == "sdxl" else 0.18215
+    lines += _unusual("vae", vae, {**_VAE, "scaling_factor": factor})
+    if prediction_type != "epsilon":
+        lines.append(f"scheduler prediction_type={prediction_type!r} (to be chosen in the program)")
+    return lines
+
+
+def _unusual(component: str, config: Any, usual: Mapping[str, Any]) -> list[str]:
+    found = {name: getattr(config, name) for name in usual}
+    return [
+        f"{component} {name}={value!r} ({usual[name]!r} is assumed)"
+        for name, value in found.items()
+        if value != usual[name]
+    ]
