@@ -79,8 +79,6 @@ def run_command(
 
 def _guarded(work: Callable[[], int], program: str = "fdiv-jax") -> int:
     """What the work returns, or the exit code of what went wrong, told in one line."""
-    # Transformers says at import that PyTorch, which nothing here needs, is not installed.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         with _warnings_in_one_line(program):
             code = work()

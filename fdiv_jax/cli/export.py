@@ -111,6 +111,7 @@ class Command:
             return None
         base = self.base or _named_base(Path(model))
         if base is None:
+            _check_there(model)
             raise ValueError(
                 f"the format {self.format} is of the change from a base model: name it by --base"
             )
@@ -194,6 +195,16 @@ def extract(
             frozen = Network.parameters(base.components[component])
             found[component] = extract_lora(frozen, Network.parameters(module), rank, own)
     return found
+
+
+def _check_there(model: str) -> None:
+    """Raises the error of loading a model that is not there, before anything else is asked for."""
+    from fdiv_jax.pipeline import load_pipeline
+    from fdiv_jax.pipeline.directory import WORLDS
+    from fdiv_jax.pipeline.hub import is_hub_id
+
+    if model not in WORLDS and not Path(model).exists() and not is_hub_id(model):
+        load_pipeline(model)
 
 
 def _pipeline_directory(model: str) -> str:

@@ -31,6 +31,7 @@ from fdiv_jax.nn import (
     with_attention,
 )
 from fdiv_jax.nn.attention import Implementation, check_implementation
+from fdiv_jax.pipeline.clip_tokenizer import clip_tokenizer_class
 from fdiv_jax.pipeline.concepts import read_concepts
 from fdiv_jax.pipeline.hub import fetch, is_hub_id
 
@@ -229,14 +230,12 @@ def _find(model: str | os.PathLike[str], **hub: Any) -> Path:
 
 
 def _load_tokenizer(directory: Path) -> Any:
-    from transformers import CLIPTokenizer
-
     if not directory.is_dir():
         raise FileNotFoundError(f"no tokenizer directory {directory}")
     if not any(all((directory / name).is_file() for name in names) for names in _VOCABULARIES):
         raise FileNotFoundError(f"no tokenizer.json, and not both vocab.json and merges.txt, in {directory}")
     try:
-        return CLIPTokenizer.from_pretrained(str(directory), local_files_only=True)
+        return clip_tokenizer_class().from_pretrained(str(directory), local_files_only=True)
     except Exception as error:  # the library raises whatever its parsers do, plain Exception among it
         raise ValueError(f"{directory}: not a CLIP tokenizer ({error})") from error
 

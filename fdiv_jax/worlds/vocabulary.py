@@ -18,8 +18,10 @@ def build_tokenizer() -> Any:
     Any other word is spelled in bytes, so every prompt can be read, if not understood.
     """
     from tokenizers import pre_tokenizers
-    from transformers import CLIPTokenizer
 
+    from fdiv_jax.pipeline.clip_tokenizer import clip_tokenizer_class
+
+    CLIPTokenizer = clip_tokenizer_class()
     backend = CLIPTokenizer().backend_tokenizer
     words = Counter(
         word

@@ -157,8 +157,11 @@ def test_outputs_are_checked_before_anything_is_loaded(tmp_path, capsys):
     assert "ends in .safetensors" in capsys.readouterr().err
     assert export("nowhere", "diffusers", tmp_path) == 2
     assert "exists" in capsys.readouterr().err
-    assert export("nowhere", "kohya", tmp_path / "a.safetensors") == 2
-    assert "name it by --base" in capsys.readouterr().err
+    for form in ("kohya", "lora", "delta"):
+        assert export("nowhere", form, tmp_path / "a.safetensors") == 2
+        assert "model 'nowhere': no such directory" in capsys.readouterr().err
+        assert export("fashion", form, tmp_path / "a.safetensors") == 2
+        assert "name it by --base" in capsys.readouterr().err
     assert export(*model, there, "--overwrite") == 2
     assert "nowhere" in capsys.readouterr().err
     assert there.read_text() == "old"
