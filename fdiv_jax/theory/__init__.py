@@ -9,22 +9,43 @@ Divergence, a catalogue name or an expression in t. Numbers are float64 on the h
 `mode_rate` and `mode_eigenvalues` also run inside jit.
 """
 
-from fdiv_jax.theory.descent import descent_rate, descent_step_limit
+from fdiv_jax.theory.clock import descent_curve, descent_flow, descent_time
+from fdiv_jax.theory.descent import (
+    DescentReach,
+    descent_rate,
+    descent_reach,
+    descent_smoothness,
+    descent_step_limit,
+    descent_steps,
+)
 from fdiv_jax.theory.discrete import Scheme, discrete_rate, game_step_limit, update_matrix
 from fdiv_jax.theory.jacobian import GameSpectrum, game_jacobian, game_spectrum
 from fdiv_jax.theory.modes import mode_eigenvalues, mode_rate
+from fdiv_jax.theory.orbits import DescentFate, descent_fate, descent_orbit
 from fdiv_jax.theory.phases import PhaseBoundary, PhaseDiagram, phase_diagram
 from fdiv_jax.theory.rates import critical_curvature, damping_ratio, game_rate
+from fdiv_jax.theory.served import Served, served_first
 
 __all__ = [
+    "DescentFate",
+    "DescentReach",
     "GameSpectrum",
     "PhaseBoundary",
     "PhaseDiagram",
     "Scheme",
+    "Served",
     "critical_curvature",
     "damping_ratio",
+    "descent_curve",
+    "descent_fate",
+    "descent_flow",
+    "descent_orbit",
     "descent_rate",
+    "descent_reach",
+    "descent_smoothness",
     "descent_step_limit",
+    "descent_steps",
+    "descent_time",
     "discrete_rate",
     "game_jacobian",
     "game_rate",
@@ -33,5 +54,6 @@ __all__ = [
     "mode_eigenvalues",
     "mode_rate",
     "phase_diagram",
+    "served_first",
     "update_matrix",
 ]

@@ -97,6 +97,15 @@ def positive(name: str, value: Any) -> float:
     return number
 
 
+def positive_integer(name: str, value: Any) -> int:
+    """An integer >= 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"expected {name} to be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"expected {name} >= 1, got {value}")
+    return int(value)
+
+
 def scalar(name: str, value: Any) -> float:
     if isinstance(value, (str, bytes, bool)) or np.ndim(value) != 0:
         raise TypeError(f"expected {name} to be a real number, got {value!r}")
