@@ -92,8 +92,8 @@ def spread_levels(
     """Noise levels spread anew from `first` down to `last`, and their (real) timesteps.
 
     karras: evenly in sigma^(1/7). exponential, lu: evenly in log sigma. beta: at the quantiles of the beta
-    distribution B(0.6, 0.6), in sigma. The configuration's own sigma_max and sigma_min come before `first` and
-    `last`, except for lu. A level's timestep is interpolated in log sigma.
+    distribution B(0.6, 0.6), in sigma. The configuration's own sigma_max and sigma_min come before `first`
+    and `last`, except for lu. A level's timestep is interpolated in log sigma.
 
     Source: Karras, Aittala, Aila, Laine, Elucidating the design space of diffusion-based generative models,
     2022, eq. 5; Lu et al., DPM-Solver, 2022, section 3.3; Lee et al., Beta sampling is all you need, 2024.

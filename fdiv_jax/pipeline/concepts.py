@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fdiv_jax.pipeline.words import has_phrase
+
 
 @dataclasses.dataclass(frozen=True)
 class Concept:
@@ -41,7 +43,7 @@ class Concept:
             raise ValueError(f"concept {name!r}: keys {sorted(entry)}, expected {sorted(expected)}")
         prompts = tuple(entry["prompts"])
         for prompt in prompts:
-            if entry["phrase"] not in prompt:
+            if not has_phrase(entry["phrase"], prompt):
                 raise ValueError(f"concept {name!r}: prompt {prompt!r} does not contain {entry['phrase']!r}")
         return cls(name, entry["kind"], entry["phrase"], entry["superclass"], entry["near"], prompts)
 

@@ -6,29 +6,21 @@ import re
 from collections.abc import Iterable
 
 from fdiv_jax.pipeline import Concept
+from fdiv_jax.pipeline.words import find_phrase, has_phrase, same_words
 
 _ARTICLES = ("a", "an")
 _STYLE_OF = "in the style of"
 
 
-def squeeze(text: str) -> str:
-    """The text with single spaces, in one case."""
-    return " ".join(text.split()).casefold()
-
-
-def pattern(phrase: str) -> re.Pattern[str]:
-    """Finds the phrase as whole words ("shirt" not in "t-shirt"), in any case."""
-    words = r"\s+".join(re.escape(word) for word in phrase.split())
-    if phrase[:1].isspace():
-        words = r"\s+" + words
-    before = r"(?<![\w-])" if phrase.strip()[:1].isalnum() else ""
-    after = r"(?![\w-])" if phrase.strip()[-1:].isalnum() else ""
-    return re.compile(before + words + after, re.IGNORECASE)
-
-
 def first_shown(prompt: str, phrases: Iterable[str]) -> str | None:
     """The first of the phrases that the prompt has."""
-    return next((phrase for phrase in phrases if pattern(phrase).search(prompt)), None)
+    return next((phrase for phrase in phrases if has_phrase(phrase, prompt)), None)
+
+
+def around(phrase: str, text: str) -> list[str]:
+    """What is left of the text where every occurrence of the phrase is cut out."""
+    edges = [0, *(place for span in find_phrase(phrase, text) for place in span), len(text)]
+    return [text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def tidy(prompt: str) -> str:
@@ -40,8 +32,8 @@ def tidy(prompt: str) -> str:
 
 def frame(concept: Concept) -> tuple[str, str]:
     """What a concept's phrase puts around its name: ("a ", ""), or (", ", " style")."""
-    match = pattern(concept.name).search(concept.phrase)
-    return (concept.phrase[: match.start()], concept.phrase[match.end() :]) if match else ("", "")
+    found = find_phrase(concept.name, concept.phrase)
+    return (concept.phrase[: found[0][0]], concept.phrase[found[0][1] :]) if found else ("", "")
 
 
 def _has_article(before: str, after: str) -> bool:
@@ -60,9 +52,9 @@ def framed_forms(concept: Concept, names: Iterable[str]) -> tuple[str, ...]:
             forms |= dict.fromkeys(f"{article} {name}" for article in _ARTICLES)
         elif before or after:
             forms[f"{before}{name}{after}"] = None
-            if squeeze(before) == _STYLE_OF and not after:
+            if same_words(before, _STYLE_OF) and not after:
                 forms |= dict.fromkeys((f"by {name}", f"in {name} style"))
-        elif squeeze(concept.phrase) == squeeze(concept.name):
+        elif same_words(concept.phrase, concept.name):
             forms[name] = None
     return tuple(sorted(forms, key=len, reverse=True))
 

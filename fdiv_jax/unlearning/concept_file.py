@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from fdiv_jax.pipeline import Concept
+from fdiv_jax.pipeline.words import folded
 from fdiv_jax.unlearning import _validate as check
-from fdiv_jax.unlearning._phrases import first_shown, squeeze
+from fdiv_jax.unlearning._phrases import first_shown
 from fdiv_jax.unlearning._yaml import Entry, read_yaml
 from fdiv_jax.unlearning.concepts import Erasure
 
@@ -75,7 +76,7 @@ def read_concept_file(path: str | os.PathLike[str]) -> ConceptFile:
                 "mapping with `target`"
             )
         erasure, concept = _read_entry(path, entry)
-        key = squeeze(erasure.target)
+        key = folded(erasure.target).text
         if key in erasures:
             raise ValueError(
                 f"{path}, line {entry.line}: target {erasure.target!r} again, as in line {erasures[key][1]}"

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fdiv_jax.pipeline import Concept
+from fdiv_jax.pipeline.words import folded, same_words
 from fdiv_jax.unlearning import _validate as check
-from fdiv_jax.unlearning._phrases import bare, dressed, first_shown, framed_forms, pattern, squeeze, tidy
+from fdiv_jax.unlearning._phrases import around, bare, dressed, first_shown, framed_forms, tidy
 from fdiv_jax.unlearning.library import KnownConcepts
 
 __all__ = ["Erasure", "PromptPair", "resolve_all", "resolve_pairs", "resolve_retained", "target_words"]
@@ -244,7 +245,7 @@ class _Reading:
     def anchored(self, prompt: str) -> str:
         """The anchor prompt of a prompt that shows the target."""
         anchor = tidy(self._replace(prompt)) if self.whole is None else self.whole
-        if squeeze(anchor) == squeeze(prompt):
+        if same_words(anchor, prompt):
             raise ValueError(
                 f"anchor {self.erasure.anchor!r} is the target itself: its prompt {anchor!r} is the target's "
                 "own; expected another concept"
@@ -257,7 +258,7 @@ class _Reading:
             return text
         framed = self.concept is None or found in self.framed
         phrase = self.phrase if framed or self.concept is None else bare(self.phrase, self.concept)
-        return phrase.join(self._replace(part) for part in pattern(found).split(text))
+        return phrase.join(self._replace(part) for part in around(found, text))
 
 
 def _known(concepts: Mapping[str, Concept]) -> KnownConcepts:
@@ -267,9 +268,7 @@ def _known(concepts: Mapping[str, Concept]) -> KnownConcepts:
 def _names(known: KnownConcepts, target: str, concept: Concept | None) -> tuple[str, ...]:
     """What a target is called, the longest first: as the user wrote it, and as it is known."""
     names = (target,) if concept is None else (*known.names(concept), target)
-    kept = dict.fromkeys(
-        name for name in names if concept is None or squeeze(name) != squeeze(concept.phrase)
-    )
+    kept = dict.fromkeys(name for name in names if concept is None or not same_words(name, concept.phrase))
     return tuple(sorted(kept or names, key=len, reverse=True))
 
 
@@ -277,7 +276,7 @@ def _check_apart(readings: Sequence[_Reading]) -> None:
     for i, reading in enumerate(readings):
         for other in readings[:i]:
             same = reading.concept is not None and reading.concept is other.concept
-            if same or squeeze(reading.target) == squeeze(other.target):
+            if same or same_words(reading.target, other.target):
                 raise ValueError(f"target {reading.target!r} comes twice; expected every concept once")
         anchor = reading.phrase if reading.whole is None else reading.whole
         for other in readings:
@@ -313,7 +312,7 @@ def _read_anchor(
             )
         return None, other.phrase
     for prompt, found in shown:
-        for rest in pattern(found).split(prompt, maxsplit=1):
-            if len(rest.split()) >= 2 and squeeze(rest) in squeeze(anchor):
+        for rest in around(found, prompt):
+            if len(rest.split()) >= 2 and folded(rest).text in folded(anchor).text:
                 return anchor.strip(), ""
     return None, anchor.strip() if concept is None else dressed(anchor.strip(), concept)

@@ -231,6 +231,47 @@ def test_retained_prompts_that_show_a_target_are_refused(targets, retained, mess
         resolve_retained(CONCEPTS, targets, retained)
 
 
+@pytest.mark.parametrize(
+    ("target", "prompt"),
+    [
+        ("café", "a cafe\u0301 in paris"),
+        ("cafe\u0301", "a café in paris"),
+        ("cat", "a ｃａｔ"),
+        ("cat", "a CA\u200bT"),
+        ("van gogh", "by Van\u00a0Gogh"),
+        ("猫", "一只猫在沙发上"),
+        ("แมว", "รูปแมวสีดำ"),
+        ("葛飾北斎", "葛飾　北斎の波"),
+        ("ガンダム", "ｶﾞﾝﾀﾞﾑ"),
+        ("salvador dali", "by Salvador Dalí"),
+    ],
+)
+def test_a_retained_prompt_shows_the_target_as_the_tokenizer_sees_it(target, prompt):
+    with pytest.raises(ValueError, match=f"shows the target '{target}'"):
+        resolve_retained({}, target, [prompt])
+
+
+@pytest.mark.parametrize(
+    ("target", "anchor", "prompt", "expected"),
+    [
+        ("猫", "狗", "一只猫在沙发上", "一只狗在沙发上"),
+        ("ネコ", "イヌ", "ﾈｺの絵、ネコ", "イヌの絵、イヌ"),
+        ("แมว", "หมา", "รูปแมวสีดำ", "รูปหมาสีดำ"),
+        ("café", "a bar", "a cafe\u0301, cafe", "a bar, a bar"),
+        ("кот", "пёс", "Кот и котлета", "пёс и котлета"),
+    ],
+)
+def test_replacing_in_other_scripts(target, anchor, prompt, expected):
+    assert resolve_pairs({}, target, anchor, [prompt]) == (PromptPair(prompt, expected),)
+
+
+def test_two_forms_of_one_target_are_one():
+    with pytest.raises(ValueError, match="comes twice"):
+        everything(("café", "empty", ["a café"]), ("cafe\u0301", "empty", ["one cafe\u0301"]))
+    with pytest.raises(ValueError, match="is the target itself"):
+        resolve_pairs({}, "猫", "prompt: 黒い 猫", ["黒い猫"])
+
+
 def test_retained_prompts_are_a_sequence():
     with pytest.raises(TypeError, match="retained must be a sequence of strings"):
         resolve_retained(CONCEPTS, "sneaker", "a bag")

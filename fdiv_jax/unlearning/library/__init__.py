@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import functools
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from fdiv_jax.pipeline import Concept
+from fdiv_jax.pipeline.words import folded, has_phrase
 from fdiv_jax.unlearning import _validate as check
-from fdiv_jax.unlearning._phrases import pattern
 from fdiv_jax.unlearning._yaml import Entry, read_yaml
 
 __all__ = ["KnownConcepts", "known_concepts", "library_concepts"]
@@ -113,7 +112,7 @@ def _concept(name: str, entry: Entry) -> tuple[Concept, tuple[str, ...]]:
     )
     prompts = check.texts("prompts", entry["prompts"])
     for prompt in prompts:
-        if not pattern(phrase).search(prompt):
+        if not has_phrase(phrase, prompt):
             raise ValueError(f"concept {name!r}: prompt {prompt!r} does not contain {phrase!r}")
     aliases = check.texts("aliases", entry.get("aliases", ()))
     return Concept(name, kind, phrase, superclass, near, prompts), aliases
@@ -121,5 +120,4 @@ def _concept(name: str, entry: Entry) -> tuple[Concept, tuple[str, ...]]:
 
 def _key(name: str) -> str:
     """A name without case, accents, spaces, hyphens and underscores; as it is where nothing else is in it."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
-    return re.sub(r"[\s_-]+", "", plain).casefold() or name
+    return re.sub(r"[\s\u200b_-]+", "", folded(name).text) or name
