@@ -1,75 +1,121 @@
 """Theory against measurement, from the generators to the figures.
 
     python -m analysis.convergence                        everything, into paper_figures/
-    python -m analysis.convergence --quick                smaller grids
+    python -m analysis.convergence --quick                smaller grids, into paper_figures/quick/
     python -m analysis.convergence --only spectra rates   these parts; the others' results stay
 
+Where the package is installed it is `fdiv-jax reproduce`, and paper_figures/ is in the working directory.
+
 Results that are still good are kept (by the source they depend on, the settings and the versions); --force
-computes them again. Exit status: 0, 1 when a part failed, 2 for wrong arguments.
+computes them again. Exit status: 0, 1 when a part failed, 2 for wrong arguments, 130 when interrupted.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .framework import Part, Settings, run_parts
-from .parts import PARTS
-from .sources import ROOT
+if TYPE_CHECKING:
+    from .framework import Part
 
-__all__ = ["main"]
+__all__ = ["Command", "main"]
 
-
-def _arguments(parts: Sequence[Part]) -> argparse.ArgumentParser:
-    listing = "\n".join(f"  {part.name:<14} {part.title}" for part in parts)
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.convergence",
-        description="Theory against measurement: figures, their numbers, and the table of claims.",
-        epilog=f"parts, in order:\n{listing}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--quick", action="store_true", help="smaller grids, the same figures")
-    parser.add_argument(
-        "--only", metavar="NAME", nargs="+", action="extend", default=[], help="run these parts only"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "paper_figures", help="where figures and numbers go"
-    )
-    parser.add_argument(
-        "--work", type=Path, default=ROOT / ".analysis", help="where the state for resuming is kept"
-    )
-    parser.add_argument("--force", action="store_true", help="compute again what is still good")
-    return parser
+_REPOSITORY = "." not in __package__
+"""Whether this is the repository's `analysis`; it is `fdiv_jax.analysis` everywhere else."""
+_HOME = Path(__file__).resolve().parents[1] if _REPOSITORY else Path()
 
 
-def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) -> int:
+@dataclass(frozen=True)
+class Command:
+    """Measure what the theory says: figures, their numbers, and the table of the paper's claims.
+
+    What is finished and still good is kept. An interrupted run goes on where it was.
+    """
+
+    quick: bool = False
+    """Smaller grids and fewer divergences, a few minutes in all; no verdicts on the claims."""
+    only: tuple[str, ...] = ()
+    """The parts to run; the results of the others stay. One of: generators, weights, spectra, rates, steps,
+    phases, real_game, gradients, erasure, anchors."""
+    output: Path | None = None
+    """The folder for figures and numbers; by default paper_figures, for a quick run paper_figures/quick."""
+    work: Path | None = None
+    """The folder for what an interrupted run goes on from; by default .analysis."""
+    force: bool = False
+    """Compute again what is still good."""
+
+    def run(self) -> int:
+        """Run the parts; returns the exit status."""
+        _share_cores()
+        from .framework import Settings, run_parts
+        from .parts import PARTS
+
+        _check_names(self.only, PARTS)
+        output = self.output or _HOME / "paper_figures" / ("quick" if self.quick else "")
+        settings = Settings(output, self.work or _HOME / ".analysis", self.quick, self.force)
+        chosen = [part for part in PARTS if not self.only or part.name in self.only]
+        if self.quick:
+            _check_free(output)
+        quick, full = (_minutes(sum(part.seconds[kind] for part in chosen)) for kind in (1, 0))
+        kind = f"quick run, no verdicts, {quick} (a full run: {full})" if self.quick else f"full run, {full}"
+        print(f"{kind} on two cores; into {output}", file=sys.stderr)
+        started = time.monotonic()
+        try:
+            failed = run_parts(PARTS, settings, self.only)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; the same command goes on from what is finished") from None
+        taken = _minutes(time.monotonic() - started)
+        print(f"wrote {output}/README.md and summary.json after {taken}", file=sys.stderr)
+        return 1 if failed else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
-    asked = _arguments(parts).parse_args(arguments)
+    from fdiv_jax.cli import run_command
+
+    words = sys.argv[1:] if arguments is None else arguments
+    return run_command(Command, words, "python -m analysis.convergence")
+
+
+def _check_names(only: Sequence[str], parts: Sequence[Part]) -> None:
     names = [part.name for part in parts]
-    unknown = [name for name in asked.only if name not in names]
+    unknown = [name for name in only if name not in names]
     if unknown:
         wrong, known = ", ".join(map(repr, unknown)), ", ".join(names)
-        print(f"unknown part {wrong}; the parts are: {known}", file=sys.stderr)
-        return 2
-    settings = Settings(asked.output, asked.work, asked.quick, asked.force)
-    failed = run_parts(parts, settings, asked.only)
-    print(f"wrote {asked.output}/README.md and summary.json", file=sys.stderr)
-    return 1 if failed else 0
+        raise ValueError(f"unknown part {wrong}; the parts are: {known}")
+
+
+def _check_free(output: Path) -> None:
+    """Raises where a quick run would take the place of a full one's results."""
+    from .files import read_json
+
+    states = read_json(output / "summary.json").get("parts", {})
+    full = [name for name, state in states.items() if not state.get("quick")]
+    if full:
+        raise FileExistsError(
+            f"--output {output} has the results of a full run ({', '.join(full)}), which a quick one would "
+            "replace; name another --output"
+        )
+
+
+def _minutes(seconds: float) -> str:
+    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
 
 
 def _share_cores() -> None:
     """Show a CPU to JAX as one device a core, up to 8, before JAX starts: the batches of unlearning and
     sampling are cut over devices, which is nearly twice as fast on two cores as threads inside one device."""
     flags = os.environ.get("XLA_FLAGS", "")
-    if "host_platform_device_count" not in flags:
+    if "jax" not in sys.modules and "host_platform_device_count" not in flags:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         devices = 1 << min(3, cores.bit_length() - 1)
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
 
 
 if __name__ == "__main__":
-    _share_cores()
     sys.exit(main())

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["csv_text", "digest", "json_text", "write_whole"]
+__all__ = ["csv_text", "digest", "json_text", "read_json", "write_whole"]
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -23,10 +23,19 @@ def write_whole(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.tmp-{secrets.token_hex(4)}")
     try:
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty when there is none or it cannot be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def digest(path: Path) -> str:

@@ -3,15 +3,15 @@
 To add a part, write `analysis/parts/NAME.py` with
 
     def run(context: Context) -> dict:            # entries for summary.json, under plain names
-        for item in context.progress(items, "simulating"):
-            ...
+        rows = context.cells(items, "games played", lambda item: ...)
         context.figure("NAME", figure, shows="the one thing it shows", rows=[{"x": 1.0, "y": 2.0}, ...])
         context.claim("C7", "holds", "the number that says so")
         return {"phase_agreement": 1.0}
 
 and add one line to `analysis.parts.PARTS`. A part is computed again when its settings, the versions of the
 libraries, the files its module can reach through imports, or the `inputs` named with it change; or when one
-of its pictures or numbers is missing or was edited. It may keep unfinished work of its own in `context.work`.
+of its pictures or numbers is missing or was edited. A part that is interrupted goes on from the cells that it
+has finished; it may keep other unfinished work in `context.work`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import files
+from .cells import Cells
 from .claims import CLAIMS, VERDICTS
 from .report import readme
 from .sources import source_digest
@@ -50,15 +53,21 @@ _LIBRARIES = ("fdiv-jax", "jax", "jaxlib", "flax", "numpy", "sympy", "matplotlib
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the analysis: its name, the module with its `run`, a line about it, further files it reads.
+    """One part of the analysis.
 
-    `inputs` are patterns relative to the repository, such as weights; a change in one recomputes the part.
+    Attributes:
+      name: what `--only` takes.
+      module: the module with its `run`.
+      title: a line about it.
+      inputs: patterns of further files it reads, relative to the repository; a change recomputes the part.
+      seconds: about how long a full and a quick run of it take on two cores.
     """
 
     name: str
     module: str
     title: str
     inputs: tuple[str, ...] = ()
+    seconds: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,11 @@ class Context:
     advance: Callable[[str, int, int | None], None] = lambda text, done, total: None
     figures: list[dict[str, Any]] = field(default_factory=list)
     claims: list[dict[str, str]] = field(default_factory=list)
+    _said: set[str] = field(default_factory=set)
+
+    @cached_property
+    def _cells(self) -> Cells:
+        return Cells(self.work / "cells")
 
     @property
     def shared(self) -> Path:
@@ -95,6 +109,29 @@ class Context:
         for done, item in enumerate(items, start=1):
             yield item
             self.advance(text, done, count)
+
+    def cells(self, items: Iterable[T], text: str, compute: Callable[[T], Any]) -> list[Any]:
+        """`compute(item)` for every item, with a progress bar; each is kept as soon as it is finished.
+
+        A part that was interrupted takes the kept ones when it runs again. `text` names the cells and is
+        said once in a part; see `Cells.get` for what a result may be.
+
+        Raises:
+          ValueError: a text that is said twice.
+        """
+        if text in self._said:
+            raise ValueError(f"part {self.part!r} has two kinds of cells with the name {text!r}")
+        self._said.add(text)
+        listed = list(enumerate(items))
+        return [
+            self._cells.get(f"{text} {number}", lambda item=item: compute(item))
+            for number, item in self.progress(listed, text)
+        ]
+
+    @property
+    def kept_seconds(self) -> float:
+        """The time that an earlier, interrupted run spent on cells that this one took over."""
+        return self._cells.kept_seconds
 
     def figure(
         self,
@@ -162,18 +199,9 @@ def _record_path(part: Part, settings: Settings) -> Path:
     return settings.work / ("quick" if settings.quick else "full") / f"{part.name}.json"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty when there is none or it cannot be read."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _standing(part: Part, key: str, settings: Settings) -> dict[str, Any] | None:
     """The record of an earlier run of this part, if it is still good."""
-    record = _read_json(_record_path(part, settings))
+    record = files.read_json(_record_path(part, settings))
     if settings.force or record.get("key") != key:
         return None
     for figure in record["figures"]:
@@ -189,7 +217,7 @@ def _compute(part: Part, key: str, settings: Settings, advance: Callable[..., No
     shelf = _record_path(part, settings).with_suffix("")
     work = shelf / hashlib.sha256(key.encode()).hexdigest()[:16]
     for stale in shelf.glob("*"):  # unfinished work of other settings or other code
-        if stale != work:
+        if stale != work or settings.force:
             shutil.rmtree(stale)
     work.mkdir(parents=True, exist_ok=True)
     context = Context(part.name, settings.quick, settings.output, work, advance)
@@ -199,9 +227,12 @@ def _compute(part: Part, key: str, settings: Settings, advance: Callable[..., No
         raise TypeError(
             f"{part.module}.run: expected a dict of summary entries, got {type(entries).__name__}"
         )
+    if settings.quick:  # grids that are too small to judge by
+        entries = {name: value for name, value in entries.items() if not isinstance(value, (bool, np.bool_))}
+        context.claims.clear()
     record = {
         "key": key,
-        "seconds": round(time.perf_counter() - started, 2),
+        "seconds": round(time.perf_counter() - started + context.kept_seconds, 2),
         "entries": entries,
         "figures": context.figures,
         "claims": context.claims,
@@ -214,7 +245,7 @@ def _compute(part: Part, key: str, settings: Settings, advance: Callable[..., No
 def _summarise(settings: Settings, parts: Sequence[Part], outcomes: Mapping[str, dict[str, Any]]) -> None:
     """Write summary.json and README.md: what was run now, and for the rest the summary already there."""
     path = settings.output / "summary.json"
-    before = _read_json(path)
+    before = files.read_json(path)
     states: dict[str, dict[str, Any]] = {}
     entries: dict[str, Any] = {}
     seconds: dict[str, float] = {}

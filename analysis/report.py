@@ -69,11 +69,17 @@ def readme(summary: Mapping[str, Any], parts: Sequence[Part]) -> str:
     ]
     quick = [name for name, state in states.items() if state["quick"]]
     if quick:
-        lines += [f"**Quick run**, on smaller grids and with fewer divergences: {', '.join(quick)}.", ""]
+        lines += [
+            f"**Quick run**, on smaller grids and with fewer divergences: {', '.join(quick)}. It shows that",
+            "everything works and what the figures look like; the claims are judged by full runs alone.",
+            "",
+        ]
     failed = {name: state["error"] for name, state in states.items() if state["status"] == "failed"}
     for name, error in failed.items():
         lines += [f"**Part `{name}` failed**: {_cell(error)}", ""]
-    lines += ["## Claims of the paper", "", *_claims(states), "", "## What each figure shows", ""]
+    if len(quick) < len(states):
+        lines += ["## Claims of the paper", "", *_claims(states), ""]
+    lines += ["## What each figure shows", ""]
     for part in parts:
         state = states.get(part.name)
         if state is None:

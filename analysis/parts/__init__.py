@@ -7,19 +7,28 @@ __all__ = ["PARTS"]
 _WORLD = ("fdiv_jax/assets/fashion/**/*", "fdiv_jax/assets/fashion_judge/*")
 
 PARTS = (
-    Part("generators", f"{__name__}.generators", "generators, conjugates and curvature"),
-    Part("weights", f"{__name__}.weights", "what each divergence does to the MSE gradient"),
+    Part("generators", f"{__name__}.generators", "generators, conjugates and curvature", seconds=(6, 6)),
+    Part("weights", f"{__name__}.weights", "what each divergence does to the MSE gradient", seconds=(3, 3)),
     Part(
         "spectra",
         f"{__name__}.spectra",
         "the game's Jacobian: predicted roots and automatic differentiation",
+        seconds=(18, 8),
     ),
-    Part("rates", f"{__name__}.rates", "convergence rates: predicted and simulated"),
-    Part("steps", f"{__name__}.steps", "discrete steps: rate per iteration and stable range"),
-    Part("phases", f"{__name__}.phases", "which divergence is fastest: phase diagram"),
-    Part("real_game", f"{__name__}.real_game", "the min-max game on a real UNet", _WORLD),
-    Part("gradients", f"{__name__}.gradients", "gradient norms along real unlearning", _WORLD),
-    Part("erasure", f"{__name__}.erasure", "before and after, by divergence", _WORLD),
-    Part("anchors", f"{__name__}.anchors", "anchors compared", _WORLD),
+    Part("rates", f"{__name__}.rates", "convergence rates: predicted and simulated", seconds=(14, 8)),
+    Part(
+        "steps", f"{__name__}.steps", "discrete steps: rate per iteration and stable range", seconds=(15, 6)
+    ),
+    Part("phases", f"{__name__}.phases", "which divergence is fastest: phase diagram", seconds=(32, 10)),
+    Part("real_game", f"{__name__}.real_game", "the min-max game on a real UNet", _WORLD, seconds=(442, 60)),
+    Part(
+        "gradients",
+        f"{__name__}.gradients",
+        "gradient norms along real unlearning",
+        _WORLD,
+        seconds=(124, 20),
+    ),
+    Part("erasure", f"{__name__}.erasure", "before and after, by divergence", _WORLD, seconds=(84, 20)),
+    Part("anchors", f"{__name__}.anchors", "anchors compared", _WORLD, seconds=(207, 20)),
 )
 """In order. Names are what `--only` takes."""

@@ -147,10 +147,9 @@ def run(context: Context) -> dict[str, Any]:
     divergences = smooth_divergences(context.quick)
     members = {d.name: d for d in divergences}
     jobs = [(d, activation) for activation in (False, True) for d in divergences]
-    simulated: dict[bool, list[np.ndarray]] = {False: [], True: []}
     with jax.enable_x64(True):
-        for d, activation in context.progress(jobs, "cells played"):
-            simulated[activation].append(_simulate(d, activation, x, y))
+        played = context.cells(jobs, "cells played", lambda job: _simulate(*job, x, y))
+    simulated = {False: played[: len(divergences)], True: played[len(divergences) :]}
     figure, axes = panels(1, 3, width=11.5, height=4.6)
     results, rows = {}, []
     for axis, activation in ((axes[0], False), (axes[1], True)):

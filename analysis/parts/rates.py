@@ -106,13 +106,10 @@ def _kink_drift(d: Divergence, activation: bool, quick: bool) -> float:
     return float(np.abs(np.array(rates) / frequency).max())
 
 
-def _from_afar(divergences: list[Divergence], quick: bool) -> dict[str, np.ndarray]:
+def _from_afar(d: Divergence, quick: bool) -> np.ndarray:
     """(theta, w) from theta = 1 (one standard deviation), with the activation, s = a = b = 1, to time 60."""
     case = np.array([(1.0, 1.0, 1.0)])
-    horizon = np.array([60.0])
-    return {
-        d.name: _play(d, True, case, 1.0, horizon, (4 if quick else 10) * _SAMPLES)[0] for d in divergences
-    }
+    return _play(d, True, case, 1.0, np.array([60.0]), (4 if quick else 10) * _SAMPLES)[0]
 
 
 def _draw_paths(axis: Any, paths: dict[str, np.ndarray], divergences: list[Divergence]) -> None:
@@ -139,13 +136,17 @@ def run(context: Context) -> dict[str, Any]:
     divergences = smooth_divergences(context.quick, _ALPHAS)
     kinks = [d for d in catalogue_entries() if not d.is_smooth]
     jobs = [(d, activation) for d in divergences for activation in (False, True)]
-    rows: list[dict[str, Any]] = []
+    shown = divergences[:5] + kinks if context.quick else catalogue_entries()
+    undamped = [(d, activation) for d in kinks for activation in (False, True)]
     with jax.enable_x64(True):
-        for d, activation in context.progress(jobs, "games played"):
-            rows += _measure(d, activation, context.quick)
-        drift = max((_kink_drift(d, v, context.quick) for d in kinks for v in (False, True)), default=0.0)
-        shown = divergences[:5] + kinks if context.quick else catalogue_entries()
-        paths = _from_afar(shown, context.quick)
+        measured = context.cells(jobs, "games played", lambda job: _measure(*job, context.quick))
+        drifts = context.cells(
+            undamped, "games without damping", lambda job: _kink_drift(*job, context.quick)
+        )
+        afar = context.cells(shown, "games from afar", lambda d: _from_afar(d, context.quick))
+    rows: list[dict[str, Any]] = [row for some in measured for row in some]
+    drift = max(drifts, default=0.0)
+    paths = {d.name: path for d, path in zip(shown, afar, strict=True)}
 
     figure, axes = panels(1, 3, width=11.0, height=4.5)
     _draw_paths(axes[0], paths, shown)

@@ -55,10 +55,8 @@ def _near_equilibrium(
     games = [(i, *speeds(coupling, ratio, _ANGLE)) for ratio, i in jobs]
     game = play(point, members, games, steps=allowed.orbit_steps)
     rows = []
-    for number in context.progress(range(len(jobs)), "games near the equilibrium"):
-        ratio, i = jobs[number]
-        _, a, b = games[number]
-        path = game(number)
+    paths = context.cells(range(len(jobs)), "games near the equilibrium", game)
+    for (ratio, i), (_, a, b), path in zip(jobs, games, paths, strict=True):
         distance = np.sqrt(path[:, 0] ** 2 / a + path[:, 1] ** 2 / b)
         gone = np.flatnonzero(distance < _STOP * distance[0])
         readable = path[: max(10, gone[0])] if gone.size else path

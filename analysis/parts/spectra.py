@@ -109,10 +109,11 @@ def run(context: Context) -> dict[str, Any]:
     """Compare all smooth entries and alpha members, both parameterisations, several scales, two games."""
     divergences = smooth_divergences(context.quick, _ALPHAS)
     jobs = [(d, activation) for d in divergences for activation in (False, True)]
-    measured: list[dict[str, Any]] = []
     with jax.enable_x64(True):
-        for d, activation in context.progress(jobs, "Jacobians by automatic differentiation"):
-            measured += _measure(d, activation, context.quick)
+        found = context.cells(
+            jobs, "Jacobians by automatic differentiation", lambda job: _measure(*job, context.quick)
+        )
+    measured: list[dict[str, Any]] = [row for rows in found for row in rows]
     members = {d.name: d for d in divergences}
     figure, axes = panels(1, 3, width=11.0, height=4.6)
     for axis, activation in ((axes[0], False), (axes[1], True)):

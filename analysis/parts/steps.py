@@ -141,10 +141,11 @@ def run(context: Context) -> dict[str, Any]:
     if not context.quick:
         games += [("kl", False), ("total_variation", False), ("jensen_shannon", True)]
     jobs = [(divergence(name), activation, scheme) for name, activation in games for scheme in _SCHEMES]
-    rows: list[dict[str, Any]] = []
     with jax.enable_x64(True):
-        for d, activation, scheme in context.progress(jobs, "games played in steps"):
-            rows += _measure(d, activation, *scheme[:3], context.quick)
+        found = context.cells(
+            jobs, "games played in steps", lambda job: _measure(*job[:2], *job[2][:3], context.quick)
+        )
+    rows: list[dict[str, Any]] = [row for some in found for row in some]
     figure, axes = panels(1, 3, width=11.0, height=4.4)
     _draw_factors(axes[0], rows)
     for axis, which in ((axes[1], "squared_hellinger"), (axes[2], "pearson_chi2")):

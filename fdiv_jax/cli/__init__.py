@@ -25,6 +25,7 @@ COMMANDS = {
     "divergences": "list the catalogue: generators, curvatures, conjugates",
     "explore": "everything that follows from one generator, e.g. explore 't*log(t)'",
     "export": "write a model, or what tuning changed, for diffusers, A1111 and ComfyUI",
+    "reproduce": "theory against measurement: the paper's figures and claims",
     "sample": "draw images from a model at prompts",
     "sweep": "unlearn a concept with many divergences, anchors and seeds",
     "unlearn": "remove a concept from a model",

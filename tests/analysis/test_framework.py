@@ -1,5 +1,6 @@
 """The analysis as a whole: order, resume, failure, --only, and files written whole."""
 
+import dataclasses
 import json
 import sys
 import textwrap
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from analysis import files, framework, sources
+from analysis import convergence, files, framework, parts, sources
+from analysis.cells import decode, encode
 from analysis.claims import CLAIMS
 from analysis.convergence import main
 from analysis.framework import Context, Part, Settings, run_parts
 from analysis.parts import PARTS
 from analysis.report import readme
+from fdiv_jax.cli._options import fields_help
+from fdiv_jax.cli.reproduce import Command
 
 GOOD = """
     from analysis.style import panels
@@ -216,17 +220,147 @@ def test_an_unknown_name_is_one_line_and_two(capsys, tmp_path):
 
 
 def test_wrong_options_exit_with_two(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["--fast"])
-    assert stop.value.code == 2
+    assert main(["--fast"]) == 2
     assert "--fast" in capsys.readouterr().err
 
 
-def test_a_failed_part_makes_the_command_fail(make, tmp_path, capsys):
+def test_a_failed_part_makes_the_command_fail(make, tmp_path, capsys, monkeypatch):
     arguments = ["--output", str(tmp_path / "o"), "--work", str(tmp_path / "w")]
-    assert main(arguments, [make("first", BAD)]) == 1
-    assert main(arguments, [make("first", GOOD, slope=1)]) == 0
+    for text, status in ((BAD, 1), (GOOD, 0)):
+        monkeypatch.setattr(parts, "PARTS", [make("first", text, slope=1)])
+        assert main(arguments) == status
     capsys.readouterr()
+
+
+def test_a_quick_run_goes_elsewhere_and_gives_no_verdicts(make, tmp_path, capsys, monkeypatch):
+    verdicts = GOOD.replace(
+        '{{"{name}_slope": {slope}}}', '{{"{name}_slope": {slope}, "{name}_holds": {slope} < 3}}'
+    )
+    part = dataclasses.replace(make("first", verdicts, slope=2), seconds=(7200.0, 240.0))
+    monkeypatch.setattr(parts, "PARTS", [part])
+    monkeypatch.setattr(convergence, "_HOME", tmp_path)
+    assert main([]) == 0
+    full = {path: path.read_bytes() for path in (tmp_path / "paper_figures").iterdir()}
+    assert json.loads(full[tmp_path / "paper_figures" / "summary.json"])["first_holds"] is True
+    assert "about 120 min" in capsys.readouterr().err
+    assert main(["--quick"]) == 0
+    place = tmp_path / "paper_figures" / "quick"
+    told = capsys.readouterr().err
+    assert (
+        f"quick run, no verdicts, about 4 min (a full run: about 120 min) on two cores; into {place}" in told
+    )
+    assert {path: path.read_bytes() for path in full} == full
+    found = json.loads((place / "summary.json").read_text())
+    assert found["first_slope"] == 2
+    assert "first_holds" not in found
+    assert found["parts"]["first"]["claims"] == []
+    page = (place / "README.md").read_text()
+    assert "judged by full runs alone" in page
+    assert not any(word in page for word in ("holds", "fails", "C7"))
+
+
+def test_a_quick_run_does_not_take_the_place_of_a_full_one(make, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(parts, "PARTS", [make("first", GOOD, slope=2)])
+    place = ["--output", str(tmp_path / "o"), "--work", str(tmp_path / "w")]
+    assert main([*place, "--quick"]) == 0
+    assert main(place) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "o").iterdir()}
+    capsys.readouterr()
+    assert main([*place, "--quick"]) == 2
+    told = capsys.readouterr().err
+    assert "has the results of a full run (first)" in told
+    assert told.count("\n") == 1
+    assert {path: path.read_bytes() for path in (tmp_path / "o").iterdir()} == before
+
+
+def test_the_times_that_are_promised_are_those_of_the_committed_run():
+    measured = json.loads((sources.ROOT / "paper_figures" / "summary.json").read_text())["wall_time_seconds"]
+    for part in PARTS:
+        assert part.seconds[1] <= part.seconds[0] < 2 * measured[part.name] + 5
+        assert part.seconds[0] > 0.5 * measured[part.name] - 5
+
+
+def test_the_help_names_the_parts():
+    text = " ".join(part.name for part in PARTS).replace(" ", ", ")
+    assert f"One of: {text}." in fields_help(Command)["only"]
+
+
+STOPPED = """
+    def run(context):
+        def one(item):
+            if item == {at}:
+                raise KeyboardInterrupt
+            (context.output / f"computed-{{item}}").write_text("")
+            return {{"item": item, "half": item / 2}}
+        rows = context.cells(range(4), "items", one)
+        return {{"{name}_rows": rows}}
+"""
+
+
+def test_an_interrupted_part_goes_on_from_its_finished_cells(make, tmp_path, capsys, monkeypatch):
+    arguments = ["--output", str(tmp_path / "o"), "--work", str(tmp_path / "w")]
+    (tmp_path / "o").mkdir()
+    monkeypatch.setattr(framework, "source_digest", lambda *_: "the same code")
+    monkeypatch.setattr(parts, "PARTS", [make("first", STOPPED, at=2)])
+    assert main(arguments) == 130
+    told = capsys.readouterr().err.splitlines()
+    assert told[1:] == [
+        "python -m analysis.convergence: interrupted; the same command goes on from what is finished"
+    ]
+    for done in sorted((tmp_path / "o").glob("computed-*")):
+        done.unlink()
+    monkeypatch.setattr(parts, "PARTS", [make("first", STOPPED, at=9)])
+    assert main(arguments) == 0
+    assert sorted(path.name for path in (tmp_path / "o").glob("computed-*")) == ["computed-2", "computed-3"]
+    found = json.loads((tmp_path / "o" / "summary.json").read_text())
+    assert found["first_rows"] == [{"item": i, "half": i / 2} for i in range(4)]
+    assert main([*arguments, "--force"]) == 0
+    assert len(list((tmp_path / "o").glob("computed-*"))) == 4
+
+
+def test_a_damaged_cell_is_computed_again(make, settings):
+    counting = """
+    def run(context):
+        count = []
+        rows = context.cells(range(3), "items", lambda item: count.append(item) or item)
+        return {{"{name}_count": len(count), "{name}_rows": rows}}
+    """
+    part = make("first", counting)
+    run([part], settings)
+    assert summary(settings)["first_count"] == 3
+    record = settings.work / "full" / "first.json"
+    cells = sorted((settings.work / "full" / "first").rglob("items-*.json"))
+    assert len(cells) == 3
+    record.unlink()
+    cells[1].write_text('{"name": "items 1", "seco')
+    run([part], settings)
+    assert (summary(settings)["first_count"], summary(settings)["first_rows"]) == (1, [0, 1, 2])
+
+
+def test_two_kinds_of_cells_have_two_names(tmp_path):
+    context = Context("part", False, tmp_path, tmp_path)
+    assert context.cells([1], "items", lambda item: item) == [1]
+    with pytest.raises(ValueError, match="two kinds of cells"):
+        context.cells([1], "items", lambda item: -item)
+
+
+def test_cells_keep_every_bit():
+    rng = np.random.default_rng(0)
+    value = {
+        "complex": rng.standard_normal(3) + 1j * rng.standard_normal(3),
+        "single": rng.standard_normal((2, 0, 3)).astype(np.float32),
+        "text": ["θ", None, True, np.float64(0.1), np.int32(3), np.bool_(False), float("inf")],
+        "nested": ({"a": (1, 2)},),
+    }
+    found = decode(json.loads(json.dumps(encode(value))))
+    for name in ("complex", "single"):
+        assert found[name].dtype == value[name].dtype
+        np.testing.assert_array_equal(found[name], value[name])
+    assert found["text"] == ["θ", None, True, 0.1, 3, False, float("inf")]
+    assert found["nested"] == [{"a": [1, 2]}]
+    for wrong in (object(), {1: 2}, {"a": {3}}):
+        with pytest.raises(TypeError, match="expected text, numbers"):
+            encode(wrong)
 
 
 def test_a_figure_needs_its_numbers_and_a_claim_its_name(tmp_path):
@@ -271,9 +405,10 @@ def test_mixed_verdicts_hold_in_part():
         }
         for name, verdict in (("x", "holds"), ("y", "fails"))
     }
+    states["y"]["quick"] = False
     page = readme({"parts": states, "versions": {}, "wall_time_seconds": {}}, [])
     assert "**holds in part** | a \\| b (x) a \\| b (y) |" in page
-    assert "**Quick run**" in page
+    assert "**Quick run**, on smaller grids and with fewer divergences: x." in page
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -352,6 +487,16 @@ def run(context):
         sources.source_digest("analysis.parts.one", ["*.npz"], root=tmp_path)
     with pytest.raises(ValueError, match="numpy"):
         sources.source_digest("numpy", root=tmp_path)
+
+
+def test_an_installed_analysis_has_the_digest_of_the_repository(tmp_path):
+    """`fdiv_jax.analysis` is the name that `fdiv-jax reproduce` runs the same files by."""
+    for part in PARTS[:3]:
+        installed = part.module.replace("analysis.", "fdiv_jax.analysis.", 1)
+        assert sources.source_digest(installed) == sources.source_digest(part.module)
+    module = sys.modules[Command.__module__]
+    assert module.__name__ == "fdiv_jax.analysis.convergence"
+    assert Path(module.__file__).samefile(convergence.__file__)
 
 
 def test_every_part_depends_on_what_it_measures():
