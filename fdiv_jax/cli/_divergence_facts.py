@@ -130,7 +130,8 @@ def game_facts(d: Divergence) -> dict[str, Any]:
                 row[key] = None
         rows.append(row)
     if math.isinf(curvature):
-        return {"rates": rows, "note": "a kink at t = 1: the critic's response is undamped, no linear rate"}
+        reason = "f''(1) is infinite" if d.is_smooth or all(t != 1 for t, _ in d.kinks) else "a kink at t = 1"
+        return {"rates": rows, "note": f"{reason}: the critic's response is undamped, no linear rate"}
     others = [other for other in catalogue().values() if other.is_smooth and other != d]
     grid = np.array([1.0])
     diagram = theory.phase_diagram([d, *others], grid, grid)

@@ -131,7 +131,7 @@ def _rate(d: Divergence, axis: Any) -> None:
         _say(axis, "no linear rate: f''(1) = 0" if curvature == 0 else "no linear rate: f linear beyond 1")
     else:
         if math.isinf(curvature):
-            _say(axis, "no linear rate: kink at t = 1")
+            _say(axis, "no linear rate: f''(1) is infinite")
         else:
             axis.plot(ratio, own, color=_BLUE, lw=2, label=d.name if len(d.name) < 30 else "this f")
             axis.axvline(2 * curvature, color=_RED, lw=0.8, ls=":", label="critical damping, q/k = 2 f''(1)")

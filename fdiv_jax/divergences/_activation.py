@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import sympy
 
+from fdiv_jax.divergences._exact import tidy_number
+
 V = sympy.Symbol("v", real=True)
 
 
@@ -106,7 +108,7 @@ def chosen(upper: sympy.Expr, lower: sympy.Expr, s0: sympy.Expr, piecewise_linea
         return Activation("tanh", lower=lower, upper=upper)
     if upper == sympy.oo:
         return IDENTITY
-    gap = sympy.simplify(upper - s0)
+    gap = tidy_number(upper - s0)
     if float(gap) <= 1e-12:
         return Activation("softplus", upper=upper)
     return Activation("exponential", upper=upper, scale=gap)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import sympy
 
+from fdiv_jax.divergences._exact import MAX_TERMS, expanded_terms, is_zero, tidy_number
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
@@ -30,10 +31,7 @@ class Term:
 
 def terms_of(expr: sympy.Expr) -> tuple[Term, ...] | None:
     """The expression as a sum of terms c t^p log(t)^k, or None where it is something else."""
-    if sympy.count_ops(expr) > 150 or any(
-        isinstance(n, sympy.Pow) and n.base.is_Add and n.exp.is_Integer and n.exp > 20
-        for n in sympy.preorder_traversal(expr)
-    ):
+    if sympy.count_ops(expr) > 150 or expanded_terms(expr) > MAX_TERMS:
         return None
     expanded = sympy.expand(sympy.expand_log(sympy.expand(expr), force=True))
     terms: dict[tuple[sympy.Expr, int], sympy.Expr] = {}
@@ -56,7 +54,7 @@ def terms_of(expr: sympy.Expr) -> tuple[Term, ...] | None:
         terms[key] = terms.get(key, sympy.S.Zero) + coefficient
         if len(terms) > _MAX_TERMS:
             return None
-    return tuple(Term(c, p, k) for (p, k), c in terms.items() if sympy.simplify(c) != 0)
+    return tuple(Term(c, p, k) for (p, k), c in terms.items() if not is_zero(c))
 
 
 def closed_form(pieces: Sequence[Piece]) -> sympy.Expr | None:
@@ -77,9 +75,7 @@ def closed_form(pieces: Sequence[Piece]) -> sympy.Expr | None:
             mean = _truncated_mean(piece.lower, piece.upper)
             moment = sympy.diff(mean, _P, term.log_power) if term.log_power else mean
             total += term.coefficient * moment.subs(_P, term.power)
-    if len(pieces) == 1:
-        return _tidy(total)
-    return _tidy(sympy.simplify(sympy.expand(total)) if sympy.count_ops(total) < 200 else total)
+    return _tidy(total)
 
 
 def _truncated_mean(lower: sympy.Expr, upper: sympy.Expr) -> sympy.Expr:
@@ -113,7 +109,7 @@ def _tidy(expr: sympy.Expr) -> sympy.Expr:
 
 
 def _exponents(expr: sympy.Expr) -> list:
-    return [n.args[0] for n in expr.atoms(sympy.exp)]
+    return sorted((n.args[0] for n in expr.atoms(sympy.exp)), key=str)
 
 
 def stable_sum(pieces: Sequence[Piece]) -> tuple[tuple[sympy.Expr, sympy.Expr], ...] | None:
@@ -130,7 +126,7 @@ def stable_sum(pieces: Sequence[Piece]) -> tuple[tuple[sympy.Expr, sympy.Expr], 
     rates: dict[sympy.Expr, sympy.Expr] = {}
     for term in terms:
         p, a = term.power, term.coefficient
-        c = sympy.simplify(p * (p - 1) / 2)
+        c = tidy_number(p * (p - 1) / 2)
         if term.log_power == 0:
             if c != 0:
                 rates[c] = rates.get(c, sympy.S.Zero) + a * c
@@ -139,7 +135,7 @@ def stable_sum(pieces: Sequence[Piece]) -> tuple[tuple[sympy.Expr, sympy.Expr], 
             rates[c] = rates.get(c, sympy.S.Zero) + a * (p - sympy.Rational(1, 2))
         else:
             return None
-    pairs = [(sympy.simplify(a), c) for c, a in rates.items()]
+    pairs = [(tidy_number(a), c) for c, a in rates.items()]
     pairs = [(a, c) for a, c in pairs if a != 0]
     if not pairs or any(float(a) <= 0 for a, _ in pairs):
         return None

@@ -18,38 +18,17 @@ from fdiv_jax.divergences._legendre import (
     accurate,
     numeric_inverse,
     segments_of,
+    shortened,
     stable_form,
     symbolic_inverse,
     value_at_upper_end,
 )
-from fdiv_jax.divergences._limited import time_limited
 from fdiv_jax.divergences._lower import jax_function
 from fdiv_jax.divergences._numbers import elementwise
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
 Function = Callable[[jax.Array], jax.Array]
-
-
-def _tidy(formula: sympy.Expr, segment: Segment) -> sympy.Expr:
-    """Simplify with the knowledge of where s lies: s = end -+ u with u > 0."""
-    u = sympy.Symbol("u", positive=True)
-    if segment.upper.is_finite:
-        there, back = segment.upper - u, segment.upper - S
-    elif segment.lower.is_finite:
-        there, back = segment.lower + u, S - segment.lower
-    else:
-        return time_limited(lambda: sympy.simplify(formula), 1.0) or formula
-
-    def work() -> sympy.Expr:
-        return sympy.simplify(formula.subs(S, there)).subs(u, back)
-
-    options = [
-        f
-        for f in (time_limited(work, 1.0), time_limited(lambda: sympy.simplify(formula), 1.0))
-        if f is not None
-    ]
-    return min([*options, formula], key=sympy.count_ops)
 
 
 def _through_inverse(inverse: Function, f: Function) -> Function:
@@ -115,9 +94,8 @@ class Conjugate:
             value, inverse = self._known if len(self.pieces) == 1 else (None, None)
             if inverse is None:
                 inverse = symbolic_inverse(segment.piece)
-                inverse = None if inverse is None else _tidy(inverse, segment)
             if inverse is not None and value is None:
-                value = _tidy(S * inverse - segment.piece.expression.subs(T, inverse), segment)
+                value = shortened(S * inverse - segment.piece.expression.subs(T, inverse), segment.piece)
             formulas[segment] = None if inverse is None or value is None else (value, inverse)
         return formulas
 

@@ -17,6 +17,7 @@ from fdiv_jax.divergences import _activation, _checks, _gaussian, _legendre, _li
 from fdiv_jax.divergences._catalogue import Entry
 from fdiv_jax.divergences._closed_form import closed_form
 from fdiv_jax.divergences._conjugate import Conjugate
+from fdiv_jax.divergences._exact import real_value, tidy_number
 from fdiv_jax.divergences._lower import jax_function, mp_context, mp_function
 from fdiv_jax.divergences._numbers import elementwise
 from fdiv_jax.divergences._parse import T
@@ -93,12 +94,12 @@ class Divergence:
             cut = right.lower
             a, b = _legendre.slope_at(left, cut, "-"), _legendre.slope_at(right, cut, "+")
             if float(b - a) > 1e-12:
-                found.append((cut, sympy.simplify(b - a)))
+                found.append((cut, tidy_number(b - a)))
         return tuple(found)
 
     @cached_property
     def curvature(self) -> sympy.Expr:
-        """f''(1), exact; oo where f has a kink at 1, the mean of both sides where f'' jumps at 1.
+        """f''(1), exact; oo where f has a kink at 1 or f'' a pole, the mean of both sides where f'' jumps.
 
         It is the weight w_f(0), and the reciprocal of f*''(f'(1)) where f'' does not jump.
         """
@@ -110,7 +111,7 @@ class Divergence:
                 values.append(_value_at_one(piece))
         if sympy.oo in values:
             return sympy.oo
-        return sympy.simplify(sympy.Add(*values) / len(values))
+        return tidy_number(sympy.Add(*values) / len(values))
 
     @property
     def is_smooth(self) -> bool:
@@ -192,7 +193,7 @@ class Divergence:
             for p in self._pieces
             if p.lower <= 1 <= p.upper
         ]
-        return sympy.simplify(sympy.Add(*slopes) / len(slopes))
+        return tidy_number(sympy.Add(*slopes) / len(slopes))
 
     @cached_property
     def activation_map(self) -> _activation.Activation:
@@ -273,8 +274,8 @@ class Divergence:
     def gaussian_weight(self, m: ArrayLike) -> jax.Array:
         """w_f(m) = 2 dF_f/dm = E_Q[r^2 f''(r)], the factor that f puts on the squared error's gradient.
 
-        Any shape, m >= 0; w_f(0) = f''(1), +inf at a kink at 1. Saturates at the largest finite number of
-        the dtype.
+        Any shape, m >= 0; w_f(0) = f''(1), +inf where that is infinite. Saturates at the largest
+        finite number of the dtype.
         Source: Price 1958.
         """
         return self._gaussian.weight(m)
@@ -330,11 +331,10 @@ def _inside(piece: Piece) -> float:
 
 def _value_at_one(piece: Piece) -> sympy.Expr:
     value = piece.second.subs(T, 1)
-    if value.is_finite:
-        return sympy.simplify(value)
-    side = "+" if piece.lower == 1 else "-"
-    value = sympy.limit(piece.second, T, 1, side)
-    return value if value.is_finite else sympy.oo
+    if real_value(value) is not None:
+        return tidy_number(value)
+    value = _limits.limit_beside(piece.second, sympy.S.One, "+" if piece.lower == 1 else "-")
+    return sympy.oo if real_value(value) is None else value
 
 
 def _piecewise(parts: list[tuple[Piece, sympy.Expr]]) -> Any:

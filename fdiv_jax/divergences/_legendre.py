@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -16,14 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 import sympy
 
-from fdiv_jax.divergences._limited import time_limited
-from fdiv_jax.divergences._limits import limit_at_end
+from fdiv_jax.divergences._exact import real_value, shortest, tidy_number
+from fdiv_jax.divergences._inverse import inverses
+from fdiv_jax.divergences._limits import limit_at_end, limit_beside
 from fdiv_jax.divergences._lower import jax_function, mp_context, mp_function, numpy_function
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
+from fdiv_jax.divergences._rewrite import forms, tidy
 
 S = sympy.Symbol("s", real=True)
-_MAX_ROOT = 64
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,9 @@ def slope_at(piece: Piece, point: sympy.Expr, side: str) -> sympy.Expr:
     if point in (0, sympy.oo):
         return limit_at_end(piece.first, point)
     slope = piece.first.subs(T, point)
-    if not slope.is_finite:
-        slope = sympy.limit(piece.first, T, point, side)
-    return sympy.simplify(slope) if sympy.count_ops(slope) < 50 else slope
+    if real_value(slope) is None:
+        return limit_beside(piece.first, point, side)
+    return tidy_number(slope)
 
 
 def segments_of(pieces: Sequence[Piece]) -> tuple[Segment, ...]:
@@ -68,7 +70,7 @@ def segments_of(pieces: Sequence[Piece]) -> tuple[Segment, ...]:
         if i + 1 < len(pieces):
             jumped = slope_at(pieces[i + 1], piece.upper, "+")
             if float(jumped) > float(slope):
-                value = sympy.simplify(piece.expression.subs(T, piece.upper))
+                value = tidy_number(piece.expression.subs(T, piece.upper))
                 segments.append(Segment("kink", slope, jumped, piece.upper, value))
             slope = jumped
     return tuple(segments)
@@ -86,45 +88,56 @@ def value_at_upper_end(pieces: Sequence[Piece], upper: sympy.Expr) -> sympy.Expr
 # --- symbolic inverse of f' ----------------------------------------
 
 
-def symbolic_inverse(piece: Piece, seconds: float = 1.0) -> sympy.Expr | None:
+def symbolic_inverse(piece: Piece) -> sympy.Expr | None:
     """t*(s) with f'(t*) = s in closed form, or None; a solution is believed only after it agrees
     numerically."""
-    slope = piece.first
-    exponents: list[Any] = [n.exp for n in sympy.preorder_traversal(slope) if isinstance(n, sympy.Pow)]
-    if any(p.is_Rational and p.q > _MAX_ROOT for p in exponents):
-        return None  # t^(1/10000) = s would make numbers of 40,000 digits
     samples = _slope_samples(piece)
-    plain_t, plain_s = sympy.Symbol("x"), sympy.Symbol("y")
-    equation = sympy.together(slope.subs(T, plain_t) - plain_s)
-
-    def directly() -> list[sympy.Expr]:
-        return sympy.solve(equation, plain_t)
-
-    def in_the_logarithm() -> list[sympy.Expr]:
-        inner = sympy.expand_log(slope.subs(T, sympy.exp(plain_t)), force=True).replace(
-            lambda n: isinstance(n, sympy.log) and isinstance(n.args[0], sympy.exp),
-            lambda n: n.args[0].args[0],
-        )
-        return [sympy.exp(x) for x in sympy.solve(inner - plain_s, plain_t)]
-
-    def through_a_root() -> list[sympy.Expr]:
-        powers: list[Any] = [
-            n.exp for n in sympy.preorder_traversal(slope) if isinstance(n, sympy.Pow) and n.base == T
-        ]
-        root = sympy.ilcm(*[p.q for p in powers if p.is_Rational], 1)
-        if root == 1:
-            return []
-        inner = sympy.powdenest(slope.subs(T, plain_t**root), force=True)
-        return [x**root for x in sympy.solve(sympy.together(inner - plain_s), plain_t)]
-
-    for method in (through_a_root, directly, in_the_logarithm):
-        for solution in time_limited(method, seconds) or []:
-            if solution.has(sympy.I) or solution.has(sympy.Piecewise, sympy.RootOf):
-                continue
-            candidate = solution.subs(plain_s, S)
-            if _agrees(candidate, samples):
-                return time_limited(lambda c=candidate: sympy.simplify(c), 0.5) or candidate
+    if len(samples) < 3:
+        return None
+    for candidate in inverses(piece.first, S):
+        if candidate.has(sympy.I, sympy.zoo, sympy.nan, sympy.oo):
+            continue
+        if _agrees(candidate, samples):
+            return shortened(candidate, piece)
     return None
+
+
+def shortened(formula: sympy.Expr, piece: Piece) -> sympy.Expr:
+    """The shortest way to write a formula in s that has the same values on the slopes of the piece."""
+    context = mp_context(60)
+    slopes = [s for s, _ in _slope_samples(piece)]
+    values = [mp_function(formula, S, context)(s) for s in slopes]
+
+    def equal(form: sympy.Expr) -> bool:
+        found = map(mp_function(form, S, context), slopes)
+        return all(abs(a - b) <= 1e-25 * abs(b) for a, b in zip(found, values, strict=True))
+
+    if not slopes:
+        return formula
+    middle = slopes[len(slopes) // 2]
+    sign = 1 if middle > 0 else -1
+    plain = formula.xreplace({sympy.Abs(S): sign * S})
+    starts = dict.fromkeys([formula, plain, _with_split_logs(plain, middle)])
+    ways = [form for start in starts for form in forms(start, S)]
+    return shortest([formula, *(form for form in ways if equal(form))])
+
+
+def _with_split_logs(formula: Any, sample: Any) -> Any:
+    """log(a/b) as log(a) - log(b), the signs those at a sample."""
+
+    def split(node: Any) -> Any:
+        if not node.has(S) or not node.args:
+            return node
+        arguments = [split(a) for a in node.args]
+        if not isinstance(node, sympy.log):
+            return node.func(*arguments)
+        top, bottom = sympy.fraction(tidy(arguments[0], S))
+        if mp_function(bottom, S, mp_context(30))(sample) < 0:
+            top, bottom = -top, -bottom
+        logs = [sympy.log(factor) for factor in sympy.Mul.make_args(sympy.factor_terms(top))]
+        return sympy.Add(*logs) - sympy.log(bottom)
+
+    return split(formula)
 
 
 def _slope_samples(piece: Piece) -> list[tuple[float, float]]:
@@ -132,11 +145,14 @@ def _slope_samples(piece: Piece) -> list[tuple[float, float]]:
     low = -12.0 if piece.lower == 0 else float(sympy.log(piece.lower))
     high = 12.0 if piece.upper == sympy.oo else float(sympy.log(piece.upper))
     context = mp_context(40)
-    function = mp_function(piece.first, T, context)
+    function, second = (mp_function(part, T, context) for part in (piece.first, piece.second))
     pairs = []
     for share in (0.03, 0.2, 0.35, 0.45, 0.52, 0.6, 0.75, 0.97):
         t = context.exp(low + share * (high - low))
-        pairs.append((context.re(function(t)), t))
+        s = context.re(function(t))
+        # Where an exponential tail is below the last digit, s tells nothing of t.
+        if abs(second(t)) * t > 1e-15 * abs(s):
+            pairs.append((s, t))
     return pairs
 
 
@@ -252,34 +268,24 @@ def _bracket(piece: Piece, slope: sympy.Expr, dtype: str) -> tuple[float, float]
     return float(grid[left]), float(grid[right])
 
 
-_FORMS: dict[sympy.Expr, sympy.Expr] = {}
-
-
+@lru_cache(maxsize=2048)
 def stable_form(expr: sympy.Expr) -> sympy.Expr:
     """Of several equal ways to write an expression, the one that loses the fewest digits in float64.
 
     sqrt(t**2 + 1) - t and 1/(sqrt(t**2 + 1) + t) are equal and only one of them survives t = 1e9.
     """
-    if expr in _FORMS:
-        return _FORMS[expr]
-    forms = [expr]
-    if sympy.count_ops(expr) < 200:
-        for rewrite in (sympy.factor, sympy.simplify, lambda e: sympy.radsimp(sympy.together(e))):
-            form = time_limited(lambda rewrite=rewrite: rewrite(expr), 0.7)
-            if form is not None and form not in forms:
-                forms.append(form)
+    ways = forms(expr, T)
     best = expr
-    if len(forms) > 1:
+    if len(ways) > 1:
         context = mp_context(200)
         points = [-25.0, -16.0, -9.0, -4.0, -1.5, -0.5, -0.05, 0.05, 0.5, 1.5, 4.0, 9.0, 16.0, 25.0]
         truth_of = mp_function(expr, T, context)
         t = np.exp(np.array(points))
         try:
             truth = [context.re(truth_of(context.mpf(float(x)))) for x in t]
-            best = min(forms, key=lambda form: (_loss(form, t, truth), sympy.count_ops(form)))
+            best = min(ways, key=lambda form: (_loss(form, t, truth), sympy.count_ops(form)))
         except (ValueError, ZeroDivisionError, OverflowError, TypeError):
             best = expr
-    _FORMS[expr] = best
     return best
 
 

@@ -145,6 +145,9 @@ class _Numpy(_Arithmetic):
         "Heaviside": lambda x, *_: np.heaviside(x, 0.5),
     }  # fmt: skip
 
+    def constant(self, value):
+        return float(value) if value.is_Rational else _real_or_nan(value)
+
     def power(self, base, exponent):
         return np.power(base, float(exponent))
 
@@ -162,8 +165,16 @@ class _Mp(_Arithmetic):
     def __init__(self, context: Any):
         self.context = context
 
+        def ordered(function: Function) -> Function:
+            # Complex numbers have no order.
+            def of_reals(*values: Any) -> Any:
+                reals = [context.re(value) for value in values]
+                return function(*reals) if all(context.im(value) == 0 for value in values) else context.nan
+
+            return of_reals
+
         def within(function: Function, reach: float) -> Function:
-            return lambda x: function(min(max(x, -reach), reach))
+            return ordered(lambda x: function(min(max(x, -reach), reach)))
 
         def unless_huge(function: Function, beyond: Function) -> Function:
             # mpmath works with as many bits as its argument has before the point.
@@ -173,24 +184,33 @@ class _Mp(_Arithmetic):
             return context.nan
 
         def power_of_e(x: Any) -> Any:
-            return context.inf if x > 0 else context.zero
+            return context.inf if context.re(x) > 0 else context.zero
 
         self.exp = unless_huge(context.exp, power_of_e)
         self.functions = {
-            "log": context.log, "exp": self.exp, "Abs": abs, "sign": context.sign, "atan": context.atan,
+            "log": context.log, "exp": self.exp, "Abs": abs, "sign": ordered(context.sign),
+            "atan": context.atan,
             "sin": unless_huge(context.sin, lost), "cos": unless_huge(context.cos, lost),
-            "sinh": unless_huge(context.sinh, lambda x: context.inf * context.sign(x)),
+            "sinh": unless_huge(context.sinh, ordered(lambda x: context.inf * context.sign(x))),
             "cosh": unless_huge(context.cosh, lambda x: context.inf), "tanh": within(context.tanh, 1e6),
             "asinh": context.asinh, "erf": within(context.erf, 1e6), "erfc": within(context.erfc, 1e6),
-            "Max": lambda *a: max(a), "Min": lambda *a: min(a),
-            "Heaviside": lambda x, *_: context.mpf(1 if x > 0 else 0 if x < 0 else 0.5),
+            "Max": ordered(max), "Min": ordered(min),
+            "Heaviside": ordered(lambda x, *_: context.mpf(1 if x > 0 else 0 if x < 0 else 0.5)),
         }  # fmt: skip
 
     def constant(self, value):
         if value.is_Rational:
             p, q = int(value.p), int(value.q)  # pyright: ignore[reportAttributeAccessIssue]
             return _Deferred(lambda: self.context.mpf(p) / q)
-        return _Deferred(lambda: self.context.mpf(sympy.N(value, self.context.dps + 5)._mpf_))
+
+        def number() -> Any:
+            parts = sympy.N(value, self.context.dps + 5).as_real_imag()
+            real, imaginary = (
+                self.context.mpf(sympy.Float(part, self.context.dps + 5)._mpf_) for part in parts
+            )
+            return self.context.mpc(real, imaginary) if imaginary else real
+
+        return _Deferred(number)
 
     def power(self, base, exponent):
         if exponent.is_Integer:
@@ -203,6 +223,11 @@ class _Mp(_Arithmetic):
     def lambert_w(self, argument, walk):
         inner = walk(argument)
         return lambda x: self.context.lambertw(inner(x))
+
+
+def _real_or_nan(value: Any) -> float:
+    number = complex(value)
+    return math.nan if number.imag else number.real
 
 
 class _Deferred:
@@ -331,13 +356,19 @@ def mp_far_value(function: Function, context: Any, log_t: float, reach: int) -> 
     values = []
     for digits in (60 + 2 * reach, 90 + 2 * reach):
         context.dps = digits
-        try:
-            values.append(context.re(function(context.exp(log_t))))
-        except (ZeroDivisionError, OverflowError):
-            return context.nan
+        values.append(context.re(function(context.exp(log_t))))
     return values[1] if abs(values[0] - values[1]) < 1e-6 * abs(values[1]) else context.nan
 
 
 def mp_function(expr: sympy.Expr, symbol: sympy.Symbol, context: Any) -> Function:
-    """Function of one mpmath number in the context's precision at the time of the call."""
-    return _build(expr, symbol, _Mp(context))
+    """Function of one mpmath number in the context's precision at the time of the call; nan at a pole, and
+    where rounding makes one."""
+    function = _build(expr, symbol, _Mp(context))
+
+    def evaluate(x: Any) -> Any:
+        try:
+            return function(x)
+        except (ZeroDivisionError, OverflowError, ValueError):
+            return context.nan
+
+    return evaluate

@@ -13,15 +13,15 @@ import sympy
 from fdiv_jax.divergences._catalogue import CATALOGUE, Entry, alpha_entry
 from fdiv_jax.divergences._checks import check_finite_divergence, check_generator
 from fdiv_jax.divergences._divergence import Divergence
-from fdiv_jax.divergences._limited import time_limited
 from fdiv_jax.divergences._lower import mp_context, mp_function
 from fdiv_jax.divergences._parse import ExpressionError, T, check_expression, parse_expression
 from fdiv_jax.divergences._pieces import Piece, split
+from fdiv_jax.divergences._rewrite import tidy, with_reciprocal
 
 _ALPHA = re.compile(r"\s*alpha\s*\((.*)\)\s*", re.DOTALL)
 _MAX_ALPHA = 64
 _CACHE: dict[Any, Divergence] = {}
-_LOCK = threading.RLock()
+_LOCK = threading.Lock()
 _MAX_CACHE = 512
 
 
@@ -61,16 +61,15 @@ def divergence(spec: str | sympy.Expr | Divergence, *, allow_infinite: bool = Fa
             f"expected a name, an expression in t or a sympy expression, got {type(spec).__name__}"
         )
     key = (spec, allow_infinite)
+    known = _CACHE.get(key)
+    if known is not None:
+        return known
+    # Outside the lock: a thread that asks for another divergence never waits for this one.
+    made = _from_text(spec, allow_infinite) if isinstance(spec, str) else _from_sympy(spec, allow_infinite)
     with _LOCK:
-        if key not in _CACHE:
-            if len(_CACHE) >= _MAX_CACHE:
-                _CACHE.pop(next(iter(_CACHE)))
-            _CACHE[key] = (
-                _from_text(spec, allow_infinite)
-                if isinstance(spec, str)
-                else _from_sympy(spec, allow_infinite)
-            )
-        return _CACHE[key]
+        if key not in _CACHE and len(_CACHE) >= _MAX_CACHE:
+            _CACHE.pop(next(iter(_CACHE)))
+        return _CACHE.setdefault(key, made)
 
 
 def catalogue() -> MappingProxyType[str, Divergence]:
@@ -185,8 +184,5 @@ def reversed_of(d: Divergence) -> Divergence:
     match = _ALPHA.fullmatch(d.name)
     if match:
         return _alpha(f"1 - ({match.group(1)})")
-    expr = sympy.expand(T * d.generator.subs(T, 1 / T))
-    simpler = time_limited(lambda: sympy.simplify(expr), 0.5)
-    if simpler is not None and sympy.count_ops(simpler) <= sympy.count_ops(expr):
-        expr = simpler
+    expr = tidy(T * with_reciprocal(d.generator), T)
     return _assembled(expr, str(expr), split(expr))  # a generator, since f is one

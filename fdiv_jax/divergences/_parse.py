@@ -2,7 +2,8 @@
 
 Sympy's own parser evaluates Python, so it never sees the text. Python's `ast` module gives a syntax tree,
 and the tree is walked: only the nodes listed here become sympy objects. Sizes are limited before anything
-is evaluated, so that a hostile string costs milliseconds.
+is evaluated, so that a hostile string costs milliseconds. Abs, Max, Min and sign of what depends on t stay
+unevaluated: sympy would search for their sign, for as long as that takes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 
 import sympy
 
+from fdiv_jax.divergences._exact import bits, is_zero
+
 T = sympy.Symbol("t", positive=True)
 
 MAX_LENGTH = 400
@@ -24,6 +27,7 @@ MAX_COMPARED = 16
 MAX_DIGITS = 30
 MAX_EXPONENT = 64
 MAX_MAGNITUDE = 1e100
+MAX_BITS = 2048
 
 FUNCTIONS: dict[str, Callable[..., sympy.Expr]] = {
     "log": sympy.log,
@@ -35,13 +39,13 @@ FUNCTIONS: dict[str, Callable[..., sympy.Expr]] = {
     "expm1": lambda x: sympy.exp(x) - 1,
     "sqrt": sympy.sqrt,
     "cbrt": lambda x: x ** sympy.Rational(1, 3),
-    "Abs": sympy.Abs,
-    "abs": sympy.Abs,
-    "sign": sympy.sign,
-    "Max": sympy.Max,
-    "max": sympy.Max,
-    "Min": sympy.Min,
-    "min": sympy.Min,
+    "Abs": lambda x: switch(sympy.Abs, x),
+    "abs": lambda x: switch(sympy.Abs, x),
+    "sign": lambda x: switch(sympy.sign, x),
+    "Max": lambda *x: switch(sympy.Max, *x),
+    "max": lambda *x: switch(sympy.Max, *x),
+    "Min": lambda *x: switch(sympy.Min, *x),
+    "min": lambda *x: switch(sympy.Min, *x),
     "sin": sympy.sin,
     "cos": sympy.cos,
     "atan": sympy.atan,
@@ -70,6 +74,25 @@ _FLOAT_FUNCTIONS: dict[str, Callable[..., Any]] = {
 class ExpressionError(ValueError):
     """The text is not an expression in t that this library reads; the message says why and what is
     allowed."""
+
+
+def switch(kind: Any, *arguments: sympy.Expr) -> sympy.Expr:
+    """Abs, sign, Max or Min as it stands, worked out only where the arguments are numbers."""
+    constants = [a for a in arguments if not a.free_symbols]
+    if kind in (sympy.Abs, sympy.sign):
+        (argument,) = arguments
+        if not constants:
+            return argument if kind is sympy.Abs and argument == T else kind(argument, evaluate=False)
+        size = 0 if is_zero(argument) else float(argument)
+        return (
+            argument * (1 if size > 0 else -1)
+            if kind is sympy.Abs
+            else sympy.Integer((size > 0) - (size < 0))
+        )
+    if len(constants) > 1:
+        constants = [(max if kind is sympy.Max else min)(constants, key=float)]
+    kept = list(dict.fromkeys([*(a for a in arguments if a.free_symbols), *constants]))
+    return kind(*kept, evaluate=False) if len(kept) > 1 else kept[0]
 
 
 def _shorten(text: str) -> str:
@@ -159,21 +182,42 @@ def _power(base: _Value, exponent: _Value) -> _Value:
             raise _refuse("division by zero" if exponent.number < 0 else "0**0 is not defined")
         if base.number < 0 and not float(exponent.number).is_integer():
             raise _refuse(f"({base.number:g})**({exponent.number:g}) is not real")
+        _check_bits(base.expr, abs(exponent.number))
         try:
             number = _bounded(math.pow(base.number, exponent.number), f"{base.number:g}**{exponent.number:g}")
         except OverflowError:
             raise _refuse(f"the number {base.number:g}**{exponent.number:g} is too large") from None
         return _Value(base.expr**exponent.expr, number)
+    if exponent.number is not None:
+        _check_bits(base.expr, abs(exponent.number))
     return _Value(base.expr**exponent.expr, None)
+
+
+def _check_bits(base: sympy.Expr, exponent: float) -> None:
+    """Numbers near 1 may be raised to a power again and again, and have more digits every time."""
+    numbers = base.atoms(sympy.Rational)
+    if max(map(bits, numbers), default=0) * max(exponent, 1) > MAX_BITS:
+        raise _refuse(f"a power of numbers of many digits is too long, at most {MAX_BITS} bits are read")
+
+
+def _sum(expr: sympy.Expr, number: float, size: float) -> _Value:
+    """A sum of constants; 0 where it is 0 in another guise, as sqrt(2)**2 - 2."""
+    if abs(number) < 1e-9 * size and is_zero(expr):
+        return _Value(sympy.S.Zero, 0.0)
+    return _Value(expr, _bounded(number, "of a sum"))
 
 
 def _binary(node: ast.BinOp, left: _Value, right: _Value) -> _Value:
     constant = left.number is not None and right.number is not None
     a, b = left.number or 0.0, right.number or 0.0
     if isinstance(node.op, ast.Add):
-        return _Value(left.expr + right.expr, _bounded(a + b, "of a sum") if constant else None)
+        return (
+            _sum(left.expr + right.expr, a + b, abs(a)) if constant else _Value(left.expr + right.expr, None)
+        )
     if isinstance(node.op, ast.Sub):
-        return _Value(left.expr - right.expr, _bounded(a - b, "of a difference") if constant else None)
+        return (
+            _sum(left.expr - right.expr, a - b, abs(a)) if constant else _Value(left.expr - right.expr, None)
+        )
     if isinstance(node.op, ast.Mult):
         return _Value(left.expr * right.expr, _bounded(a * b, "of a product") if constant else None)
     if isinstance(node.op, ast.Div):

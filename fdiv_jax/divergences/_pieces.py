@@ -7,7 +7,6 @@ formula in force.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -17,11 +16,14 @@ from typing import Any
 import numpy as np
 import sympy
 
-from fdiv_jax.divergences._limited import time_limited
+from fdiv_jax.divergences._exact import expanded, expanded_terms, real_value, tidy_number
+from fdiv_jax.divergences._inverse import inverses
 from fdiv_jax.divergences._lower import mp_context, mp_far_value, mp_function, numpy_function
-from fdiv_jax.divergences._parse import ExpressionError, T
+from fdiv_jax.divergences._parse import ExpressionError, T, switch
+from fdiv_jax.divergences._rewrite import degree, roots_of
 
 _SWITCHES = (sympy.Abs, sympy.Max, sympy.Min, sympy.sign, sympy.Heaviside)
+_MAX_DEGREE = 64
 # Cuts are looked for between e^-25 and e^25.
 _MAX_CUTS = 40
 _MAX_COMPARISONS = 100
@@ -59,13 +61,28 @@ def _real_powers(expr: Any) -> Any:
         )
 
     def factored(node: Any) -> Any:
-        powers = [p.exp for p in node.base.atoms(sympy.Pow) if p.base == T and p.exp.is_Rational]
-        root = math.lcm(*(int(power.q) for power in powers if power.q <= 12))
-        x = sympy.Symbol("x", positive=True)  # t^(1/root), of which the base may be a polynomial
-        base = time_limited(lambda: sympy.factor(node.base.subs(T, x**root)), 0.5)
-        if base is None or isinstance(base, sympy.Add):
+        # t^(1/root), of which the base may be a polynomial or a quotient of two
+        x, root = sympy.Symbol("x", positive=True), roots_of(node.base, T)
+        base = node.base.subs(T, x**root) if root else node.base
+        if base.has(T) or degree(base, {x}) > _MAX_DEGREE or expanded_terms(base) > 100:
             return node
-        return base.subs(x, T ** sympy.Rational(1, root)) ** node.exp
+        square = sympy.S.One
+        rest = sympy.S.One
+        for part, sign in zip(sympy.fraction(sympy.together(base)), (1, -1), strict=True):
+            poly = sympy.Poly(part, x) if part.has(x) else None
+            if poly is None or not all(c.is_Rational for c in poly.coeffs()):
+                rest *= part**sign
+                continue
+            unit, factors = poly.sqf_list()
+            rest *= unit**sign
+            for factor, power in factors:
+                if power % 2 == 0:
+                    square *= switch(sympy.Abs, factor.as_expr().subs(x, T ** sympy.Rational(1, root))) ** (
+                        sign * power * node.exp
+                    )
+                else:
+                    rest *= factor.as_expr() ** (sign * power)
+        return node if square == 1 else square * rest.subs(x, T ** sympy.Rational(1, root)) ** node.exp
 
     def even_root(node: Any) -> bool:
         return (
@@ -77,8 +94,24 @@ def _real_powers(expr: Any) -> Any:
             and not node.exp.is_Integer
         )
 
-    expr = expr.replace(sum_root, factored)
-    return expr.replace(even_root, lambda node: sympy.Abs(node.base.base) ** (node.base.exp * node.exp))
+    expr = _replaced(expr, sum_root, factored)
+    return _replaced(
+        expr, even_root, lambda node: switch(sympy.Abs, node.base.base) ** (node.base.exp * node.exp)
+    )
+
+
+def _replaced(expr: Any, which: Callable[[Any], bool], by: Callable[[Any], Any]) -> Any:
+    """Parts of a formula replaced, innermost first; Abs, Max, Min and sign are not evaluated."""
+    if not expr.args:
+        return expr
+    arguments = [_replaced(a, which, by) for a in expr.args]
+    if all(a is b for a, b in zip(arguments, expr.args, strict=True)):
+        node = expr
+    elif isinstance(expr, _SWITCHES[:-1]):
+        node = switch(expr.func, *arguments)
+    else:
+        node = expr.func(*arguments)
+    return by(node) if which(node) else node
 
 
 def _switch_arguments(expr: sympy.Expr) -> list[sympy.Expr]:
@@ -92,12 +125,11 @@ def _switch_arguments(expr: sympy.Expr) -> list[sympy.Expr]:
     return list(dict.fromkeys(a for a in arguments if a.has(T)))
 
 
-def _solutions(argument: sympy.Expr, seconds: float) -> list[sympy.Expr]:
-    """The zeros of the argument as sympy finds them."""
+def _solutions(argument: sympy.Expr) -> list[sympy.Expr]:
+    """The zeros of the argument in closed form, as far as they are found."""
     if argument.has(*_SWITCHES):
         return []
-    plain = sympy.Symbol("x")
-    return time_limited(lambda: sympy.solve(argument.subs(T, plain), plain), seconds) or []
+    return [tidy_number(x) for x in inverses(argument, sympy.S.Zero) if (real_value(x) or 0) > 0]
 
 
 def _exact_root(
@@ -127,9 +159,8 @@ def _exact_root(
     ):
         return fraction
     for solution in solutions():
-        value = sympy.N(solution, 40)
-        if value.is_real and abs(float(value) - float(root)) <= 1e-14 * float(root):
-            return sympy.simplify(solution)
+        if abs((real_value(solution) or 0) - root) <= 1e-25 * root:
+            return solution
     return sympy.Float(str(root), 50)
 
 
@@ -181,11 +212,11 @@ def _check_beyond(argument: sympy.Expr, signs: np.ndarray) -> None:
                 )
 
 
-def _roots(argument: sympy.Expr, seconds: float) -> list[sympy.Expr]:
+def _roots(argument: sympy.Expr) -> list[sympy.Expr]:
     raw = numpy_function(argument, T)(_GRID)
     # Signs: products of the values themselves may over- or underflow.
     values = np.sign(np.where(np.isfinite(raw), raw, np.nan))
-    solutions = cache(lambda: _solutions(argument, seconds))
+    solutions = cache(lambda: _solutions(argument))
     if np.sum(values[1:] * values[:-1] < 0) > _MAX_CUTS:
         raise ExpressionError(
             f"the generator has more than {_MAX_CUTS} kinks: {argument} keeps changing sign"
@@ -259,7 +290,7 @@ def split(expr: sympy.Expr) -> tuple[Piece, ...]:
             f"{_MAX_COMPARISONS} are read"
         )
     for argument in arguments:
-        for root in _roots(argument, 1.0 / len(arguments)):
+        for root in _roots(argument):
             if all(abs(float(root) - float(c)) > 1e-12 * float(root) for c in cuts):
                 cuts.append(root)
     if not cuts and not expr.has(*_SWITCHES):
@@ -271,7 +302,7 @@ def split(expr: sympy.Expr) -> tuple[Piece, ...]:
     upper: Any
     for lower, upper in pairwise(ends):
         formula = _resolve(expr, _sample(lower, upper, arguments))
-        if pieces and (pieces[-1].expression - formula).expand() == 0:
+        if pieces and expanded(pieces[-1].expression - formula) == 0:
             pieces[-1] = Piece(pieces[-1].lower, upper, pieces[-1].expression)
         else:
             pieces.append(Piece(sympy.sympify(lower), sympy.sympify(upper), formula))

@@ -39,7 +39,7 @@ def as_divergence(d: Any) -> Divergence:
 
 
 def curvature_of(d: Any) -> float:
-    """f''(1) as a float: positive, or infinite where f has a kink at 1."""
+    """f''(1) as a float: positive, or infinite, as at a kink."""
     d = as_divergence(d)
     name = getattr(d, "name", "the divergence")
     try:
@@ -57,18 +57,18 @@ def curvature_of(d: Any) -> float:
 
 
 def finite_curvature_of(d: Any) -> float:
-    """f''(1), refusing a kink."""
+    """f''(1), refusing an infinite one."""
     value = curvature_of(d)
     if math.isinf(value):
         raise ValueError(
-            f"{getattr(d, 'name', d)}: f''(1) is infinite (f has a kink at 1), so descent on the divergence "
+            f"{getattr(d, 'name', d)}: f''(1) is infinite, so descent on the divergence "
             "has no linear rate and no stable step"
         )
     return value
 
 
 def linearisation(d: Any, activation: bool) -> Linearisation:
-    """(d, g'(v0)): d = 1/f''(1) and slope 1 for T = v; d = g'(v0)^2/f''(1) for T = g(v). A kink has d = 0.
+    """(d, g'(v0)): d = 1/f''(1) and slope 1 for T = v; d = g'(v0)^2/f''(1) for T = g(v); 0 at a kink.
 
     Where f'' jumps at 1, d is the reciprocal of its mean, f*'' jumps as well, and rates are of the mean.
     """

@@ -48,7 +48,7 @@ class PhaseDiagram:
       groups: names that cannot be told apart anywhere: the same d and the same coupling.
       boundaries: where the winner changes, by increasing ratio; exact, not read off the grid.
       critical_ratio: (n_divergences,), the (q/k) sqrt(b/a) at which each is critically damped, and so at its
-        own fastest; infinite with a kink.
+        own fastest; infinite where f''(1) is.
     """
 
     names: tuple[str, ...]
@@ -164,7 +164,7 @@ def phase_diagram(
         raise ValueError(f"expected at least one divergence and no name twice, got {list(names)}")
     lines = [linearisation(d, activation) for d in members]
     if not any(line.relaxation > 0 for line in lines):
-        raise ValueError(f"none of {', '.join(names)} is damped (f has a kink at 1): there is no fastest one")
+        raise ValueError(f"none of {', '.join(names)} is damped (f''(1) is infinite): none is fastest")
     x, y = _axis("damping_over_coupling", damping_over_coupling), _axis("step_ratio", step_ratio)
     rates = _rates(lines, x[None, :] * np.sqrt(y)[:, None])
     ties = rates >= rates.max(0) * (1 - _TIE)

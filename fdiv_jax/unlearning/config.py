@@ -190,7 +190,7 @@ class UnlearningConfig:
             )
         if self.normalise_curvature and not d.curvature.is_finite:
             raise ValueError(
-                f"normalise_curvature: the curvature f''(1) of {d.name} is infinite (a kink at t = 1)"
+                f"normalise_curvature: the curvature f''(1) of {d.name} is infinite"
             )
 
     def _check_combinations(self) -> None:

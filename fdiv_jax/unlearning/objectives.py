@@ -218,7 +218,7 @@ def make_objective(
     d = divergence(spec) if isinstance(spec, str) else spec
     if normalise_curvature and not d.curvature.is_finite:
         raise ValueError(
-            f"normalise_curvature: the curvature f''(1) of {d.name} is infinite (a kink at t = 1)"
+            f"normalise_curvature: the curvature f''(1) of {d.name} is infinite"
         )
 
     opponent: Opponent
