@@ -164,7 +164,7 @@ def phase_diagram(
         raise ValueError(f"expected at least one divergence and no name twice, got {list(names)}")
     lines = [linearisation(d, activation) for d in members]
     if not any(line.relaxation > 0 for line in lines):
-        raise ValueError(f"none of {', '.join(names)} is damped (f''(1) is infinite): none is fastest")
+        raise ValueError(f"none of {', '.join(names)} is damped, f''(1) is infinite: no fastest one")
     x, y = _axis("damping_over_coupling", damping_over_coupling), _axis("step_ratio", step_ratio)
     rates = _rates(lines, x[None, :] * np.sqrt(y)[:, None])
     ties = rates >= rates.max(0) * (1 - _TIE)
