@@ -4,7 +4,7 @@ A directory holds `config.json` and weights in safetensors.
 Names and layouts convert by rule (`state_dict`, `load_state_dict`); pickles are never opened.
 """
 
-from fdiv_jax.checkpoints.atomic import atomic_directory, atomic_file, check_place
+from fdiv_jax.checkpoints.atomic import atomic_directory, atomic_file, check_place, clean_leftovers
 from fdiv_jax.checkpoints.components import LoadedComponent, load_component, save_component
 from fdiv_jax.checkpoints.delta import apply_delta, model_digest, save_delta
 from fdiv_jax.checkpoints.lora import load_lora, save_lora
@@ -20,6 +20,7 @@ __all__ = [
     "atomic_directory",
     "atomic_file",
     "check_place",
+    "clean_leftovers",
     "load_component",
     "load_lora",
     "load_single_file",

@@ -1,13 +1,23 @@
-"""Directories and files that are written whole or not at all."""
+"""Directories and files that are written whole or not at all.
+
+What is being written is in a hidden directory beside its place, `.NAME.tmp-1a2b3c4d`, which the process that
+writes holds a lock on. One that a dead process left there is removed by whoever writes the same name next.
+"""
 
 import contextlib
+import fcntl
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_directory", "atomic_file", "check_place"]
+__all__ = ["LEFTOVER", "atomic_directory", "atomic_file", "check_place", "clean_leftovers", "follow_umask"]
+
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-[0-9a-f]{8}")
+"""Names of what a process that dies can leave behind: what it was writing, or had put aside."""
 
 
 def check_place(path: str | os.PathLike[str]) -> None:
@@ -30,47 +40,99 @@ def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -
 
     Everything is flushed to disk before the rename, so that a reader (or a machine that loses power) sees the
     old state or the whole new one. When the block raises, the temporary directory is removed and `path` is as
-    it was. Missing parents are made.
+    it was. Missing parents are made. Files have the permissions of any new file, whoever wrote them.
 
     Raises FileExistsError when `path` is a directory with something in it and `overwrite` is off,
     NotADirectoryError when it is a file; both before the block runs.
     """
     target = _target(path)
     _refuse(target, overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_hex(4)
-    temporary = target.with_name(f".{target.name}.tmp-{token}")
-    temporary.mkdir()
-    try:
+    with _beside(target) as temporary:
         yield temporary
-        _flush(temporary)
+        _settle(temporary)
         _refuse(target, overwrite)
-        _swap(temporary, target, target.with_name(f".{target.name}.old-{token}"))
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _swap(temporary, target, temporary.with_name(temporary.name.replace(".tmp-", ".old-")))
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Gives a temporary sibling of `path` to write, and renames it to `path` when the block ends well.
+    """Gives a file of the same name in a temporary directory to write, and moves it to `path` when the block
+    ends well.
 
-    As `atomic_directory`, for one file. The sibling has the ending of `path`.
+    As `atomic_directory`, for one file.
 
     Raises FileExistsError when `path` is there and `overwrite` is off, IsADirectoryError when it is a
     directory; both before the block runs.
     """
     target = _target(path)
     _refuse_file(target, overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.tmp-{secrets.token_hex(4)}{target.suffix}")
-    try:
-        yield temporary
-        _fsync(temporary)
+    with _beside(target) as temporary:
+        yield temporary / target.name
+        _settle(temporary)
         _refuse_file(target, overwrite)
-        temporary.replace(target)
+        (temporary / target.name).replace(target)
         _fsync(target.parent)
+
+
+def clean_leftovers(directory: Path, name: str | None = None) -> None:
+    """Remove what dead processes left half written, or half removed; bring back what they had put aside.
+
+    Args:
+        directory: where they wrote.
+        name: of what they wrote; None: anything.
+    """
+    for path in directory.iterdir() if directory.is_dir() else ():
+        match = LEFTOVER.fullmatch(path.name)
+        if match is None or name not in (None, match["name"]) or path.is_symlink() or not path.is_dir():
+            continue
+        with contextlib.suppress(OSError), _locked(path, fcntl.LOCK_EX):
+            whole = path.with_name(match["name"])
+            if match["kind"] == "old" and not os.path.lexists(whole):
+                path.rename(whole)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def follow_umask(path: Path, like: int) -> None:
+    """Give a file the permissions of a new one, which are those of a new directory, of mode `like`, without
+    the right to enter it. Some libraries write files that only their owner can read."""
+    if stat.S_IMODE(path.stat().st_mode) != like & 0o666:
+        path.chmod(like & 0o666)
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A new hidden directory beside `target`, locked while the block runs and removed after it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    clean_leftovers(target.parent, target.name)
+    while True:
+        temporary = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
+        temporary.mkdir()
+        lock = contextlib.ExitStack()
+        try:
+            lock.enter_context(_locked(temporary, fcntl.LOCK_SH))
+            break
+        except (BlockingIOError, FileNotFoundError):  # another process has just taken it for a dead one's
+            continue
+        except OSError:  # not every file system has locks
+            break
+    try:
+        with lock:
+            yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, kind: int) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(descriptor), os.stat(directory)):
+            raise FileNotFoundError(directory)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
@@ -97,21 +159,27 @@ def _refuse(target: Path, overwrite: bool) -> None:
 def _swap(temporary: Path, target: Path, aside: Path) -> None:
     """Rename `temporary` to `target`; what is there now is put aside first, and back if the rename fails."""
     if target.exists() and any(target.iterdir()):
-        target.rename(aside)
-        try:
-            temporary.rename(target)
-        except BaseException:
-            aside.rename(target)
-            raise
+        with contextlib.ExitStack() as lock:
+            with contextlib.suppress(OSError):
+                lock.enter_context(_locked(target, fcntl.LOCK_SH))
+            target.rename(aside)
+            try:
+                temporary.rename(target)
+            except BaseException:
+                aside.rename(target)
+                raise
         shutil.rmtree(aside, ignore_errors=True)
     else:
         temporary.replace(target)
     _fsync(target.parent)
 
 
-def _flush(directory: Path) -> None:
+def _settle(directory: Path) -> None:
+    """Flush all of a new directory to disk, its files with the permissions of new ones."""
+    mode = stat.S_IMODE(directory.stat().st_mode)
     for root, _, files in os.walk(directory):
         for name in files:
+            follow_umask(Path(root, name), mode)
             _fsync(Path(root, name))
         _fsync(Path(root))
 

@@ -12,6 +12,7 @@ from flax import nnx
 
 from fdiv_jax.checkpoints.files import STORED_DTYPES, TensorFiles, blamed, save_tensors
 from fdiv_jax.checkpoints.state_dicts import canonical_name, load_state_dict, state_dict, tensor_names
+from fdiv_jax.files import read_json
 from fdiv_jax.nn.shapes import abstract_network
 
 __all__ = ["LoadedComponent", "load_component", "save_component"]
@@ -55,7 +56,7 @@ def load_component(
     configuration the module does not support.
     """
     directory = Path(directory)
-    config = _read_json(directory / "config.json", f"a {module_cls.__name__} directory")
+    config = read_json(directory / "config.json")
     written_for = config.get("_class_name")
     if written_for is not None and written_for != module_cls.__name__:
         raise ValueError(
@@ -136,7 +137,7 @@ def _weight_files(directory: Path, variant: str | None) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    placed = _read_json(index, "sharded weights").get("weight_map")
+    placed = read_json(index).get("weight_map")
     if not isinstance(placed, dict) or not placed:
         raise ValueError(f"{index} has no weight_map")
     files = [index.parent / name for name in sorted(set(map(str, placed.values())))]
@@ -146,18 +147,6 @@ def _shards(index: Path) -> list[Path]:
         if not file.is_file():
             raise FileNotFoundError(f"{file}, which {index.name} names, does not exist")
     return files
-
-
-def _read_json(path: Path, what: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected {what} to have it")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
-    return value
 
 
 def _as_stored(value: np.ndarray, stored: np.dtype | None) -> np.ndarray:

@@ -16,6 +16,7 @@ from flax import nnx
 
 from fdiv_jax.checkpoints.files import TensorFiles, cast, read_metadata, write_tensors
 from fdiv_jax.checkpoints.state_dicts import load_state_dict, state_dict
+from fdiv_jax.files import parse_json
 
 __all__ = ["apply_delta", "model_digest", "save_delta"]
 
@@ -131,7 +132,7 @@ def apply_delta(
 def _read_header(path: Path) -> dict:
     header = read_metadata(path)
     try:
-        about = json.loads(header[_KEY])
+        about = parse_json(header[_KEY], f"{path}: {_KEY}")
         version, digests = about["version"], about["digests"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a delta: no {_KEY} in its header") from error

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from fdiv_jax.checkpoints.atomic import atomic_file
+from fdiv_jax.checkpoints.atomic import atomic_file, follow_umask
 
 __all__ = [
     "DTYPES",
@@ -73,11 +73,14 @@ def cast(name: str, value: np.ndarray, dtype: str | None) -> np.ndarray:
 def save_tensors(
     tensors: Mapping[str, np.ndarray], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file for PyTorch's programs.
+    """Write a safetensors file for PyTorch's programs, with the permissions of any new file.
 
     Raises OSError where the disk fails; the library's own error for that is none.
     """
     contiguous = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in tensors.items()}
+    path.unlink(missing_ok=True)
+    path.touch()
+    mode = path.stat().st_mode
     try:
         save_file(contiguous, path, metadata={"format": "pt", **(metadata or {})})
     except SafetensorError as error:
@@ -85,6 +88,7 @@ def save_tensors(
         if number is None:
             raise OSError(f"{path} cannot be written: {error}") from error
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    follow_umask(path, mode)
 
 
 def write_tensors(

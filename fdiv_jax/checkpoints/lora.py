@@ -26,6 +26,7 @@ from flax import nnx
 from fdiv_jax.checkpoints.files import TensorFiles, cast, read_metadata, write_tensors
 from fdiv_jax.checkpoints.original_names import Family, family, unet_original_name
 from fdiv_jax.checkpoints.state_dicts import canonical_name, kernel_shapes, kernel_to_weight, weight_to_kernel
+from fdiv_jax.files import parse_json
 from fdiv_jax.nn import UNetConfig
 from fdiv_jax.nn.lora import Lora
 
@@ -244,10 +245,7 @@ def _exactly(name: str) -> str:
 def _read_peft_config(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
     if _METADATA not in header:
         return {}
-    try:
-        config = json.loads(header[_METADATA])
-    except ValueError as error:
-        raise ValueError(f"{path}: {_METADATA} is not JSON: {error}") from error
+    config = parse_json(header[_METADATA], f"{path}: {_METADATA}")
     if not isinstance(config, dict):
         raise ValueError(f"{path}: {_METADATA} is {type(config).__name__}, expected an object")
     if any(value for key, value in config.items() if key.endswith(".use_dora")):

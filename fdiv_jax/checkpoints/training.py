@@ -7,7 +7,6 @@ arrays.
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -25,13 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdiv_jax.checkpoints.atomic import atomic_directory
+from fdiv_jax.checkpoints.atomic import atomic_directory, clean_leftovers
+from fdiv_jax.files import parse_json, read_json, read_text, shown
 
 __all__ = ["Restored", "TrainingCheckpoints", "error_number"]
 
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
-_HIDDEN = re.compile(r"\.(step-\d{8,})\.(tmp|old)-\w+")
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class TrainingCheckpoints:
             raise ValueError(f"keep {keep}, expected at least 1")
         self.directory = Path(os.path.abspath(directory))
         self.keep = keep
-        self._clean()
+        clean_leftovers(self.directory)
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, whole or damaged, in order."""
@@ -107,10 +106,9 @@ class TrainingCheckpoints:
         names, leaves = _flatten(state)
         leaves = jax.device_get(leaves)
         target = self._path(step)
-        self._clean()
+        clean_leftovers(self.directory)
         try:
-            with contextlib.ExitStack() as held, atomic_directory(target, overwrite=True) as temporary:
-                held.enter_context(_held(temporary))
+            with atomic_directory(target, overwrite=True) as temporary:
                 if shutil.disk_usage(temporary).free < sum(np.asarray(leaf).nbytes for leaf in leaves):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 _write_arrays(temporary / "state", leaves)
@@ -123,7 +121,7 @@ class TrainingCheckpoints:
             number = error_number(error)
             if number is None:
                 raise
-            self._clean()
+            clean_leftovers(self.directory)
             raise OSError(number, self._complaint(step, number)) from error
         self._prune(step)
         return target
@@ -188,17 +186,6 @@ class TrainingCheckpoints:
             with contextlib.suppress(OSError):  # the next save tries again
                 path.rename(hidden)
                 shutil.rmtree(hidden, ignore_errors=True)
-
-    def _clean(self) -> None:
-        """Remove what a dead run left half written or half removed; bring back what it had put aside."""
-        for path in self.directory.iterdir() if self.directory.is_dir() else ():
-            match = _HIDDEN.fullmatch(path.name)
-            if match is None or _is_held(path):
-                continue
-            if match[2] == "old" and not path.with_name(match[1]).exists():
-                path.rename(path.with_name(match[1]))
-            else:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 class _DamagedError(Exception):
@@ -306,7 +293,7 @@ def _read(path: Path, manifest: Mapping[str, Any], like: Any) -> Restored:
         )
     )
     state = jax.tree.unflatten(jax.tree.structure(like), [values[name] for name in _flatten(like)[0]])
-    extra = json.loads((path / "extra.json").read_text())
+    extra = read_json(path / "extra.json")
     names = [name for name in manifest["files"] if name.startswith("files/")]
     files = {name.removeprefix("files/"): (path / name).read_bytes() for name in names}
     return Restored(manifest["step"], state, extra, files)
@@ -341,10 +328,15 @@ def _verify(path: Path, step: int) -> dict[str, Any]:
     Raises _DamagedError, which says what is wrong; NotImplementedError for a later format.
     """
     try:
-        content = (path / "manifest.json").read_bytes()
-        body = {key: value for key, value in json.loads(content).items() if key != "sha256"}
-        if _render(body).encode() != content:
+        text = read_text(path / "manifest.json")
+        body = parse_json(text, "manifest.json")
+        if not isinstance(body, dict):
+            raise _DamagedError(f"manifest.json is {shown(body)}, expected a JSON object")
+        body.pop("sha256", None)
+        if _render(body) != text:
             raise _DamagedError("manifest.json does not have the digest it says")
+        if not _is_manifest(body):
+            raise _DamagedError("manifest.json is not what a checkpoint's is")
         if body["format"] != _FORMAT:
             raise NotImplementedError(
                 f"{path} is a checkpoint of format {body['format']}; supported: {_FORMAT}"
@@ -363,12 +355,24 @@ def _verify(path: Path, step: int) -> dict[str, Any]:
             if _digest(path / name) != entry["sha256"]:
                 raise _DamagedError(f"{name} does not have the digest in the manifest")
     except FileNotFoundError as error:
-        raise _DamagedError(f"no {Path(error.filename).name}") from error
+        raise _DamagedError(f"no {Path(error.filename or 'manifest.json').name}") from error
     except OSError as error:
         raise _DamagedError(_one_line(error)) from error
     except (ValueError, AttributeError) as error:
         raise _DamagedError(f"manifest.json is truncated or no JSON: {_one_line(error)}") from error
     return body
+
+
+def _is_manifest(body: Mapping[str, Any]) -> bool:
+    """Whether a manifest has the entries, of the types, that are read from it."""
+    leaves, files = body.get("leaves"), body.get("files")
+    return (
+        {"format", "step"} <= body.keys()
+        and isinstance(leaves, list)
+        and all(isinstance(leaf, dict) and {"name", "shape", "dtype"} <= leaf.keys() for leaf in leaves)
+        and isinstance(files, dict)
+        and all(isinstance(file, dict) and {"size", "sha256"} <= file.keys() for file in files.values())
+    )
 
 
 def _digest(path: Path) -> str:
@@ -390,31 +394,3 @@ def error_number(error: BaseException | None) -> int | None:
             return int(match[1])
         error = error.__cause__ or error.__context__
     return None
-
-
-@contextlib.contextmanager
-def _held(directory: Path) -> Iterator[None]:
-    """Marks a directory as one that a live process writes; the mark ends with the process."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # not every file system has locks
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _is_held(directory: Path) -> bool:
-    try:
-        descriptor = os.open(directory, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return False

@@ -1,6 +1,5 @@
 """`fdiv-jax export MODEL --format FORMAT --output PATH`: a model, or its change, for other programs."""
 
-import json
 import sys
 import warnings
 from dataclasses import dataclass
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+from fdiv_jax.files import read_json
 
 if TYPE_CHECKING:
     from fdiv_jax.nn.lora import ExtractedLora
@@ -237,7 +238,7 @@ def _recorded(pipeline: Path, key: str) -> str | None:
     if pipeline.name != "pipeline" or not config.is_file():
         return None
     try:
-        return json.loads(config.read_text())["model"].get(key)
+        return read_json(config)["model"].get(key)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fdiv_jax.files import read_json
 from fdiv_jax.nn.config import require
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -73,13 +73,7 @@ class CLIPImageProcessor:
         Raises:
             FileNotFoundError: there is none; ValueError: it is not JSON.
         """
-        path = Path(directory) / "preprocessor_config.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist")
-        try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from error
+        return cls.from_dict(read_json(Path(directory) / "preprocessor_config.json"))
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray | Image.Image]) -> np.ndarray:
         """n images h w 3, uint8 (or Pillow's own), of any sizes -> n H W 3, float32.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fdiv_jax.files import one_line, read_json
 from fdiv_jax.pipeline.words import has_phrase
 
 
@@ -66,8 +66,8 @@ def read_concepts(path: Path) -> dict[str, Concept]:
     """
     if not path.is_file():
         return {}
+    entries = read_json(path)
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
         return {name: Concept.from_dict(name, entry) for name, entry in entries.items()}
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path}: {one_line(error)}") from error

@@ -22,6 +22,7 @@ from fdiv_jax.assets import asset_directory
 from fdiv_jax.checkpoints import atomic_directory, load_component, save_component
 from fdiv_jax.checkpoints.files import blamed
 from fdiv_jax.diffusion import NoiseSchedule
+from fdiv_jax.files import check_regular, read_json
 from fdiv_jax.nn import (
     AutoencoderKL,
     CLIPTextModel,
@@ -99,7 +100,8 @@ def load_pipeline(
 
     check_implementation(attention)
     directory = _find(model, variant=variant, revision=revision, offline=offline)
-    index = _read_json(directory / "model_index.json")
+    check_regular(directory)
+    index = read_json(directory / "model_index.json")
     kind = index.get("_class_name")
     if not isinstance(kind, str) or kind not in _PIPELINES:
         raise NotImplementedError(f"{directory}: pipeline {kind!r}; supported: {', '.join(_PIPELINES)}")
@@ -121,7 +123,7 @@ def load_pipeline(
         if tokenizer in components:
             _check_tokenizer(directory / tokenizer, components[tokenizer], components[encoder])
     path = directory / "scheduler" / "scheduler_config.json"
-    scheduler = _read_json(path)
+    scheduler = read_json(path, finite=False)  # diffusers writes -Infinity
     process = scheduler
     if (
         kind == "StableDiffusionPipeline"
@@ -272,18 +274,6 @@ def _save_tokenizer(tokenizer: Any, directory: Path) -> None:
         )
         pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
         (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
+
+from fdiv_jax.files import read_json
 
 __all__ = ["fetch", "is_hub_id"]
 
@@ -92,9 +93,9 @@ def _check_weights(directory: Path, at: str, variant: str | None) -> None:
     if not index.is_file():
         raise FileNotFoundError(f"model {at} has no model_index.json, so it is not a diffusers pipeline")
     try:
-        entries = dict(json.loads(index.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"model {at}: model_index.json is no JSON object ({error})") from error
+        entries = read_json(index)
+    except ValueError as error:
+        raise ValueError(f"model {at}: {error}") from error
     for network in _NETWORKS:
         wanted = isinstance(entries.get(network), list) and entries[network][-1]
         if wanted and not any((directory / network).glob("*.safetensors")):

@@ -10,6 +10,8 @@ import os
 import socket
 from pathlib import Path
 
+from fdiv_jax.files import open_own, read_json, shown
+
 NAME = ".lock"
 
 
@@ -21,6 +23,7 @@ class DirectoryLock:
         self._directory = directory
         self._path = directory / NAME
         self._descriptor: int | None = None
+        self._place: int | None = None
 
     def acquire(self, takeover: bool) -> None:
         """Take it.
@@ -28,28 +31,48 @@ class DirectoryLock:
         Raises:
             BlockingIOError: a live process holds it, and `takeover` is off; names host and process.
             OSError: the file system has no locks, and `takeover` is off.
+            ValueError: the file is a link.
         """
         while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = open_own(self._path, os.O_RDWR)
             try:
                 self._lock(descriptor, takeover)
             except BaseException:
                 os.close(descriptor)
                 raise
             if self._is_at_its_place(descriptor):
-                break
+                if os.fstat(descriptor).st_nlink == 1:
+                    break
+                self._path.unlink()  # it has another name elsewhere, where nothing is to be written
             os.close(descriptor)  # another process has removed or replaced the file meanwhile
         self._descriptor = descriptor
+        self._place = os.open(self._directory, os.O_RDONLY)
         holder = json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode()
         with contextlib.suppress(OSError):  # a full disk: the lock holds without the words
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, holder, 0)
 
     def check(self) -> None:
-        """Raises BlockingIOError when another process has taken the lock over."""
-        if self._descriptor is not None and not self._is_at_its_place(self._descriptor):
-            holder = self._holder()
-            raise BlockingIOError(errno.EAGAIN, f"output {self._directory} was taken over by {holder}")
+        """See that the lock is still this process's.
+
+        Raises:
+            FileNotFoundError: the directory was moved or removed, or its lock file was.
+            BlockingIOError: another process has taken the lock over; names it.
+        """
+        if self._descriptor is None or self._is_at_its_place(self._descriptor):
+            return
+        where = f"output {self._directory}"
+        if self._place is not None and not _is_same(self._place, self._directory):
+            now = _path_of(self._place)
+            moved = f"moved to {now}" if now is not None else "moved or removed"
+            raise FileNotFoundError(
+                errno.ENOENT, f"{where} was {moved} while its run went on; resume the run where it is now"
+            )
+        if not os.path.lexists(self._path):
+            raise FileNotFoundError(
+                errno.ENOENT, f"{self._path} was removed, by which the run held {where}; resume it"
+            )
+        raise BlockingIOError(errno.EAGAIN, f"{where} was taken over by {self._holder()}")
 
     def release(self) -> None:
         """Give it back, and remove the file if it is still this process's."""
@@ -58,8 +81,13 @@ class DirectoryLock:
         if self._is_at_its_place(self._descriptor):
             with contextlib.suppress(OSError):
                 self._path.unlink()
+        elif self._place is not None and not _is_same(self._place, self._directory):
+            with contextlib.suppress(OSError):  # the directory was moved, the lock with it
+                os.unlink(NAME, dir_fd=self._place)
         os.close(self._descriptor)
-        self._descriptor = None
+        if self._place is not None:
+            os.close(self._place)
+        self._descriptor = self._place = None
 
     def _lock(self, descriptor: int, takeover: bool) -> None:
         try:
@@ -75,14 +103,27 @@ class DirectoryLock:
                 raise OSError(error.errno, f"{text}; takeover goes on without one") from error
 
     def _is_at_its_place(self, descriptor: int) -> bool:
-        try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
-        except FileNotFoundError:
-            return False
+        return _is_same(descriptor, self._path)
 
     def _holder(self) -> str:
         try:
-            holder = json.loads(self._path.read_text())
-            return f"process {holder['pid']} on {holder['host']}"
+            holder = read_json(self._path, limit=1000)
+            return f"process {int(holder['pid'])} on {shown(holder['host'])[1:-1]}"
         except (OSError, ValueError, TypeError, KeyError):
             return "another process"
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _path_of(descriptor: int) -> str | None:
+    """Where an open directory is now; None where the system does not say, or it is gone."""
+    try:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        return path if os.path.samestat(os.fstat(descriptor), os.stat(path)) else None
+    except OSError:
+        return None

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from fdiv_jax.files import parse_json, shown
+
 __all__ = ["metrics_line", "metrics_row"]
 
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -24,9 +26,13 @@ def metrics_line(row: Mapping[str, Any]) -> str:
     return json.dumps({name: plain(value) for name, value in row.items()}, allow_nan=False) + "\n"
 
 
-def metrics_row(line: str | bytes) -> dict[str, Any]:
-    """The figures of a line."""
-    return {
-        name: _WORDS.get(value, value) if isinstance(value, str) else value
-        for name, value in json.loads(line).items()
-    }
+def metrics_row(line: str, where: str = "metrics.jsonl") -> dict[str, Any]:
+    """The figures of a line; `where` is what an error names it by.
+
+    Raises:
+        ValueError: it is not an object of JSON.
+    """
+    row = parse_json(line, where)
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {shown(row)}")
+    return {name: _WORDS.get(word, word) if isinstance(word, str) else word for name, word in row.items()}

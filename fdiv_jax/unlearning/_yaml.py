@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fdiv_jax.files import one_line, read_text, shown
+
 _LIMIT = 1 << 20
+_DEPTH = 64
+"""Lists and mappings within each other, at most."""
+_LONGEST = 100
+"""Characters of a number, a date or a truth value."""
+_NOT_TEXT = ("bool", "int", "float", "timestamp")
+
+
+@dataclass(frozen=True)
+class Unquoted:
+    """What YAML 1.1 reads as a number, a date or a truth value: 1984, 1:30, no. As it was written."""
+
+    written: str
 
 
 class Entry(dict[str, Any]):
@@ -23,13 +38,32 @@ class Entry(dict[str, Any]):
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader without aliases, whose mappings are `Entry`s and have every key once."""
+    """The safe loader without aliases and depth, whose mappings are `Entry`s and have every key once."""
+
+    depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > _DEPTH:
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem=f"nested more than {_DEPTH} deep", problem_mark=mark)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_unquoted(self, node: yaml.ScalarNode) -> Unquoted:
+        if len(node.value) > _LONGEST:  # PyYAML takes quadratic time for 1:1:1:1:...
+            raise yaml.MarkedYAMLError(
+                problem=f"a value of {len(node.value)} characters that is no text; quote it",
+                problem_mark=node.start_mark,
+            )
+        kind = node.tag.rpartition(":")[2]
+        getattr(self, f"construct_yaml_{kind}")(node)  # raises for `!!bool maybe`
+        return Unquoted(node.value)
 
     def construct_entry(self, node: yaml.MappingNode) -> Entry:
         entry, entry_lines = Entry(), {}
@@ -37,11 +71,13 @@ class _Loader(yaml.SafeLoader):
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
             if not isinstance(key, str):
                 raise yaml.MarkedYAMLError(
-                    problem=f"a key must be a word, got {key!r}; quote it", problem_mark=key_node.start_mark
+                    problem=f"a key must be a word, got {_written(key)}; quote it",
+                    problem_mark=key_node.start_mark,
                 )
             if key in entry:
                 raise yaml.MarkedYAMLError(
-                    problem=f"{key!r} again, as in line {entry_lines[key]}", problem_mark=key_node.start_mark
+                    problem=f"{shown(key)} again, as in line {entry_lines[key]}",
+                    problem_mark=key_node.start_mark,
                 )
             entry[key], entry_lines[key] = self.construct_object(value_node, deep=True), line
         entry.line, entry.lines = node.start_mark.line + 1, entry_lines
@@ -49,6 +85,8 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_entry)
+for _kind in _NOT_TEXT:
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_unquoted)
 
 
 def read_yaml(path: Path) -> Any:
@@ -56,26 +94,21 @@ def read_yaml(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: over 1 MiB, not UTF-8, not YAML, a key that comes twice, an alias; names file and line.
+        ValueError: no regular file, over 1 MiB, not UTF-8, not YAML, nested more than 64 deep, a key that
+            comes twice, an alias; names file and line.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    size = path.stat().st_size
-    if size > _LIMIT:
-        raise ValueError(f"{path}: {size} bytes, expected at most {_LIMIT}")
+    text = read_text(path, limit=_LIMIT)
     try:
-        return yaml.load(path.read_bytes().decode("utf-8-sig"), Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}{where}: {_line(error.problem or error.context)}") from error
-    except RecursionError:
-        raise ValueError(f"{path}: nested too deeply") from None
+        raise ValueError(f"{path}{where}: {one_line(error.problem or error.context)}") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path}: {_line(error)}") from error
+        raise ValueError(f"{path}: {one_line(error)}") from error
     except (LookupError, AttributeError) as error:  # what PyYAML raises for `!!bool maybe`, `!!timestamp x`
-        raise ValueError(f"{path}: a value that is not what its tag says ({_line(error)})") from error
+        raise ValueError(f"{path}: a value that is not what its tag says ({one_line(error)})") from error
 
 
-def _line(message: Any) -> str:
-    return " ".join(str(message).split())
+def _written(key: Any) -> str:
+    return one_line(key.written, 80) if isinstance(key, Unquoted) else shown(key)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
+import math
 import os
-import secrets
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from fdiv_jax.checkpoints import atomic_file
+from fdiv_jax.files import read_bytes
+
 __all__ = ["ArrayCache", "default_cache", "digest", "parameters_digest"]
 
 _FORMAT = 1
+_HEADERS = 1 << 16
+"""Bytes of a file beside its array, at most."""
 
 
 def default_cache() -> Path:
@@ -66,8 +70,8 @@ class ArrayCache:
         if path is None or not path.exists():
             return None
         try:
-            content = io.BytesIO(path.read_bytes())
-            with np.load(content, allow_pickle=False) as stored:
+            content = read_bytes(path, limit=4 * math.prod(shape) + _HEADERS)
+            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 values, check = stored["values"], str(stored["check"])
         except Exception as error:
             warnings.warn(f"cache file {path} cannot be read ({error}); making it anew", stacklevel=2)
@@ -82,21 +86,13 @@ class ArrayCache:
         path = self.path(key)
         if path is None:
             return
-        temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as stream:
-                np.savez(stream, values=values, check=np.array(_check(key, values)))
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
+            with atomic_file(path, overwrite=True) as temporary:
+                np.savez(temporary, values=values, check=np.array(_check(key, values)))
         except OSError as error:
             warnings.warn(
                 f"cache {path.parent} cannot be written ({error}); going on without it", stacklevel=2
             )
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
 
 def _check(key: str, values: np.ndarray) -> str:

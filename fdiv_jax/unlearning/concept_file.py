@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fdiv_jax.files import shown
 from fdiv_jax.pipeline import Concept
 from fdiv_jax.pipeline.words import folded
 from fdiv_jax.unlearning import _validate as check
 from fdiv_jax.unlearning._phrases import first_shown
-from fdiv_jax.unlearning._yaml import Entry, read_yaml
+from fdiv_jax.unlearning._yaml import Entry, Unquoted, read_yaml
 from fdiv_jax.unlearning.concepts import Erasure
 
 __all__ = ["ConceptFile", "read_concept_file"]
@@ -32,6 +33,8 @@ __all__ = ["ConceptFile", "read_concept_file"]
 _TOP = ("concepts", "retained")
 _DEFINITION = ("kind", "phrase", "superclass", "near")
 _KEYS = ("target", "anchor", "prompts", *_DEFINITION)
+_LONGEST = 10_000
+"""Characters of a text; models read a few hundred of them."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def read_concept_file(path: str | os.PathLike[str]) -> ConceptFile:
         key = folded(erasure.target).text
         if key in erasures:
             raise ValueError(
-                f"{path}, line {entry.line}: target {erasure.target!r} again, as in line {erasures[key][1]}"
+                f"{path}, line {entry.line}: target {shown(erasure.target)} again, as in line "
+                f"{erasures[key][1]}"
             )
         erasures[key] = (erasure, entry.line)
         concepts += [] if concept is None else [concept]
@@ -107,15 +111,16 @@ def _read_entry(path: Path, entry: Entry) -> tuple[Erasure, Concept | None]:
     missing = [key for key in (*_DEFINITION, "prompts") if key not in entry]
     if missing:
         raise ValueError(
-            f"{path}, line {entry.lines[given[0]]}: {given[0]} of {target!r} without {', '.join(missing)}; a "
-            f"definition is {', '.join(_DEFINITION)} and prompts"
+            f"{path}, line {entry.lines[given[0]]}: {given[0]} of {shown(target)} without "
+            f"{', '.join(missing)}; a definition is {', '.join(_DEFINITION)} and prompts"
         )
     kind, phrase, near = (_text(path, entry, key) for key in ("kind", "phrase", "near"))
     superclass = _text(path, entry, "superclass", empty=True)
     for prompt in prompts:
         if not first_shown(prompt, (phrase, target)):
             raise ValueError(
-                f"{path}, line {entry.lines['prompts']}: {phrase!r} does not occur in the prompt {prompt!r}"
+                f"{path}, line {entry.lines['prompts']}: {shown(phrase)} does not occur in the "
+                f"prompt {shown(prompt)}"
             )
     concept = Concept(target, kind, phrase, superclass, near, prompts)
     return Erasure(target, anchor), concept
@@ -125,7 +130,7 @@ def _known_keys(path: Path, entry: Entry, what: str, keys: tuple[str, ...]) -> N
     for key in entry:
         if key not in keys:
             raise ValueError(
-                f"{path}, line {entry.lines[key]}: {what} has no key {key!r}{check.nearest(key, keys)}; "
+                f"{path}, line {entry.lines[key]}: {what} has no key {shown(key)}{check.nearest(key, keys)}; "
                 f"known: {', '.join(keys)}"
             )
 
@@ -136,7 +141,13 @@ def _text(path: Path, entry: Entry, key: str, *, empty: bool = False) -> str:
         raise ValueError(f"{path}, line {entry.lines[key]}: {key} must be text, got {_kind(value)}")
     if not value.strip() and not empty:
         raise ValueError(f"{path}, line {entry.lines[key]}: {key} must not be empty")
+    _short_enough(value, f"{path}, line {entry.lines[key]}: {key}")
     return value
+
+
+def _short_enough(text: str, what: str) -> None:
+    if len(text) > _LONGEST:
+        raise ValueError(f"{what} has {len(text)} characters, expected at most {_LONGEST}: {shown(text, 40)}")
 
 
 def _prompts(path: Path, entry: Entry, key: str) -> tuple[str, ...]:
@@ -149,8 +160,9 @@ def _prompts(path: Path, entry: Entry, key: str) -> tuple[str, ...]:
             raise ValueError(f"{where}: prompt {number} of {key} must be text, got {_kind(prompt)}")
         if not prompt.strip() and key != "retained":
             raise ValueError(f"{where}: prompt {number} of {key} must not be empty")
+        _short_enough(prompt, f"{where}: prompt {number} of {key}")
         if prompt in seen:
-            raise ValueError(f"{where}: {key} has the prompt {prompt!r} twice")
+            raise ValueError(f"{where}: {key} has the prompt {shown(prompt)} twice")
         seen.add(prompt)
     return tuple(values)
 
@@ -161,5 +173,6 @@ def _kind(value: Any) -> str:
         return "nothing"
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
-    shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
-    return shown if isinstance(value, str) else f"{shown} (quote it to make it text)"
+    if isinstance(value, Unquoted):
+        return f"{value.written} (quote it to make it text)"
+    return shown(value)

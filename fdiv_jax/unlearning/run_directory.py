@@ -12,8 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fdiv_jax.checkpoints import Restored, TrainingCheckpoints, atomic_directory, atomic_file, check_place
+from fdiv_jax.checkpoints import (
+    Restored,
+    TrainingCheckpoints,
+    atomic_directory,
+    atomic_file,
+    check_place,
+    clean_leftovers,
+)
+from fdiv_jax.checkpoints.atomic import LEFTOVER
 from fdiv_jax.checkpoints.training import error_number
+from fdiv_jax.files import check_no_links, open_own, read_bytes, read_json, refuse_links
 from fdiv_jax.unlearning._lock import NAME as LOCK
 from fdiv_jax.unlearning._lock import DirectoryLock
 from fdiv_jax.unlearning._metrics import metrics_line, metrics_row
@@ -25,8 +34,10 @@ _DESCRIPTION = "config.json"
 _METRICS = "metrics.jsonl"
 _RESULT = "pipeline"
 _PARTIAL = ".result"
-_STALE = re.compile(r"\.(config|metrics|\.result)\.(tmp|old)-\w+(\.jsonl?)?|\.result")
+_STALE = re.compile(rf"{LEFTOVER.pattern}|{re.escape(_PARTIAL)}")
 """What a process that dies can leave behind besides the run itself."""
+_LONGEST = 1 << 30
+"""Bytes of a metrics file, at most."""
 _ABSENT = "(absent)"
 
 
@@ -80,14 +91,15 @@ class RunDirectory:
             FileExistsError: there is something, and `resume` is off.
             FileNotFoundError: there is something but no run to resume.
             BlockingIOError: another process has locked it, and `takeover` is off; names host and process.
-            ValueError: `config`, `model` or `images` are not those of the run (names the keys), or its
-                `config.json` cannot be read.
+            ValueError: `config`, `model` or `images` are not those of the run (names the keys), its
+                `config.json` cannot be read, or something in the directory is a link or no file.
             NotADirectoryError: `path`, or what it would be in, is a file.
             PermissionError: it cannot be written.
         """
         path = Path(os.path.abspath(path))
         _check(path, resume)
         path.mkdir(parents=True, exist_ok=True)
+        check_no_links(path)
         lock = DirectoryLock(path)
         lock.acquire(takeover)
         try:
@@ -109,7 +121,8 @@ class RunDirectory:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows of the metrics, of earlier processes too; on resuming, known after `restore`."""
-        return [metrics_row(line) for line in self._lines]
+        where = str(self.path / _METRICS)
+        return [metrics_row(line.decode(), f"{where}, line {i}") for i, line in enumerate(self._lines, 1)]
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Add a row to the metrics; it survives the death of the process.
@@ -176,7 +189,15 @@ class RunDirectory:
             )
         if self._changed is not None:  # what does not fit the checkpoint is refused by now
             _write(self.path / _DESCRIPTION, self._changed)
-        self._rewind(b"" if restored is None else restored.files.get(_METRICS, b""))
+        content = b"" if restored is None else restored.files.get(_METRICS, b"")
+        if not self._begins_with(content):
+            warnings.warn(
+                f"{self.path / _METRICS} was removed or changed since the checkpoint of step "
+                f"{restored.step if restored else 0}; it is written again from there",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        self._rewind(content)
         self.saved = None if restored is None else restored.step
         return restored
 
@@ -195,6 +216,7 @@ class RunDirectory:
             self._rewind(b"")
         self.metrics_bytes()
         whole = self.path / _PARTIAL
+        refuse_links(whole, self.path)
         try:
             with atomic_directory(whole, overwrite=True) as temporary:
                 write(temporary)
@@ -206,6 +228,7 @@ class RunDirectory:
             raise OSError(number, message) from error
         for source in sorted(whole.iterdir(), key=lambda path: (path.name == _RESULT, path.name)):
             target = self.path / source.name
+            refuse_links(target, self.path)
             if target.is_dir():
                 shutil.rmtree(target)
             source.replace(target)
@@ -214,23 +237,25 @@ class RunDirectory:
         shutil.rmtree(self.checkpoints.directory, ignore_errors=True)
 
     def _begin(self, description: dict[str, Any], allow_changes: bool) -> None:
-        for path in self.path.iterdir():
-            if _STALE.fullmatch(path.name):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink()
+        clean_leftovers(self.path)
+        shutil.rmtree(self.path / _PARTIAL, ignore_errors=True)
         file = self.path / _DESCRIPTION
         if not self.resumed:
             _write(file, _render(description))
             self._rewind(b"")
             return
+        if self.finished and not (self.path / _METRICS).exists():
+            raise FileNotFoundError(
+                f"output {self.path}: its run is finished, but {_METRICS} is missing; expected it beside "
+                f"{_RESULT}/. Put it back, or remove the directory to make the run again"
+            )
         try:
-            stored = json.loads(file.read_text())
-            former = {**stored}
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{file} is damaged: {error}; the run cannot be resumed") from error
+            former = read_json(file)
+        except ValueError as error:
+            raise ValueError(f"{error}; the run cannot be resumed") from error
         earlier = former.pop("earlier", [])
+        if not isinstance(earlier, list):
+            raise ValueError(f"{file}: `earlier` is no list; the run cannot be resumed")
         changes = _differences("", former.get("config"), description.get("config"))
         for key in ("model", "images"):
             changes += _differences(key, former.get(key), description.get(key))
@@ -254,12 +279,18 @@ class RunDirectory:
         """Make the metrics exactly this; what only has to be cut off needs no room on the disk."""
         self._close()
         file = self.path / _METRICS
-        if content and file.is_file() and file.read_bytes().startswith(content):
-            os.truncate(file, len(content))
+        # a file that has another name (a hard link) is not written in its place either
+        if content and self._begins_with(content) and file.stat().st_nlink == 1:
+            self._descriptor = open_own(file, os.O_WRONLY | os.O_APPEND)
+            os.ftruncate(self._descriptor, len(content))
         else:
             _write(file, content)
+            self._descriptor = open_own(file, os.O_WRONLY | os.O_APPEND)
         self._lines = content.splitlines(keepends=True)
-        self._descriptor = os.open(file, os.O_WRONLY | os.O_APPEND)
+
+    def _begins_with(self, content: bytes) -> bool:
+        file = self.path / _METRICS
+        return not content or (file.exists() and read_bytes(file, limit=_LONGEST).startswith(content))
 
     def _admit(self) -> None:
         self._lock.check()
@@ -316,6 +347,7 @@ def _render(description: Mapping[str, Any]) -> bytes:
 
 
 def _write(file: Path, content: bytes) -> None:
+    refuse_links(file, file.parent)
     try:
         with atomic_file(file, overwrite=True) as temporary:
             temporary.write_bytes(content)

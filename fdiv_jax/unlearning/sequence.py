@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+from flax import nnx
+
 from fdiv_jax.checkpoints import atomic_file
+from fdiv_jax.files import check_no_links, refuse_links
 from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
+from fdiv_jax.unlearning._scores import kept_scores
 from fdiv_jax.unlearning.concepts import resolve_retained
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.library import known_concepts
@@ -113,6 +117,7 @@ def unlearn_sequence(
             observers(pipe, stage)  # what it refuses, it refuses before any work
         stages.append(stage)
     check_output(place, resume=resume)
+    check_no_links(place)
     rows = [_scores(place / "00-frozen", lambda: pipe, score)]
     for k, stage in enumerate(stages):
         word = re.sub(r"[^\w.+]+", "_", stage.target)[:40]
@@ -123,7 +128,7 @@ def unlearn_sequence(
                 directory, asked, resume=True, takeover=takeover, allow_changes=allow_changes
             ):
                 pass  # refuses another configuration or model
-            current = load_pipeline(directory / "pipeline").replace(name=pipe.name)
+            current = _with_networks(pipe, directory / "pipeline")
         else:
             current = unlearn(
                 current,
@@ -140,7 +145,14 @@ def unlearn_sequence(
         model = current
         rows.append(_scores(directory, lambda model=model: model, score))
     columns = tuple(rows[0])
+    for name, row in zip(names, rows[1:], strict=True):
+        if set(row) != set(columns):
+            raise ValueError(
+                f"output {place}: the scores of the stage {name!r} are of {', '.join(row)}, those of the "
+                f"frozen model of {', '.join(columns)}; remove the scores.json that was changed"
+            )
     matrix = RetentionMatrix(tuple(names), columns, tuple(tuple(row[c] for c in columns) for row in rows))
+    refuse_links(place / "retention.csv", place)
     with atomic_file(place / "retention.csv", overwrite=True) as temporary:
         temporary.write_text(matrix.to_csv())
     return current, matrix
@@ -149,12 +161,16 @@ def unlearn_sequence(
 def _scores(
     directory: Path, model: Callable[[], TextToImagePipeline], score: ConceptScores | None
 ) -> dict[str, float]:
-    if score is None:
-        return {}
-    kept = directory / "scores.json"
-    if not kept.is_file():
-        scores = {name: float(value) for name, value in score(model()).items()}
-        directory.mkdir(parents=True, exist_ok=True)
-        with atomic_file(kept) as temporary:
-            temporary.write_text(json.dumps(scores, indent=2) + "\n")
-    return json.loads(kept.read_text())
+    return {} if score is None else kept_scores(directory, lambda: score(model()), within=directory.parent)
+
+
+def _with_networks(pipe: TextToImagePipeline, directory: Path) -> TextToImagePipeline:
+    """The pipeline with the parameters that a stage wrote. All else is the object's own, as if the stage had
+    just ended: a tokenizer that was written and read is written otherwise than before."""
+    stored = load_pipeline(directory)
+    networks = {}
+    for name, network in pipe.components.items():
+        graph, own = nnx.split(network)
+        read = nnx.state(stored.components[name])
+        networks[name] = nnx.merge(graph, jax.tree.map(lambda a, b: b.astype(a.dtype), own, read))
+    return pipe.replace(**networks)

@@ -20,9 +20,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from fdiv_jax.checkpoints import atomic_file
+from fdiv_jax.checkpoints import atomic_file, clean_leftovers
+from fdiv_jax.files import check_no_links, read_text, refuse_links
 from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
 from fdiv_jax.unlearning._metrics import metrics_row
+from fdiv_jax.unlearning._scores import kept_scores
 from fdiv_jax.unlearning.config import LossFamily, UnlearningConfig
 from fdiv_jax.unlearning.data import model_digest
 from fdiv_jax.unlearning.loop import Cache, prepare, train
@@ -140,6 +142,8 @@ def sweep(
     model = model_digest(pipe)
     prepared = {cell.name: prepare(pipe, cell.config, model=model) for cell in cells}
     check_output(place, resume=resume)
+    check_no_links(place)
+    clean_leftovers(place)
     made = {cell.name for cell in cells if (place / cell.name / "pipeline").is_dir()}
     for cell in cells:
         if cell.name in made:
@@ -174,8 +178,9 @@ def sweep(
 
 
 def _row(cell: Cell, place: Path, score: Score | None) -> dict[str, Any]:
-    lines = (place / "metrics.jsonl").read_text().splitlines()
-    last = [metrics_row(line) for line in lines[-_SPAN:]]
+    metrics = place / "metrics.jsonl"
+    lines = list(enumerate(read_text(metrics, limit=1 << 30).splitlines(), 1))
+    last = [metrics_row(line, f"{metrics}, line {number}") for number, line in lines[-_SPAN:]]
     row: dict[str, Any] = {
         **_settings(cell),
         "final_loss": float(np.mean([each["loss"] for each in last])) if last else None,
@@ -183,12 +188,11 @@ def _row(cell: Cell, place: Path, score: Score | None) -> dict[str, Any]:
     }
     if score is None:
         return row
-    kept = place / "scores.json"
-    if not kept.is_file():
-        scores = dict(score(load_pipeline(place / "pipeline"), cell.config))
-        with atomic_file(kept) as temporary:
-            temporary.write_text(json.dumps(scores, indent=2) + "\n")
-    return {**row, **json.loads(kept.read_text())}
+
+    def make() -> Mapping[str, float]:
+        return score(load_pipeline(place / "pipeline"), cell.config)
+
+    return {**row, **kept_scores(place, make, within=place.parent)}
 
 
 def _settings(cell: Cell) -> dict[str, Any]:
@@ -209,5 +213,6 @@ def _write_table(rows: Sequence[Mapping[str, Any]], place: Path) -> None:
     writer.writeheader()
     writer.writerows(rows)
     for file, content in (("table.csv", text.getvalue()), ("table.json", json.dumps(rows, indent=2) + "\n")):
+        refuse_links(place / file, place)
         with atomic_file(place / file, overwrite=True) as temporary:
             temporary.write_text(content)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from fdiv_jax.files import one_line, parse_json, read_text, shown
 from fdiv_jax.unlearning import _validate as check
 
 __all__ = ["UserImages", "latent_mask", "read_images"]
@@ -133,10 +134,7 @@ def _read_metadata(folder: Path, present: Sequence[str]) -> list[_Listed]:
         if (folder / "metadata.csv").exists():
             raise ValueError(f"{folder / 'metadata.csv'} is not read; expected {_METADATA}")
         return [_Listed(name) for name in present]
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except ValueError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error})") from error
+    lines = read_text(path).split("\n")
     found: dict[str, tuple[_Listed, int]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -144,7 +142,7 @@ def _read_metadata(folder: Path, present: Sequence[str]) -> list[_Listed]:
         where = f"{path}, line {number}"
         each = _read_line(folder, line, where)
         if each.name in found:
-            raise ValueError(f"{where}: file_name {each.name!r} again, as in line {found[each.name][1]}")
+            raise ValueError(f"{where}: file_name {shown(each.name)} again, as in line {found[each.name][1]}")
         found[each.name] = (each, number)
     used = {name for each, _ in found.values() for name in (each.name, each.mask)}
     forgotten = [name for name in present if name not in used]
@@ -154,22 +152,19 @@ def _read_metadata(folder: Path, present: Sequence[str]) -> list[_Listed]:
 
 
 def _read_line(folder: Path, line: str, where: str) -> _Listed:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({error})") from error
+    entry = parse_json(line, where)
     if not isinstance(entry, dict):
-        raise ValueError(f"{where}: {_short(entry)}, expected an object with {', '.join(_KEYS[:2])}")
+        raise ValueError(f"{where}: {shown(entry)}, expected an object with {', '.join(_KEYS[:2])}")
     for key in entry:
         hint = "" if key in _KEYS else check.nearest(key, _KEYS)
         if hint:
-            raise ValueError(f"{where}: unknown key {_short(key)}{hint}")
+            raise ValueError(f"{where}: unknown key {shown(key)}{hint}")
     for key in _KEYS[:2]:
         if key not in entry:
             raise ValueError(f"{where}: no {key}; expected {' and '.join(_KEYS[:2])}")
     caption = entry["text"]
     if not isinstance(caption, str | None):
-        raise ValueError(f"{where}: text must be a string or null, got {_short(caption)}")
+        raise ValueError(f"{where}: text must be a string or null, got {shown(caption)}")
     mask = entry.get("mask_file_name")
     return _Listed(
         _name_below(folder, entry["file_name"], f"{where}: file_name"),
@@ -181,14 +176,14 @@ def _read_line(folder: Path, line: str, where: str) -> _Listed:
 def _name_below(folder: Path, name: Any, what: str) -> str:
     """The name of a file of the folder, written in one way."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
-        raise ValueError(f"{what} must be the name of a file, got {_short(name)}")
+        raise ValueError(f"{what} must be the name of a file, got {shown(name)}")
     path = PureWindowsPath(name)  # takes both kinds of slashes
     if path.anchor or ".." in path.parts:
-        raise ValueError(f"{what} {_short(name)} leads out of the folder; expected a file below it")
+        raise ValueError(f"{what} {shown(name)} leads out of the folder; expected a file below it")
     if path.suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"{what} {_short(name)} is not one of {', '.join(_SUFFIXES)}")
+        raise ValueError(f"{what} {shown(name)} is not one of {', '.join(_SUFFIXES)}")
     if not (folder / path.as_posix()).is_file():
-        raise FileNotFoundError(f"{what} {_short(name)}: there is no such file in {folder}")
+        raise FileNotFoundError(f"{what} {shown(name)}: there is no such file in {folder}")
     return path.as_posix()
 
 
@@ -205,9 +200,9 @@ def _load(path: Path) -> Image.Image:
                 image.load()
                 return ImageOps.exif_transpose(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path}: too many pixels ({_short(error)})") from error
+        raise ValueError(f"{path}: too many pixels ({one_line(error, 80)})") from error
     except Exception as error:
-        raise ValueError(f"{path}: cannot be read as an image ({_short(error)})") from error
+        raise ValueError(f"{path}: cannot be read as an image ({one_line(error, 80)})") from error
 
 
 def _open(path: Path) -> Image.Image:
@@ -263,9 +258,3 @@ def _digest(pixels: np.ndarray, captions: tuple[str | None, ...], masks: np.ndar
     if masks is not None:
         total.update(masks.tobytes())
     return total.hexdigest()
-
-
-def _short(value: Any) -> str:
-    """A value on one line of a message."""
-    text = " ".join(str(value).split()) if isinstance(value, BaseException) else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

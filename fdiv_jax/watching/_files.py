@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fdiv_jax.checkpoints import atomic_file
+from fdiv_jax.files import refuse_links
 
 
 @contextlib.contextmanager
@@ -20,11 +21,18 @@ def explained(what: str, path: Path) -> Iterator[None]:
         raise OSError(*([] if error.errno is None else [error.errno]), message) from error
 
 
-def write_file(path: Path, write: Callable[[Path], Any]) -> None:
+def write_file(path: Path, write: Callable[[Path], Any], *, within: Path) -> None:
     """Write a file by `write`, whole or not at all, over one that is there.
 
+    Args:
+        path: of the file.
+        write: is given the path to write.
+        within: the run directory, from which no link is followed.
+
     Raises:
+        ValueError: the file, or a folder on the way to it, is a link.
         OSError: the disk is full or fails, or there is no permission; what was there is as it was.
     """
+    refuse_links(path, within)
     with explained("write", path), atomic_file(path, overwrite=True) as temporary:
         write(temporary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from fdiv_jax.files import open_own, read_text, refuse_links
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import UnlearningConfig, UnlearningResult
 from fdiv_jax.watching._event_file import PREFIX, record, restart_event, scalar_event, version_event
@@ -41,13 +43,14 @@ class TensorBoardEvents:
         message = record(scalar_event(now, step, _figures(row)))
         with explained("write", self._file or self._directory):
             if self._file is None:
+                refuse_links(self._directory, self._directory.parent)
                 self._directory.mkdir(parents=True, exist_ok=True)
                 resumed = any(self._directory.glob(f"{PREFIX}*"))
                 name = f"{PREFIX}{time.time_ns()}.fdiv-jax.{secrets.token_hex(4)}"
                 self._file = self._directory / name
                 start = record(version_event(now))
                 message = start + (record(restart_event(now, step)) if resumed else b"") + message
-            with self._file.open("ab") as file:
+            with open(open_own(self._file, os.O_WRONLY | os.O_APPEND), "ab") as file:
                 file.write(message)
 
     def due(self, done: int) -> bool:
@@ -104,9 +107,11 @@ class WandbEvents:
         wandb: Any = importlib.import_module("wandb")
         path = self._directory / "wandb" / "id"
         if not path.exists():
-            write_file(path, lambda temporary: temporary.write_text(secrets.token_hex(8)))
+            write_file(
+                path, lambda temporary: temporary.write_text(secrets.token_hex(8)), within=self._directory
+            )
         with explained("read", path):
-            identity = path.read_text().strip()
+            identity = read_text(path, limit=1000).strip()
         return wandb.init(
             project=self._project,
             name=self._directory.name,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fdiv_jax.files import read_bytes
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import UnlearningResult
 from fdiv_jax.unlearning.result import versions
@@ -92,10 +93,12 @@ class Report:
         """
         path = self._directory / FADING
         with explained("read", path):
-            strip = path.read_bytes() if path.exists() else None
+            strip = read_bytes(path, limit=1 << 30) if path.exists() else None
         text = page(self._pipe, result, strip=strip, images=self._images)
         data = text.encode("utf-8", "backslashreplace")
-        write_file(self._directory / NAME, lambda temporary: temporary.write_bytes(data))
+        write_file(
+            self._directory / NAME, lambda temporary: temporary.write_bytes(data), within=self._directory
+        )
 
 
 def page(

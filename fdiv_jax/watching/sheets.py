@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from fdiv_jax.files import parse_json, read_bytes
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import UnlearningResult
 from fdiv_jax.watching._files import explained, write_file
@@ -224,7 +226,11 @@ class SampleSheets:
         text = PngInfo()
         boxes = _boxes(pictures.shape[1:3], len(self._prompts), 1, _TILE, True)
         text.add_text(_KEY, json.dumps({"step": step, "boxes": boxes, **self._shown}))
-        write_file(self._path / _name(step), lambda temporary: sheet.save(temporary, pnginfo=text))
+        write_file(
+            self._path / _name(step),
+            lambda temporary: sheet.save(temporary, pnginfo=text),
+            within=self._path.parent,
+        )
         self._read.pop(step, None)
         self._write_strip()
 
@@ -248,7 +254,7 @@ class SampleSheets:
         strip = contact_sheet(
             pictures.reshape(-1, *pictures.shape[2:]), self._labels, tile=1, headings=headings
         )
-        write_file(self._strip, strip.save)
+        write_file(self._strip, strip.save, within=self._path.parent)
 
     def _tiles(self, step: int) -> np.ndarray | None:
         """The images of a step, as large as the strip has them; None: there is no sheet of such images."""
@@ -261,11 +267,14 @@ class SampleSheets:
     def _tiles_of(self, path: Path) -> np.ndarray | None:
         from PIL import Image
 
-        with Image.open(path) as sheet:
-            told = json.loads(getattr(sheet, "text", {}).get(_KEY, "{}"))
-            if any(told.get(name) != value for name, value in self._shown.items()):
-                return None
-            return np.stack([np.asarray(shrunk(sheet.crop(box), _STRIP)) for box in told["boxes"]])
+        try:
+            with Image.open(io.BytesIO(read_bytes(path, limit=1 << 30))) as sheet:
+                told = parse_json(getattr(sheet, "text", {}).get(_KEY, "{}"), f"{path}: {_KEY}")
+                if any(told.get(name) != value for name, value in self._shown.items()):
+                    return None
+                return np.stack([np.asarray(shrunk(sheet.crop(box), _STRIP)) for box in told["boxes"]])
+        except (ValueError, TypeError, KeyError, AttributeError, SyntaxError):  # not a sheet of ours
+            return None
 
 
 def _name(step: int) -> str:

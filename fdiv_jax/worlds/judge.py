@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from flax import nnx
 
 from fdiv_jax.assets import asset_directory
 from fdiv_jax.checkpoints import load_component
+from fdiv_jax.files import read_json
 from fdiv_jax.nn import CLIPTextConfig, CLIPTextModel
 from fdiv_jax.nn.config import ModelConfig
 from fdiv_jax.worlds.captions import ITEM_NAMES, STYLE_NAMES
@@ -204,4 +204,4 @@ def load_judge(directory: Path | None = None) -> Judge:
     if not (place / "report.json").is_file():
         raise FileNotFoundError(f"no judge in {place}; build it by python -m fdiv_jax.worlds.build_fashion")
     network = load_component(place, JudgeNetwork).model
-    return Judge(network, report=json.loads((place / "report.json").read_text()))
+    return Judge(network, report=read_json(place / "report.json"))

@@ -260,7 +260,7 @@ def test_a_later_format_is_not_taken_for_damage(tmp_path, monkeypatch):
 
 def test_what_dead_runs_left_is_removed_and_what_live_ones_write_is_not(tmp_path):
     fill(tmp_path, 1, 2)
-    stale, live = (tmp_path / f".step-00000003.tmp-{word}" for word in ("dead", "beef"))
+    stale, live = (tmp_path / f".step-00000003.tmp-{word}" for word in ("deaddead", "beefbeef"))
     for path in (stale, live):
         (path / "state").mkdir(parents=True)
     descriptor = os.open(live, os.O_RDONLY)
@@ -277,8 +277,8 @@ def test_what_dead_runs_left_is_removed_and_what_live_ones_write_is_not(tmp_path
 
 def test_one_put_aside_comes_back(tmp_path):
     fill(tmp_path, 1, 2)
-    (tmp_path / "step-00000002").rename(tmp_path / ".step-00000002.old-1a2b")
-    shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000001.old-1a2b")
+    (tmp_path / "step-00000002").rename(tmp_path / ".step-00000002.old-1a2b3c4d")
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000001.old-1a2b3c4d")
     assert TrainingCheckpoints(tmp_path).restore(LIKE).step == 2
     assert names(tmp_path) == ["step-00000001", "step-00000002"]
 

@@ -81,7 +81,7 @@ def test_a_repository_with_half_an_index_is_named(hub, model, tmp_path, text):
     shutil.copytree(model, tmp_path / "half")
     (tmp_path / "half" / "model_index.json").write_text(text)
     hub(tmp_path / "half")
-    with pytest.raises(ValueError, match=r"someone/half: model_index.json is no JSON object"):
+    with pytest.raises(ValueError, match=r"someone/half: .*model_index.json.*(not JSON|JSON object)"):
         fj.load_pipeline("someone/half")
 
 

@@ -109,7 +109,7 @@ def test_no_file(tmp_path):
             "concepts:\n  - target: dog\n    ancor: near",
             r"line 3: .* 'ancor'; did you mean 'anchor'\?; known: target",
         ),
-        ("concepts:\n  - target: no", r"line 2: target must be text, got False \(quote it"),
+        ("concepts:\n  - target: no", r"line 2: target must be text, got no \(quote it"),
         ("concepts:\n  - target: 1984", r"line 2: target must be text, got 1984 \(quote it"),
         ("concepts:\n  - target:", r"line 2: target must be text, got nothing"),
         ('concepts:\n  - target: ""', r"line 2: target must not be empty"),
@@ -160,15 +160,26 @@ def test_no_file(tmp_path):
         ("concepts: [{target: !!bool maybe}]", r"concepts\.yaml: a value that is not what its tag says"),
         ("concepts: [{target: !!timestamp dog}]", r"concepts\.yaml: a value that is not what its tag says"),
         ('concepts: [{target: !!int ""}]', r"concepts\.yaml: a value that is not what its tag says"),
-        (b"concepts: [{target: d\xffg}]", r"concepts\.yaml: .*utf-8"),
+        (b"concepts: [{target: d\xffg}]", r"concepts\.yaml, line 1: not UTF-8"),
         (b"concepts: [{target: d\x07g}]", r"concepts\.yaml: .*special characters are not allowed"),
-        ("[" * 5000, r"concepts\.yaml: nested too deeply"),
-        ("#" * (1 << 20) + "#", r"1048577 bytes, expected at most 1048576"),
+        ("[" * 200_000, r"concepts\.yaml, line 1: nested more than 64 deep"),
+        ("- " * 200_000, r"concepts\.yaml, line 1: nested more than 64 deep"),
+        ("concepts:\n  - target: 1:30", r"line 2: target must be text, got 1:30 \(quote it"),
+        ("concepts:\n  - target: 2001-01-01", r"line 2: target must be text, got 2001-01-01 \(quote it"),
+        ("concepts:\n  - target: " + "1:" * 400_000 + "1", r"line 2: .*no text; quote it"),
+        ("concepts:\n  - target: " + "x" * 900_000, r"line 2: target has 900000 characters"),
+        (
+            "concepts:\n  - {target: a, prompts: [" + "x" * 900_000 + "]}",
+            r"line 2: prompt 1 of prompts has 9",
+        ),
+        ("concepts:\n  - target: a\n    ? " + "x" * 900_000 + "\n    : b", r"line 3: .* no key 'x"),
+        ("#" * (1 << 20) + "#", r"more than 1048576 bytes, expected at most that"),
     ],
 )
 def test_refused(read, text, message):
     with pytest.raises(ValueError, match=message) as error:
         read(text)
     assert "concepts.yaml" in str(error.value)
+    assert len(str(error.value)) < 1000
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400

@@ -88,7 +88,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.open", full)
+    monkeypatch.setattr("fdiv_jax.watching.events.open_own", full)
     with pytest.raises(OSError, match=r"cannot write .*tfevents.*: No space left on device") as caught:
         watcher.row(row(2, 0.5))
     assert "\n" not in str(caught.value)

@@ -1,0 +1,19 @@
+"""Files of users and of strangers: read within bounds, never waited for, and named in every complaint."""
+
+from fdiv_jax.files.json_files import parse_json, read_json
+from fdiv_jax.files.links import check_no_links, open_own, refuse_links
+from fdiv_jax.files.reading import check_regular, read_bytes, read_text
+from fdiv_jax.files.wording import one_line, shown
+
+__all__ = [
+    "check_no_links",
+    "check_regular",
+    "one_line",
+    "open_own",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "read_text",
+    "refuse_links",
+    "shown",
+]
