@@ -30,6 +30,11 @@ WRITTEN = (
 FOLDERS = ("samples", "tensorboard", "checkpoints", "pipeline", ".result", "wandb")
 
 
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_pipeline()
+
+
 @pytest.fixture
 def precious(tmp_path):
     place = tmp_path / "precious"
@@ -153,35 +158,35 @@ CONFIG = UnlearningConfig("sneaker", steps=1, batch_size=2, images=AnchorImagesC
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.json", "closed-kl-superclass-0", ".x"])
-def test_a_sweep(name, tmp_path, precious):
+def test_a_sweep(name, tmp_path, precious, pipe):
     output = tmp_path / "sweep"
     output.mkdir()
     (output / name).symlink_to(precious if "." not in name else precious / "file")
     with pytest.raises(ValueError, match=f"{name} is a symbolic link"):
-        sweep(tiny_pipeline(), cells_of(CONFIG, ["kl"]), output, resume=True, cache=False)
+        sweep(pipe, cells_of(CONFIG, ["kl"]), output, resume=True, cache=False)
     assert untouched(precious)
 
 
 @pytest.mark.parametrize("name", ["retention.csv", "00-frozen", "01-sneaker"])
-def test_a_sequence(name, tmp_path, precious):
+def test_a_sequence(name, tmp_path, precious, pipe):
     output = tmp_path / "sequence"
     output.mkdir()
     (output / name).symlink_to(precious if "." not in name else precious / "file")
     with pytest.raises(ValueError, match=f"{name} is a symbolic link"):
-        unlearn_sequence(tiny_pipeline(), CONFIG, output, lambda _: {}, resume=True, cache=False)
+        unlearn_sequence(pipe, CONFIG, output, lambda _: {}, resume=True, cache=False)
     assert untouched(precious)
 
 
-def test_a_new_run_into_a_directory_of_links(tmp_path, precious):
+def test_a_new_run_into_a_directory_of_links(tmp_path, precious, pipe):
     output = tmp_path / "run"
     output.mkdir()
     (output / ".lock").symlink_to(precious / "file")
     with pytest.raises(ValueError, match=r"\.lock is a symbolic link"):
-        unlearn(tiny_pipeline(), CONFIG, output, cache=False)
+        unlearn(pipe, CONFIG, output, cache=False)
     assert untouched(precious)
 
 
-def test_a_sheet_that_is_no_sheet_of_ours_is_drawn_again(tmp_path):
+def test_a_sheet_that_is_no_sheet_of_ours_is_drawn_again(tmp_path, pipe):
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -190,5 +195,5 @@ def test_a_sheet_that_is_no_sheet_of_ours_is_drawn_again(tmp_path):
         about.add_text("fdiv-jax", text)
         (tmp_path / "samples").mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "samples" / "step-000000.png", pnginfo=about)
-        sheets = SampleSheets(tiny_pipeline(), ["a dog"], tmp_path, 1)
+        sheets = SampleSheets(pipe, ["a dog"], tmp_path, 1)
         assert sheets._tiles(0) is None
