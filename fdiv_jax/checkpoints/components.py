@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fdiv_jax.checkpoints.files import STORED_DTYPES, TensorFiles, blamed, save_tensors
+from fdiv_jax.checkpoints.files import PICKLE_SUFFIXES, STORED_DTYPES, TensorFiles, blamed, save_tensors
 from fdiv_jax.checkpoints.state_dicts import canonical_name, load_state_dict, state_dict, tensor_names
 from fdiv_jax.files import read_json
 from fdiv_jax.nn.shapes import abstract_network
@@ -21,7 +21,7 @@ ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
 # The names diffusers and transformers give their weights.
 _STEMS = ("diffusion_pytorch_model", "model")
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack")
+_PICKLES = (*PICKLE_SUFFIXES, ".msgpack")
 
 
 class LoadedComponent(NamedTuple, Generic[ModuleT]):

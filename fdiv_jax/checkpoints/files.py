@@ -16,10 +16,12 @@ from fdiv_jax.checkpoints.atomic import atomic_file, follow_umask
 
 __all__ = [
     "DTYPES",
+    "PICKLE_SUFFIXES",
     "STORED_DTYPES",
     "TensorFiles",
     "blamed",
     "cast",
+    "is_pickle",
     "read_metadata",
     "save_tensors",
     "write_tensors",
@@ -38,6 +40,9 @@ STORED_DTYPES: dict[str, np.dtype] = {
     "BF16": np.dtype(jnp.bfloat16),
 }
 """The floating-point types a file may hold, by its own names for them."""
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+"""How the names of pickled weights end."""
+_PICKLE_STARTS = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
 _MAPPED_AT_MOST = 16 * 2**20
 """Bytes read of mapped files before they are opened anew: pages of a mapping count as memory till it ends."""
 
@@ -147,7 +152,7 @@ class TensorFiles(Mapping[str, np.ndarray]):
                 self._handles[file] = self._stack.enter_context(safe_open(file, framework="np"))
             except SafetensorError as error:
                 self._stack.close()
-                raise ValueError(f"{file} is truncated or not a safetensors file: {error}") from error
+                raise _unreadable(file, error) from error
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -199,4 +204,29 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         with safe_open(path, framework="np") as file:
             return dict(file.metadata() or {})
     except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
+        raise _unreadable(path, error) from error
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is PyTorch's own format, a pickle, bare or in a zip archive; or is named as one."""
+    return path.is_file() and (_head(path).startswith(_PICKLE_STARTS) or path.suffix in PICKLE_SUFFIXES)
+
+
+def _unreadable(path: Path, error: SafetensorError) -> ValueError:
+    """What a file is that is no safetensors file."""
+    if is_pickle(path):
+        return ValueError(
+            f"{path} is pickled (PyTorch's own format). Reading a pickle runs any code it holds, so it is "
+            "not read here; convert it to safetensors where it is trusted"
+        )
+    start = _head(path).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return ValueError(f"{path} is a pointer of Git LFS and not the file itself; git lfs pull fetches it")
+    if start.startswith((b"<!doctype", b"<html")):
+        return ValueError(f"{path} is a web page and not the file itself; download it anew")
+    return ValueError(f"{path} is truncated or not a safetensors file: {error}")
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)

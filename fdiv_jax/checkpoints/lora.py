@@ -1,53 +1,53 @@
-"""LoRA files: the layout of diffusers and PEFT, and that of kohya's scripts, which A1111 and ComfyUI read.
+"""LoRA files: written as diffusers or as kohya's scripts do, read as anybody's training wrote them.
 
-The same factors (`fdiv_jax.nn.lora`) of a layer P of the UNet, of rank r from inputs i to outputs o:
+The same factors (`fdiv_jax.nn.lora`) of a layer P, of rank r from inputs i to outputs o:
 
-    diffusers   unet.P.lora_A.weight (r, i), unet.P.lora_B.weight (o, r); alpha as JSON in the file's metadata
+    diffusers   unet.P.lora_A.weight (r, i), unet.P.lora_B.weight (o, r); alpha as JSON in the file's header
+                text_encoder.P.lora_linear_layer.down.weight, .up.weight
     kohya       lora_unet_P.lora_down.weight, lora_unet_P.lora_up.weight, lora_unet_P.alpha; P with _ for .
 
 and (r, i, h, w), (o, r, 1, 1) for a convolution. Text encoders are text_encoder and text_encoder_2 in the
 first, lora_te (Stable Diffusion 1 and 2), lora_te1 and lora_te2 (XL) in the second. There the UNet's layers
 of XL bear the names of the original code, input_blocks_4_1_..., as kohya's scripts write them and A1111
-expects them; both ways of naming are read for every family.
+expects them. Everything else that is read is in `lora_names`.
 """
 
 import json
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fdiv_jax.checkpoints.files import TensorFiles, cast, read_metadata, write_tensors
+from fdiv_jax.checkpoints.files import TensorFiles, cast, is_pickle, read_metadata, write_tensors
+from fdiv_jax.checkpoints.lora_names import KOHYA_PREFIXES, Layers, Part, other_kind, stated_family
 from fdiv_jax.checkpoints.original_names import Family, family, unet_original_name
-from fdiv_jax.checkpoints.state_dicts import canonical_name, kernel_shapes, kernel_to_weight, weight_to_kernel
-from fdiv_jax.files import parse_json
+from fdiv_jax.checkpoints.peft_config import METADATA, PeftConfig, peft_metadata
+from fdiv_jax.checkpoints.state_dicts import kernel_to_weight, weight_to_kernel
 from fdiv_jax.nn import UNetConfig
 from fdiv_jax.nn.lora import Lora
 
 __all__ = ["load_lora", "save_lora"]
 
-_METADATA = "lora_adapter_metadata"  # diffusers' key
-_PARTS = {
-    "diffusers": ("lora_A.weight", "lora_B.weight"),
-    "kohya": ("lora_down.weight", "lora_up.weight"),
-}
-_KOHYA_PREFIXES = {
-    "unet": ("lora_unet_",),
-    "text_encoder": ("lora_te_", "lora_te1_"),
-    "text_encoder_2": ("lora_te2_",),
-}
+_LAYOUTS = ("diffusers", "kohya")
+_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # diffusers' and PEFT's
 # What kohya's scripts write, and A1111 sorts files by.
 _KOHYA_VERSION: dict[Family, tuple[str, str]] = {
     "sd1": ("sd_v1", "False"),
     "sd2": ("sd_v2", "True"),
     "sdxl": ("sdxl_base_v1-0", "False"),
 }
+_TITLES: dict[Family, str] = {
+    "sd1": "Stable Diffusion 1.x",
+    "sd2": "Stable Diffusion 2.x",
+    "sdxl": "Stable Diffusion XL",
+}
+_WIDTHS: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+_CROSS_ATTENTION = re.compile(r"attn2.+to_[kv]\b.*(lora_A|down)\b.*weight|attn2.+to_[kv]_lora\.down\.weight")
 _MAX_LISTED = 4
 
 
@@ -78,95 +78,225 @@ def save_lora(
     Raises:
         ValueError: no factors, an unknown component, layout or dtype, a missing `unet_config`, a value that
             the dtype cannot hold, or a path that does not end in .safetensors.
+        NotImplementedError: magnitudes for each input in the diffusers layout, which holds those for each
+            output.
         FileExistsError: the file is there and `overwrite` is False.
     """
-    unknown = sorted(set(loras) - set(_KOHYA_PREFIXES))
+    unknown = sorted(set(loras) - set(KOHYA_PREFIXES))
     if unknown or not loras:
         raise ValueError(
-            f"components {', '.join(unknown) or 'none'}, expected some of {', '.join(_KOHYA_PREFIXES)}"
+            f"components {', '.join(unknown) or 'none'}, expected some of {', '.join(KOHYA_PREFIXES)}"
         )
-    if layout not in _PARTS:
-        raise ValueError(f"layout {layout!r}, expected one of {', '.join(_PARTS)}")
+    if layout not in _LAYOUTS:
+        raise ValueError(f"layout {layout!r}, expected one of {', '.join(_LAYOUTS)}")
     tensors: dict[str, np.ndarray] = {}
     for component, lora in loras.items():
         stem = _diffusers_stem(component) if layout == "diffusers" else _kohya_stem(component, unet_config)
+        down, up = _part_names(component, layout)
         for target in lora.targets:
-            for part, factor in zip(_PARTS[layout], lora.pair(target), strict=True):
+            for part, factor in zip((down, up), lora.pair(target), strict=True):
                 name = f"{stem(target)}.{part}"
                 tensors[name] = cast(name, kernel_to_weight(factor), dtype)
             if layout == "kohya":
                 tensors[f"{stem(target)}.alpha"] = np.asarray(lora.alpha[target], np.float32)
+            if target in lora.magnitudes:
+                part, value = _stored_magnitude(lora, target, layout)
+                tensors[f"{stem(target)}.{part}"] = cast(f"{stem(target)}.{part}", value, dtype)
     if layout == "diffusers":
-        header = {_METADATA: json.dumps(_peft_config(loras), indent=2, sort_keys=True)}
+        header = {METADATA: json.dumps(peft_metadata(loras), indent=2, sort_keys=True)}
     else:
         header = _kohya_header(loras, unet_config)
     return write_tensors(path, tensors, metadata={**header, **(metadata or {})}, overwrite=overwrite)
 
 
 def load_lora(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -> dict[str, Lora]:
-    """Read a LoRA file of either layout.
+    """Read a LoRA file.
 
     Args:
-        path: of the file.
+        path: of the file, or of a directory as diffusers and PEFT write it.
         modules: what the file changes, by component ("unet", "text_encoder", "text_encoder_2"; others are
             passed over); they may be abstract. Names and shapes are checked against them.
 
     Returns:
-        float32 factors by component, for those components that the file has some of.
+        float32 factors by component, for those components that the file has some of. Magnitudes of a DoRA
+        are among them.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a damaged file, a tensor that belongs to no layer of the modules or does not fit it, or
-            one without its other half; all named.
-        NotImplementedError: weight-decomposed factors (DoRA).
+        ValueError: a damaged or pickled file, one for another family of models, a tensor that belongs to no
+            layer of the modules, does not fit it or is not finite, or one without its other half; all named.
+        NotImplementedError: another kind of file, such as a LoHa, a LoKr or a textual inversion; named.
     """
-    path = Path(path)
+    path = _file(Path(path))
     header = read_metadata(path)
-    modules = {component: module for component, module in modules.items() if component in _KOHYA_PREFIXES}
-    found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     with TensorFiles([path]) as tensors:
-        layout = "kohya" if any(name.startswith("lora_") for name in tensors) else "diffusers"
-        layers = _kohya_layers(modules) if layout == "kohya" else _diffusers_layers(modules)
-        unexpected = []
-        for name in tensors:
-            stem, _, part = name.partition(".") if layout == "kohya" else _split(name)
-            layer = layers.get(stem) or layers.get(_canonical(stem, layers))
-            if "dora_scale" in part or "lora_magnitude_vector" in part:
-                raise NotImplementedError(f"{path}: {name} is of a DoRA; supported: LoRA")
-            if layer is None or part not in (*_PARTS[layout], "alpha") or part in found.get(layer, {}):
-                unexpected.append(name)
-                continue
-            found.setdefault(layer, {})[part] = tensors.scalar(name) if part == "alpha" else tensors[name]
+        if "fdiv_jax_delta" in header:
+            raise NotImplementedError(f"{path} is a delta, expected a LoRA; apply_delta reads it")
+        if kind := other_kind(tensors):
+            raise NotImplementedError(f"{path} is {kind}; supported: LoRA and DoRA")
+        layers = Layers(modules)
+        _check_family(path, header, tensors, layers, modules)
+        found, unexpected = _sorted_parts(path, tensors, layers)
     _complain(path, "of no layer of the model", unexpected)
     if not found:
         raise ValueError(f"{path} holds no factors, expected those of a LoRA")
-    config = _read_peft_config(path, header)
-    factors: dict[str, dict[str, Any]] = {}
-    alphas: dict[str, dict[str, float]] = {}
+    config = PeftConfig(path, header)
+    made: dict[str, list[_Layer]] = {}
     halves, misshapen = [], []
-    shapes = {component: kernel_shapes(module) for component, module in modules.items()}
     for (component, target), parts in found.items():
-        down, up = (parts.get(part) for part in _PARTS[layout])
-        if down is None or up is None:
+        if not {"down", "up"} <= set(parts):
             halves.append(f"{component} {target}")
             continue
-        shape = shapes[component][target]
-        if not (down.ndim and down.size and up.size):
-            misshapen.append(f"{component} {target}: {down.shape} and {up.shape}, of rank 0")
+        try:
+            layer = _layer(target, parts, layers.shapes[component][target])
+        except ValueError as error:
+            misshapen.append(f"{component} {target}: {error}")
             continue
-        rank = down.shape[0]
-        expected = (rank, *shape[1:]), (shape[0], rank, *(1 for _ in shape[2:]))
-        if any(_bare(value.shape) != _bare(each) for value, each in zip((down, up), expected, strict=True)):
-            misshapen.append(f"{component} {target}: {down.shape} and {up.shape} for a weight {shape}")
-            continue
-        for part, value, each in zip(("lora_down", "lora_up"), (down, up), expected, strict=True):
-            kernel = weight_to_kernel(value.reshape(each).astype(np.float32))
-            factors.setdefault(component, {})[f"{target}.{part}.kernel"] = jnp.asarray(kernel)
-        alpha = float(parts["alpha"]) if "alpha" in parts else _peft_alpha(config, component, target, rank)
-        alphas.setdefault(component, {})[target] = alpha
+        if layer.alpha is None:
+            layer = layer._replace(alpha=config.alpha(component, target, parts["down"].shape[0]))
+        made.setdefault(component, []).append(layer)
     _complain(path, "without their other half", halves)
     _complain(path, "misshapen", misshapen)
-    return {component: Lora(factors[component], alphas[component]) for component in factors}
+    return {component: _joined(own) for component, own in made.items()}
+
+
+def _file(path: Path) -> Path:
+    """The file that a directory holds, where `path` is one.
+
+    Raises FileNotFoundError where there is none, or which one is meant is open.
+    """
+    if not path.is_dir():
+        return path
+    for name in _FILES:
+        if (path / name).is_file():
+            return path / name
+    found = sorted(path.glob("*.safetensors")) or sorted(each for each in path.iterdir() if is_pickle(each))
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(each.name for each in found[:_MAX_LISTED]) or "none"
+    message = f"{path} is a directory of {len(found)} LoRA files ({names}), expected one"
+    raise FileNotFoundError(message)
+
+
+class _Layer(NamedTuple):
+    """The parts of one layer, in our layouts."""
+
+    target: str
+    down: np.ndarray
+    up: np.ndarray
+    alpha: float | None
+    magnitude: np.ndarray | None
+
+
+def _sorted_parts(
+    path: Path, tensors: TensorFiles, layers: Layers
+) -> tuple[dict[tuple[str, str], dict[Part, np.ndarray]], list[str]]:
+    """The tensors by layer and part, and the names of those that are of none."""
+    found: dict[tuple[str, str], dict[Part, np.ndarray]] = {}
+    unexpected = []
+    for name in tensors:
+        place = layers.find(name)
+        if place is None:
+            unexpected.append(name)
+            continue
+        component, target, part = place
+        value = tensors.scalar(name) if part == "alpha" else tensors[name]
+        if not np.isfinite(value).all():
+            raise ValueError(f"{path}: tensor {name} has values that are not finite")
+        parts = found.setdefault((component, target), {})
+        if not np.array_equal(value, parts.setdefault(part, value)):  # some files name a layer in two ways
+            raise ValueError(f"{path}: {name} is another {part} of {component} {target}, expected one")
+    return found, unexpected
+
+
+def _layer(target: str, parts: Mapping[Part, np.ndarray], shape: tuple[int, ...]) -> _Layer:
+    """The parts of a layer whose weight has `shape` in PyTorch's layout.
+
+    Raises ValueError for parts of shapes that do not fit it.
+    """
+    down, up = parts["down"], parts["up"]
+    if not (down.ndim and down.size and up.size):
+        raise ValueError(f"{down.shape} and {up.shape}, of rank 0")
+    rank = down.shape[0]
+    expected = (rank, *shape[1:]), (shape[0], rank, *(1 for _ in shape[2:]))
+    if any(_bare(value.shape) != _bare(each) for value, each in zip((down, up), expected, strict=True)):
+        raise ValueError(f"{down.shape} and {up.shape} for a weight {shape}")
+    kernels = [
+        weight_to_kernel(value.reshape(each).astype(np.float32))
+        for value, each in zip((down, up), expected, strict=True)
+    ]
+    alpha = float(parts["alpha"]) if "alpha" in parts else None
+    return _Layer(target, kernels[0], kernels[1], alpha, _read_magnitude(parts, shape))
+
+
+def _read_magnitude(parts: Mapping[Part, np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:
+    """(out,), or (in, 1) where LyCORIS took the norm for each input: dora_scale is then (1, in, ...).
+
+    PEFT's vectors are always for each output, though (1, out, 1, 1) for a convolution.
+    """
+    name: Part = "dora_scale" if "dora_scale" in parts else "magnitude"
+    if name not in parts:
+        return None
+    value = parts[name].astype(np.float32)
+    outputs, inputs = shape[:2]
+    if name == "dora_scale" and value.shape[:2] == (1, inputs) and value.size == inputs and outputs > 1:
+        return value.reshape(inputs, 1)
+    if value.size != outputs:
+        raise ValueError(f"magnitudes {value.shape} for a weight {shape}")
+    return value.reshape(outputs)
+
+
+def _joined(layers: list[_Layer]) -> Lora:
+    factors, alphas, magnitudes = {}, {}, {}
+    for layer in layers:
+        factors[f"{layer.target}.lora_down.kernel"] = jnp.asarray(layer.down)
+        factors[f"{layer.target}.lora_up.kernel"] = jnp.asarray(layer.up)
+        alphas[layer.target] = layer.alpha
+        if layer.magnitude is not None:
+            magnitudes[layer.target] = jnp.asarray(layer.magnitude)
+    return Lora(factors, alphas, magnitudes)
+
+
+def _check_family(
+    path: Path,
+    header: Mapping[str, str],
+    tensors: TensorFiles,
+    layers: Layers,
+    modules: Mapping[str, nnx.Module],
+) -> None:
+    """Raise ValueError for a file of another family of models than the UNet's.
+
+    The width of the text that cross-attention takes tells the published families apart; where the file has no
+    such layer, its header or its text encoders do.
+    """
+    if "unet" not in modules:
+        return
+    config: Any = modules["unet"].config  # type: ignore[attr-defined]
+    own = family(config)
+    shapes = layers.shapes["unet"].items()
+    widths = sorted({shape[1] for name, shape in shapes if name.endswith(("attn2.to_k", "attn2.to_v"))})
+    name = next((name for name in tensors if _CROSS_ATTENTION.search(name)), None)
+    width = tensors[name].shape[1:2] if name else ()
+    if width and widths and width[0] not in widths:
+        told, known = (
+            f"{one} ({_TITLES[_WIDTHS[one]]})" if one in _WIDTHS else str(one) for one in (*width, widths[0])
+        )
+        raise ValueError(
+            f"{path} is for a UNet that attends to text of width {told}, as {name} shows; the model attends "
+            f"to a width of {known}"
+        )
+    stated = stated_family(header, tensors)
+    if not width and stated is not None and stated != own:
+        raise ValueError(f"{path} is for {_TITLES[stated]}, the model is of the family {_TITLES[own]}")
+
+
+def _part_names(component: str, layout: str) -> tuple[str, str]:
+    if layout == "kohya":
+        return "lora_down.weight", "lora_up.weight"
+    if component == "unet":
+        return "lora_A.weight", "lora_B.weight"
+    # diffusers finds PEFT's names in a text encoder only where its attention has some
+    return "lora_linear_layer.down.weight", "lora_linear_layer.up.weight"
 
 
 def _diffusers_stem(component: str):
@@ -177,92 +307,25 @@ def _kohya_stem(component: str, config: UNetConfig | None):
     if config is None:
         raise ValueError("the layout 'kohya' needs unet_config, which says the family of names")
     xl = family(config) == "sdxl"
-    prefix = _KOHYA_PREFIXES[component][-1 if xl else 0]
+    prefix = KOHYA_PREFIXES[component][-1 if xl else 0]
     rename = unet_original_name(config) if xl and component == "unet" else str
     return lambda target: prefix + rename(target).replace(".", "_")
 
 
-def _split(name: str) -> tuple[str, str, str]:
-    """unet.P.lora_A.weight -> unet.P, ".", lora_A.weight."""
-    found = re.fullmatch(r"(.+)\.((?:lora|dora)_.+)", name)
-    return (found[1], ".", found[2]) if found else (name, "", "")
-
-
-def _canonical(stem: str, layers: Mapping[str, Any]) -> str:
-    """Text encoders are named with and without a leading text_model."""
-    component, _, target = stem.partition(".")
-    own = {name.partition(".")[2]: "" for name in layers if name.startswith(f"{component}.")}
-    return f"{component}.{canonical_name(target, own)}"
-
-
-def _diffusers_layers(modules: Mapping[str, nnx.Module]) -> dict[str, tuple[str, str]]:
-    return {f"{c}.{target}": (c, target) for c, module in modules.items() for target in kernel_shapes(module)}
-
-
-def _kohya_layers(modules: Mapping[str, nnx.Module]) -> dict[str, tuple[str, str]]:
-    """Every name that a layer can have in kohya's layout."""
-    layers = {}
-    for component, module in modules.items():
-        renames: list[Callable[[str], str]] = [str]
-        if component == "unet":
-            renames.append(unet_original_name(module.config))  # type: ignore[attr-defined]
-        else:  # diffusers' own converter, with the towers of transformers 5
-            renames.append(lambda target: target.removeprefix("text_model."))
-        for target in kernel_shapes(module):
-            for prefix in _KOHYA_PREFIXES[component]:
-                for rename in renames:
-                    layers[prefix + rename(target).replace(".", "_")] = (component, target)
-    return layers
-
-
-def _peft_config(loras: Mapping[str, Lora]) -> dict[str, Any]:
-    """What peft.LoraConfig is made from, each key with its component.
-
-    Names are without text_model, which the text encoders of transformers 5 lack; PEFT matches name endings.
-    """
-    config: dict[str, Any] = {}
-    for component, lora in loras.items():
-        short = {target: target.removeprefix("text_model.") for target in lora.targets}
-        ranks = {short[target]: lora.rank(target) for target in lora.targets}
-        alphas = {short[target]: lora.alpha[target] for target in lora.targets}
-        rank, alpha = (Counter(each.values()).most_common(1)[0][0] for each in (ranks, alphas))
-        values = {
-            "r": rank,
-            "lora_alpha": alpha,
-            "rank_pattern": {_exactly(name): r for name, r in ranks.items() if r != rank},
-            "alpha_pattern": {_exactly(name): a for name, a in alphas.items() if a != alpha},
-            "target_modules": sorted(short.values()),
-        }
-        config.update({f"{component}.{key}": value for key, value in values.items()})
-    return config
-
-
-def _exactly(name: str) -> str:
-    """A key of PEFT's patterns, which are regular expressions for the end of a layer's name."""
-    return name.replace(".", r"\.")
-
-
-def _read_peft_config(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
-    if _METADATA not in header:
-        return {}
-    config = parse_json(header[_METADATA], f"{path}: {_METADATA}")
-    if not isinstance(config, dict):
-        raise ValueError(f"{path}: {_METADATA} is {type(config).__name__}, expected an object")
-    if any(value for key, value in config.items() if key.endswith(".use_dora")):
-        raise NotImplementedError(f"{path}: use_dora; supported: LoRA")
-    return config
-
-
-def _peft_alpha(config: Mapping[str, Any], component: str, target: str, rank: int) -> float:
-    """alpha as PEFT finds it: of the first pattern that the name ends in, else lora_alpha, else the rank."""
-    alpha = config.get(f"{component}.lora_alpha", rank)
-    for pattern, value in (config.get(f"{component}.alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", target):
-            alpha = value
-            break
-    if config.get(f"{component}.use_rslora"):  # alpha / sqrt(rank)
-        alpha = alpha * rank**0.5
-    return float(alpha)
+def _stored_magnitude(lora: Lora, target: str, layout: str) -> tuple[str, np.ndarray]:
+    """The name and the tensor of a layer's magnitudes."""
+    value = np.asarray(lora.magnitudes[target])
+    spatial = (1,) * (lora.pair(target)[0].ndim - 2)
+    if layout == "kohya":
+        return "dora_scale", value.reshape(
+            (1, len(value), *spatial) if value.ndim == 2 else (len(value), 1, *spatial)
+        )
+    if value.ndim == 2:
+        raise NotImplementedError(
+            f"{target} has magnitudes for each input; the layout 'diffusers' holds those for each output: "
+            "expected 'kohya'"
+        )
+    return "lora_magnitude_vector", value.reshape(1, -1, *spatial) if spatial else value
 
 
 def _kohya_header(loras: Mapping[str, Lora], config: UNetConfig | None) -> dict[str, str]:

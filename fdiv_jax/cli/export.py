@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -38,7 +39,7 @@ class Command:
     base: str | None = None
     """The model before tuning, for lora, kohya and delta; by default the one that the run directory names."""
     rank: int = 16
-    """The rank of a LoRA's changes of each layer."""
+    """The rank of a LoRA's changes of each layer; a layer of a lower rank keeps its whole change."""
     only: str = "full"
     """The changed parameters that a LoRA holds: cross-attn, attn, full, or a regular expression."""
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
@@ -90,7 +91,10 @@ class Command:
                 overwrite=self.overwrite,
             )
             return f"the tensors that differ from {base.name}, {_size(self.output)}"
-        found = extract(pipe, base, self.rank, self.only)
+        # diffusers gets alphas that differ by layer right from its own layout alone
+        alpha = float(self.rank) if self.format == "kohya" else None
+        found = extract(pipe, base, self.rank, self.only, alpha=alpha)
+        _tell_of_lower_ranks(found, self.rank)
         save_lora(
             self.output,
             {component: each.lora for component, each in found.items()},
@@ -156,7 +160,12 @@ def cast_pipeline(pipe: "TextToImagePipeline", dtype: str | None) -> "TextToImag
 
 
 def extract(
-    pipe: "TextToImagePipeline", base: "TextToImagePipeline", rank: int, only: str = "full"
+    pipe: "TextToImagePipeline",
+    base: "TextToImagePipeline",
+    rank: int,
+    only: str = "full",
+    *,
+    alpha: float | None = None,
 ) -> dict[str, "ExtractedLora"]:
     """The change from `base` to `pipe` as a LoRA of each component that changed; see `extract_lora`.
 
@@ -194,7 +203,7 @@ def extract(
         if component in components:
             own = [name.partition(".")[2] for name in changed if name.startswith(f"{component}.")]
             frozen = Network.parameters(base.components[component])
-            found[component] = extract_lora(frozen, Network.parameters(module), rank, own)
+            found[component] = extract_lora(frozen, Network.parameters(module), rank, own, alpha=alpha)
     return found
 
 
@@ -206,6 +215,20 @@ def _check_there(model: str) -> None:
 
     if model not in WORLDS and not Path(model).exists() and not is_hub_id(model):
         load_pipeline(model)
+
+
+def _tell_of_lower_ranks(found: Mapping[str, "ExtractedLora"], rank: int) -> None:
+    """Say on stderr which layers have a lower rank than the one asked for."""
+    lower = {
+        f"{component}.{target}": each.lora.rank(target)
+        for component, each in found.items()
+        for target in each.lora.targets
+        if each.lora.rank(target) < rank
+    }
+    if lower:
+        shown = ", ".join(f"{name} ({own})" for name, own in list(lower.items())[:3])
+        more = f" and {len(lower) - 3} more" if len(lower) > 3 else ""
+        print(f"of a lower rank than {rank}, and kept whole: {shown}{more}", file=sys.stderr)
 
 
 def _pipeline_directory(model: str) -> str:

@@ -1,12 +1,15 @@
 """Low-rank changes of weights: W' = W + (alpha / rank) down up.
 
-Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021. Everything here is a pure function of
-parameters by their dotted names, in Flax's layouts:
+Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021. With magnitudes m (Liu et al., DoRA:
+Weight-Decomposed Low-Rank Adaptation, 2024) the sum V keeps its direction alone: W' = m V / |V|, the norm
+taken for each output. Everything here is a pure function of parameters by their dotted names, in Flax's
+layouts:
 
     kernel of a Linear       P.kernel  (in, out)        down (in, rank)        up (rank, out)
     kernel of a convolution  P.kernel  (h, w, in, out)  down (h, w, in, rank)  up (1, 1, rank, out)
 
 The factors of P.kernel are named P.lora_down.kernel and P.lora_up.kernel; P is called the target.
+Magnitudes are (out,), or (in, 1) for norms taken for each input, as older LyCORIS files have them.
 """
 
 from __future__ import annotations
@@ -32,13 +35,16 @@ class Lora:
     Attributes:
         factors: the arrays that learn, by name (see the module).
         alpha: by target; a change is scaled by alpha / rank.
+        magnitudes: by target, for those that have any (DoRA).
 
     Raises:
-        ValueError: a factor without its other half or its alpha, or of shapes that do not go together.
+        ValueError: a factor without its other half or its alpha, a magnitude without factors, or shapes that
+            do not go together.
     """
 
     factors: dict[str, jax.Array]
     alpha: dict[str, float]
+    magnitudes: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -62,27 +68,36 @@ class Lora:
         if expected != set(self.factors):
             odd = sorted(expected ^ set(self.factors))
             raise ValueError(f"factors and alphas do not go together: {', '.join(odd[:4])}")
+        if alone := sorted(set(self.magnitudes) - set(self.alpha)):
+            raise ValueError(f"magnitudes without factors: {', '.join(alone[:4])}")
         for target in self.alpha:
             down, up = (np.shape(factor) for factor in self.pair(target))
             if not (len(down) == len(up) and down[-1] == up[-2] and set(up[:-2]) <= {1}):
                 raise ValueError(
                     f"{target}: factors of shapes {down} and {up}, expected (..., r) and (r, out)"
                 )
+            shape = np.shape(self.magnitudes.get(target, np.empty(up[-1:])))
+            if shape != up[-1:] and shape != (*down[-2:-1], 1):
+                raise ValueError(
+                    f"{target}: magnitudes of shape {shape}, expected {up[-1:]} or {(*down[-2:-1], 1)}"
+                )
 
 
-def _flatten(lora: Lora) -> tuple[tuple[dict[str, jax.Array]], tuple[tuple[str, float], ...]]:
-    return (lora.factors,), tuple(sorted(lora.alpha.items()))
+def _flatten(lora: Lora) -> tuple[tuple[dict[str, jax.Array], ...], tuple[tuple[str, float], ...]]:
+    return (lora.factors, lora.magnitudes), tuple(sorted(lora.alpha.items()))
 
 
 def _flatten_with_keys(lora: Lora):
     children, alpha = _flatten(lora)
-    return ((jax.tree_util.GetAttrKey("factors"), children[0]),), alpha
+    keys = (jax.tree_util.GetAttrKey(name) for name in ("factors", "magnitudes"))
+    return tuple(zip(keys, children, strict=True)), alpha
 
 
 def _unflatten(alpha: tuple[tuple[str, float], ...], children: Iterable[dict[str, jax.Array]]) -> Lora:
     lora = object.__new__(Lora)  # leaves may be anything, such as gradients or shardings
-    (factors,) = children
+    factors, magnitudes = children
     object.__setattr__(lora, "factors", factors)
+    object.__setattr__(lora, "magnitudes", magnitudes)
     object.__setattr__(lora, "alpha", dict(alpha))
     return lora
 
@@ -145,7 +160,9 @@ def init_lora(
 def merge_lora(
     parameters: Mapping[str, jax.Array], lora: Lora, *, strength: float | jax.Array = 1.0
 ) -> dict[str, jax.Array]:
-    """The parameters with W + strength (alpha / rank) down up for each target; differentiable in all three.
+    """The parameters with V = W + strength (alpha / rank) down up for each target; all differentiable.
+
+    Where the target has magnitudes m, m V / |V| takes the place of V, as PEFT fuses a scaled DoRA.
 
     Args:
         parameters: by name.
@@ -169,7 +186,10 @@ def merge_lora(
         dtype = jnp.promote_types(kernel.dtype, jnp.float32)
         flat = up.reshape(up.shape[-2:])
         change = jnp.matmul(down.astype(dtype), flat.astype(dtype), precision=jax.lax.Precision.HIGHEST)
-        merged[name] = (kernel.astype(dtype) + strength * lora.scale(target) * change).astype(kernel.dtype)
+        changed = kernel.astype(dtype) + strength * lora.scale(target) * change
+        if (magnitude := lora.magnitudes.get(target)) is not None:
+            changed = _with_magnitude(changed, magnitude.astype(dtype))
+        merged[name] = changed.astype(kernel.dtype)
     return merged
 
 
@@ -183,29 +203,31 @@ def extract_lora(
 ) -> ExtractedLora:
     """The change between two networks, each kernel's cut to its greatest `rank` singular values.
 
+    A kernel of a lower rank than that has its whole change kept, in factors of its own rank.
+
     D = U S V^T, and down = U_r sqrt(S_r / scale), up = sqrt(S_r / scale) V_r^T: the closest change of this
     rank (Eckart and Young, 1936). Kernels of convolutions are taken as matrices (h w in, out).
 
     Args:
         original: parameters by name.
         changed: parameters of the same names and shapes.
-        rank: of each kernel's change.
+        rank: of each kernel's change, at most; at least 1.
         names: parameters to look at; None: all. Those that did not change are left out.
-        alpha: scale times rank; None: the rank.
+        alpha: scale times rank, for every kernel; None: each one's rank.
 
     Returns:
         the factors, float32, and the relative errors left.
 
     Raises:
         ValueError: names or shapes that differ, no change, a change of a bias, norm or embedding (which no
-            LoRA can hold: leave it out by `names`, or keep a delta), or a rank below 1 or above that of a
-            kernel.
+            LoRA can hold: leave it out by `names`, or keep a delta), or a rank below 1.
     """
     if set(original) != set(changed):
         odd = sorted(set(original) ^ set(changed))
         raise ValueError(f"the networks differ in parameters: {', '.join(odd[:4])} ({len(odd)} in all)")
-    alpha = float(rank if alpha is None else alpha)
-    if rank > 0 and not alpha > 0:
+    if rank < 1:
+        raise ValueError(f"rank {rank}, expected at least 1")
+    if alpha is not None and not alpha > 0:
         raise ValueError(f"alpha {alpha}, expected a positive number")
     wanted = sorted(original) if names is None else sorted(set(names))
     moved = [name for name in wanted if _differs(name, original, changed)]
@@ -217,23 +239,23 @@ def extract_lora(
             f"{len(others)} changed parameters are no kernels, and a LoRA holds kernels alone: "
             f"{', '.join(others[:4])}; name the kernels, or keep a delta"
         )
-    factors, errors, left, total = {}, {}, 0.0, 0.0
+    factors, alphas, errors, left, total = {}, {}, {}, 0.0, 0.0
     for name in moved:
         target = name.removesuffix(_KERNEL)
         shape = original[name].shape
-        _check_rank(rank, target, shape)
+        r = min(rank, _full_rank(shape))
+        alphas[target] = float(r if alpha is None else alpha)
         difference = np.asarray(changed[name], np.float64) - np.asarray(original[name], np.float64)
         matrix = difference.reshape(-1, shape[-1])
         u, s, v = np.linalg.svd(matrix, full_matrices=False)
-        root = np.sqrt(s[:rank] * rank / alpha)
-        factors[target + _DOWN] = jnp.asarray((u[:, :rank] * root).reshape(*shape[:-1], rank), jnp.float32)
-        up = (root[:, None] * v[:rank]).reshape(*(1 for _ in shape[:-2]), rank, shape[-1])
+        root = np.sqrt(s[:r] * r / alphas[target])
+        factors[target + _DOWN] = jnp.asarray((u[:, :r] * root).reshape(*shape[:-1], r), jnp.float32)
+        up = (root[:, None] * v[:r]).reshape(*(1 for _ in shape[:-2]), r, shape[-1])
         factors[target + _UP] = jnp.asarray(up, jnp.float32)
-        rest, whole = float(np.sum(s[rank:] ** 2)), float(np.sum(s**2))
+        rest, whole = float(np.sum(s[r:] ** 2)), float(np.sum(s**2))
         errors[target] = (rest / whole) ** 0.5
         left, total = left + rest, total + whole
-    lora = Lora(factors, dict.fromkeys(errors, alpha))
-    return ExtractedLora(lora, errors, (left / total) ** 0.5)
+    return ExtractedLora(Lora(factors, alphas), errors, (left / total) ** 0.5)
 
 
 def _target(name: str, parameters: Mapping[str, jax.Array]) -> str:
@@ -244,8 +266,19 @@ def _target(name: str, parameters: Mapping[str, jax.Array]) -> str:
     return name.removesuffix(_KERNEL)
 
 
+def _with_magnitude(kernel: jax.Array, magnitude: jax.Array) -> jax.Array:
+    """m V / |V|, the norm over the axes that the magnitude does not tell apart."""
+    told = (1,) * (kernel.ndim - magnitude.ndim) + magnitude.shape
+    axes = tuple(axis for axis, size in enumerate(told) if size == 1)
+    return magnitude * kernel / jnp.sqrt(jnp.sum(kernel**2, axis=axes, keepdims=True))
+
+
+def _full_rank(shape: tuple[int, ...]) -> int:
+    return min(int(np.prod(shape[:-1])), shape[-1])
+
+
 def _check_rank(rank: int, target: str, shape: tuple[int, ...]) -> None:
-    full = min(int(np.prod(shape[:-1])), shape[-1])
+    full = _full_rank(shape)
     if not 1 <= rank <= full:
         raise ValueError(
             f"rank {rank} for {target}, whose kernel {shape} has rank {full}; expected 1 to {full}"

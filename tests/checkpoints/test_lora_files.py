@@ -127,6 +127,30 @@ def test_alphas_and_ranks_that_differ_by_layer_reach_diffusers(tmp_path):
     assert same(load_lora(file, modules)["unet"], lora)
 
 
+@pytest.mark.interop
+def test_ranks_that_differ_by_layer_reach_diffusers_from_kohyas_layout(tmp_path):
+    """As `export` writes them for layers of lower ranks: with one alpha."""
+    pytest.importorskip("peft")
+    from tests.checkpoints.torch_pipelines import our_modules, torch_pipeline
+
+    pipe = torch_pipeline("sd1")
+    modules = our_modules(pipe, tmp_path)
+    one = drawn_lora(modules["unet"], 2, 5.0, containing=(".attn1.to_q", ".conv1"))
+    two = drawn_lora(modules["unet"], 3, 5.0, containing=(".attn2.to_q", ".conv2"))
+    lora = Lora(one.factors | two.factors, one.alpha | two.alpha)
+    text = drawn_lora(modules["text_encoder"], 2, 5.0, containing=(".fc1", "_proj"))
+    loras = {"unet": lora, "text_encoder": text}
+    options = {"layout": "kohya", "unet_config": modules["unet"].config}
+    pipe.load_lora_weights(str(save_lora(tmp_path / "lora.safetensors", loras, **options)))
+    pipe.fuse_lora(components=["unet", "text_encoder"])
+    for component, own in loras.items():
+        fused = getattr(pipe, component).state_dict()
+        theirs = {name.replace(".base_layer", ""): value for name, value in fused.items()}
+        for name, value in state_dict(merged(modules[component], own)).items():
+            known = theirs[name] if name in theirs else theirs[name.removeprefix("text_model.")]
+            assert relative_error(value, known.numpy()) < 1e-5, name
+
+
 def test_names_are_those_of_each_layout(tiny, loras, tmp_path):
     config = tiny["unet"].config
     save_lora(tmp_path / "a.safetensors", loras)
@@ -136,7 +160,7 @@ def test_names_are_those_of_each_layout(tiny, loras, tmp_path):
     assert names[f"{stem}.lora_B.weight"].shape == (8, 2)
     assert names["unet.down_blocks.0.resnets.0.conv1.lora_A.weight"].shape == (2, 8, 3, 3)
     assert names["unet.down_blocks.0.resnets.0.conv1.lora_B.weight"].shape == (8, 2, 1, 1)
-    assert "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight" in names
+    assert "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.down.weight" in names
 
     save_lora(tmp_path / "b.safetensors", loras, layout="kohya", unet_config=config, dtype="float16")
     names = load_file(tmp_path / "b.safetensors")
@@ -286,11 +310,11 @@ def test_faults_of_a_file_are_named(tiny, loras, tmp_path):
     fault(lambda t: t.update({name: np.array(1, np.float32)}), ValueError, r"1 misshapen: .*conv1: \(\) and")
     fault(lambda t: t.clear(), ValueError, "holds no factors, expected those of a LoRA")
     fault(lambda t: t.update({name: t[name][:1]}), ValueError, r"1 misshapen: .*\(1, 8, 3, 3\)")
-    fault(
-        lambda t: t.update({name.replace("lora_A.weight", "lora_magnitude_vector"): t[name]}),
-        NotImplementedError,
-        "DoRA",
-    )
+    magnitude = name.replace("lora_A.weight", "lora_magnitude_vector")
+    fault(lambda t: t.update({magnitude: t[name]}), ValueError, r"conv1: magnitudes \(2, 8, 3, 3\) for")
+    fault(lambda t: t.update({name: t[name] * np.nan}), ValueError, "conv1.lora_A.weight has values that are")
+    other = name.replace("lora_A", "lora.down")
+    fault(lambda t: t.update({other: t[name] + 1}), ValueError, "is another down of unet mid_block.resnets.0")
     save_lora(path, loras, layout="kohya", unet_config=tiny["unet"].config, overwrite=True)
     whole = load_file(path)
     alpha = "lora_unet_mid_block_resnets_0_conv1.alpha"

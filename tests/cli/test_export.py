@@ -83,6 +83,27 @@ def test_a_lora_gives_the_tuned_model(form, base, tuned, run_directory, tmp_path
     assert_same(merged, {component: tuned.components[component] for component in merged}, 1e-5)
 
 
+@pytest.mark.parametrize("form", ["lora", "kohya"])
+def test_a_rank_above_that_of_a_layer_keeps_its_whole_change(
+    form, base, tuned, run_directory, tmp_path, capsys
+):
+    path = tmp_path / "lora.safetensors"
+    assert export(run_directory, form, path, "--rank", 999) == 0
+    told = capsys.readouterr().err
+    layer = KEY.removesuffix(".weight")
+    assert f"of a lower rank than 999, and kept whole: unet.{layer} (8), text_encoder." in told
+    loras = load_lora(path, base.components)
+    assert loras["unet"].rank(layer) == 8
+    assert loras["unet"].scale(layer) == pytest.approx(1 if form == "lora" else 999 / 8)
+    merged = {
+        component: Network(base.components[component]).module(
+            merge_lora(Network.parameters(base.components[component]), lora)
+        )
+        for component, lora in loras.items()
+    }
+    assert_same(merged, {component: tuned.components[component] for component in merged}, 1e-5)
+
+
 def test_a_lora_of_some_parameters_and_of_a_lower_rank(run_directory, base, tmp_path, capsys):
     path = tmp_path / "lora.safetensors"
     arguments = ("--rank", 1, "--only", "cross-attn", "--dtype", "float16")
@@ -129,7 +150,7 @@ def test_a_diffusers_directory_in_another_precision(tuned, run_directory, tmp_pa
 @pytest.mark.parametrize(
     ("form", "more", "message"),
     [
-        ("lora", ("--rank", 99), "rank 99 for .*expected 1 to"),
+        ("lora", ("--rank", 0), "rank 0, expected at least 1"),
         ("lora", ("--only", "to_nowhere"), "matches no parameter"),
         ("lora", ("--only", r"\.attn1\."), "none of the .* differs"),
         ("single-file", ("--base", "fashion"), "is of the model alone"),

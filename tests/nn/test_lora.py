@@ -143,13 +143,56 @@ def test_only_what_changed_and_was_named_is_extracted(parameters):
 @pytest.mark.parametrize(
     ("rank", "target"), [(0, "a.to_k"), (7, "a.to_k"), (5, "b.shortcut"), (8, "b.conv1")]
 )
-def test_a_rank_that_a_kernel_does_not_have_is_refused(parameters, rank, target):
-    name = f"{target}.kernel"
+def test_a_rank_that_a_kernel_does_not_have_is_not_trained(parameters, rank, target):
     with pytest.raises(ValueError, match=rf"rank {rank} for {target}.*expected 1 to"):
-        init_lora(parameters, [name], rank=rank, key=jax.random.key(0))
-    changed = {**parameters, name: parameters[name] + 1}
-    with pytest.raises(ValueError, match=rf"rank {rank} for {target}.*expected 1 to"):
-        extract_lora(parameters, changed, rank)
+        init_lora(parameters, [f"{target}.kernel"], rank=rank, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("alpha", [None, 2.0])
+def test_a_kernel_of_a_lower_rank_is_kept_whole(parameters, alpha):
+    noise = draw(SHAPES, 3)
+    changed = {n: v + 0.1 * noise[n] if n in KERNELS else v for n, v in parameters.items()}
+    lora = extract_lora(parameters, changed, 6, alpha=alpha).lora
+    full = {"a.to_k": 6, "b.conv1": 6, "b.shortcut": 4}  # of 7 and 4, the smaller sides of the last two
+    assert {target: lora.rank(target) for target in lora.targets} == full
+    assert lora.alpha == {target: rank if alpha is None else alpha for target, rank in full.items()}
+    merged = merge_lora(parameters, lora)
+    for name in ("a.to_k.kernel", "b.shortcut.kernel"):
+        np.testing.assert_allclose(merged[name], changed[name], atol=1e-5)
+    assert np.abs(merged["b.conv1.kernel"] - changed["b.conv1.kernel"]).max() > 1e-3
+    with pytest.raises(ValueError, match="rank 0, expected at least 1"):
+        extract_lora(parameters, changed, 0)
+
+
+@pytest.mark.parametrize("each", ["output", "input"])
+def test_a_magnitude_is_the_norm_of_the_merged_weights(parameters, each):
+    lora = drawn_lora(parameters)
+    sizes = {name.removesuffix(".kernel"): SHAPES[name] for name in KERNELS}
+    rng = np.random.default_rng(4)
+    magnitudes = {
+        target: jnp.asarray(
+            rng.uniform(1, 2, shape[-1:] if each == "output" else (shape[-2], 1)), jnp.float32
+        )
+        for target, shape in sizes.items()
+    }
+    with_norms = Lora(lora.factors, lora.alpha, magnitudes)
+    plain = merge_lora(parameters, lora, strength=0.5)
+    for target, value in magnitudes.items():
+        kernel = np.asarray(merge_lora(parameters, with_norms, strength=0.5)[f"{target}.kernel"], np.float64)
+        before = np.asarray(plain[f"{target}.kernel"], np.float64)
+        kernel, before = (np.moveaxis(x, -1 if each == "output" else -2, 0) for x in (kernel, before))
+        kernel, before = (x.reshape(len(x), -1) for x in (kernel, before))
+        np.testing.assert_allclose(np.linalg.norm(kernel, axis=1), value.ravel(), rtol=1e-5)
+        directions = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (kernel, before))
+        np.testing.assert_allclose(*directions, atol=1e-6)
+    again = jax.tree.unflatten(jax.tree.structure(with_norms), jax.tree.leaves(with_norms))
+    assert again.magnitudes == with_norms.magnitudes
+    with pytest.raises(
+        ValueError, match=r"a\.to_k: magnitudes of shape \(3,\), expected \(10,\) or \(6, 1\)"
+    ):
+        Lora(lora.factors, lora.alpha, {"a.to_k": jnp.ones(3)})
+    with pytest.raises(ValueError, match="magnitudes without factors: nowhere"):
+        Lora(lora.factors, lora.alpha, {"nowhere": jnp.ones(3)})
 
 
 def test_what_does_not_go_together_is_named(parameters):
