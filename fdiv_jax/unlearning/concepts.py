@@ -10,11 +10,14 @@ from fdiv_jax.pipeline import Concept
 from fdiv_jax.pipeline.words import folded, same_words
 from fdiv_jax.unlearning import _validate as check
 from fdiv_jax.unlearning._phrases import around, bare, dressed, first_shown, framed_forms, tidy
+from fdiv_jax.unlearning._spelling import nearly, nearly_shown
 from fdiv_jax.unlearning.library import KnownConcepts
 
 __all__ = ["Erasure", "PromptPair", "resolve_all", "resolve_pairs", "resolve_retained", "target_words"]
 
 _WHOLE_PROMPT = re.compile(r"prompt:\s*(.*)", re.IGNORECASE | re.DOTALL)
+_EXACT_PHRASE = re.compile(r"phrase:\s*(.*)", re.IGNORECASE | re.DOTALL)
+_KEYWORDS = ("superclass", "near", "empty", "negative")
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,13 @@ def resolve_pairs(
         superclass, near    by the concept's own super-class or neighbour
         empty, negative     the whole prompt becomes the empty one (the second asks for negative guidance)
         prompt: TEXT        the whole prompt becomes TEXT
+        phrase: TEXT        by TEXT
         a known concept     by that concept's phrase
         anything else       by the text itself; but a text that carries the rest of one of the prompts with it
                             ("a bag, photo style" for "a sneaker, photo style") is a whole prompt
+
+    A text that is nearly one of these words or a known concept is refused with the question whether that was
+    meant; `phrase: TEXT` is taken as it is, for a target too.
 
     Args:
         concepts: what can be unlearned (`known_concepts(pipe.concepts)`); may be empty.
@@ -73,7 +80,8 @@ def resolve_pairs(
 
     Raises:
         ValueError: a target that is not known and has no prompts, or does not occur in one; an anchor that
-            needs a known concept, or whose prompt is the target's own.
+            needs a known concept, or whose prompt is the target's own; a target or an anchor that is nearly a
+            known word.
     """
     return resolve_all(concepts, [Erasure(target, anchor, tuple(prompts))])
 
@@ -136,26 +144,37 @@ def resolve_retained(
     Args:
         concepts: what can be unlearned (`known_concepts(pipe.concepts)`); may be empty.
         targets: the concept that is unlearned, or several.
-        retained: the prompts; None: the empty one and those of the other concepts of the targets' kinds that
-            show no target and are no special case of one (whose super-class shows none), none where no target
-            is a known concept.
+        retained: the prompts, `prompt: TEXT` for one that is taken as it is; None: the empty one and those of
+            the other concepts of the targets' kinds that show no target and are no special case of one (whose
+            super-class shows none), none where no target is a known concept.
 
     Raises:
-        ValueError: a retained prompt that shows a target.
+        ValueError: a retained prompt that shows a target, or has a word that is nearly the target's name.
     """
     known = _known(concepts)
     targets = [targets] if isinstance(targets, str) else list(targets)
-    found = [known.find(target) for target in targets]
+    found = [_find_target(known, target) for target in targets]
+    targets = [_exact(target) or target for target in targets]
     shows = {
         target: (*_names(known, target, concept), *([] if concept is None else [concept.phrase]))
         for target, concept in zip(targets, found, strict=True)
     }
     if retained is not None:
-        for prompt in check.texts("retained", retained):
+        kept: dict[str, None] = {}
+        for asked in check.texts("retained", retained):
+            exact = _WHOLE_PROMPT.match(asked)
+            prompt = exact.group(1).strip() if exact else asked
             for target, names in shows.items():
                 if first_shown(prompt, names):
                     raise ValueError(f"retained prompt {prompt!r} shows the target {target!r}")
-        return tuple(dict.fromkeys(retained))
+                slip = None if exact else nearly_shown(prompt, names, known.words())
+                if slip:
+                    raise ValueError(
+                        f"retained prompt {prompt!r}: {slip[0]!r} is nearly the target {slip[1]!r}, which is "
+                        f"to be unlearned; write 'prompt: {prompt}' if the prompt is meant as it is"
+                    )
+            kept[prompt] = None
+        return tuple(kept)
     erased = [concept for concept in found if concept is not None]
     if not erased:
         return ()
@@ -195,6 +214,7 @@ class _Reading:
 
     Attributes:
         erasure: as it was asked for.
+        target: its name or phrase.
         concept: the known concept that it is of, if any.
         prompts: that show the target.
         framed: what stands for the concept's phrase, the longest first.
@@ -204,6 +224,7 @@ class _Reading:
     """
 
     erasure: Erasure
+    target: str
     concept: Concept | None
     prompts: tuple[str, ...]
     framed: tuple[str, ...]
@@ -214,13 +235,19 @@ class _Reading:
     @classmethod
     def of(cls, known: KnownConcepts, erasure: Erasure) -> _Reading:
         """Finds the target among the known concepts and reads the anchor."""
-        target = erasure.target
-        concept = known.find(target)
+        concept, exact = _find_target(known, erasure.target), _exact(erasure.target)
+        target = exact or erasure.target
         if concept is None and not erasure.prompts:
             listed = f"known: {', '.join(known)}" if known else "the model comes without concepts.json"
             raise ValueError(
                 f"target {target!r} is not a concept of {known.origin} ({listed})"
                 f"{check.nearest(target, known.words())}; give prompts that show it, or a known target"
+            )
+        slip = nearly(target, _spellings(known)) if concept is None and exact is None else None
+        if slip:
+            raise ValueError(
+                f"target {target!r} is nearly the concept {slip!r}; did you mean {slip}? write 'phrase: "
+                f"{target}' for the phrase"
             )
         names = _names(known, target, concept)
         framed = (target,) if concept is None else framed_forms(concept, names)
@@ -233,11 +260,7 @@ class _Reading:
                 raise ValueError(f"target {target!r}: {phrase!r} does not occur in the prompt {prompt!r}")
             shown.append((prompt, found))
         whole, phrase = _read_anchor(erasure.anchor, concept, known, shown)
-        return cls(erasure, concept, tuple(dict.fromkeys(prompts)), framed, names, whole, phrase)
-
-    @property
-    def target(self) -> str:
-        return self.erasure.target
+        return cls(erasure, target, concept, tuple(dict.fromkeys(prompts)), framed, names, whole, phrase)
 
     def shown_in(self, prompt: str) -> bool:
         return first_shown(prompt, (*self.framed, *self.names)) is not None
@@ -259,6 +282,40 @@ class _Reading:
         framed = self.concept is None or found in self.framed
         phrase = self.phrase if framed or self.concept is None else bare(self.phrase, self.concept)
         return phrase.join(self._replace(part) for part in around(found, text))
+
+
+def _exact(text: str) -> str | None:
+    """TEXT of `phrase: TEXT`; None for anything else.
+
+    Raises:
+        ValueError: nothing behind the colon.
+    """
+    explicit = _EXACT_PHRASE.match(text)
+    return check.text("phrase", explicit.group(1).strip()) if explicit else None
+
+
+def _find_target(known: KnownConcepts, target: str) -> Concept | None:
+    return None if _exact(target) is not None else known.find(target)
+
+
+def _spellings(known: KnownConcepts) -> tuple[str, ...]:
+    return (*known.words(), *(concept.phrase for concept in known.values()))
+
+
+def _ask_about(anchor: str, known: KnownConcepts) -> None:
+    """Raises ValueError for a phrase that is nearly a keyword or a concept; folded it may be the keyword."""
+    keyword = next((word for word in _KEYWORDS if same_words(word, anchor)), None)
+    keyword = keyword or next((word for word in _KEYWORDS if _joined(word) == _joined(anchor)), None)
+    slip = keyword or nearly(anchor, (*_KEYWORDS, *_spellings(known)))
+    if slip:
+        raise ValueError(
+            f"anchor {anchor!r} is nearly {slip!r}; did you mean {slip}? write 'prompt: {anchor}' for the "
+            f"phrase as a whole prompt, or 'phrase: {anchor}' for the phrase in the target's place"
+        )
+
+
+def _joined(text: str) -> str:
+    return "".join(c for c in folded(text[:60]).text if c.isalnum())
 
 
 def _known(concepts: Mapping[str, Concept]) -> KnownConcepts:
@@ -303,7 +360,8 @@ def _read_anchor(
                 "such target; expected the phrase that takes the target's place, or 'empty'"
             )
         return None, getattr(concept, anchor)
-    other = known.find(anchor)
+    exact = _exact(anchor)
+    other = None if exact else known.find(anchor)
     if other is not None:
         if concept is not None and other.kind != concept.kind:
             raise ValueError(
@@ -311,6 +369,9 @@ def _read_anchor(
                 f"kind {concept.kind!r}; expected the same kind, or 'prompt: TEXT' for a whole prompt"
             )
         return None, other.phrase
+    if exact is not None:
+        return None, exact if concept is None else dressed(exact, concept)
+    _ask_about(anchor, known)
     for prompt, found in shown:
         for rest in around(found, prompt):
             if len(rest.split()) >= 2 and folded(rest).text in folded(anchor).text:

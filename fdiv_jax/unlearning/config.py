@@ -62,8 +62,9 @@ class UnlearningConfig:
     the library's, or a phrase that occurs in every one of `prompts`."""
     anchor: str = "superclass"
     """What takes its place: superclass, near (both from the model's concepts.json or the library), empty (the
-    empty prompt), negative (away from the target by negative guidance), or a phrase or concept that replaces
-    the target in its prompts; `prompt: TEXT` is a whole prompt instead."""
+    empty prompt), negative (away from the target by negative guidance), or a concept or a phrase that
+    replaces the target in its prompts (`phrase: TEXT` where it looks like another word); `prompt: TEXT` is a
+    whole prompt instead."""
     divergence: str = "squared_hellinger"
     """A name of the catalogue or any generator in t."""
     loss: LossFamily = "closed"
