@@ -10,18 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fdiv_jax.checkpoints.files import PICKLE_SUFFIXES, STORED_DTYPES, TensorFiles, blamed, save_tensors
+from fdiv_jax.checkpoints.files import STORED_DTYPES, TensorFiles, blamed, save_tensors
 from fdiv_jax.checkpoints.state_dicts import canonical_name, load_state_dict, state_dict, tensor_names
+from fdiv_jax.checkpoints.weight_files import find_weights
 from fdiv_jax.files import read_json
 from fdiv_jax.nn.shapes import abstract_network
 
 __all__ = ["LoadedComponent", "load_component", "save_component"]
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
-
-# The names diffusers and transformers give their weights.
-_STEMS = ("diffusion_pytorch_model", "model")
-_PICKLES = (*PICKLE_SUFFIXES, ".msgpack")
 
 
 class LoadedComponent(NamedTuple, Generic[ModuleT]):
@@ -64,7 +61,7 @@ def load_component(
         )
     with blamed(directory / "config.json"):
         model = abstract_network(module_cls, config, dtype=dtype, param_dtype=param_dtype)
-    files = _weight_files(directory, variant)
+    files = find_weights(directory, variant)
     with TensorFiles(files) as tensors:
         filled = load_state_dict(model, tensors, source=", ".join(map(str, files)))
         expected = tensor_names(filled)
@@ -109,44 +106,6 @@ def save_component(
     save_tensors(tensors, directory / f"{stem}.safetensors")
     text = json.dumps(values, indent=2, sort_keys=True) + "\n"
     (directory / "config.json").write_text(text, encoding="utf-8")
-
-
-def _weight_files(directory: Path, variant: str | None) -> list[Path]:
-    middle = f".{variant}" if variant else ""
-    for stem in _STEMS:
-        if (whole := directory / f"{stem}{middle}.safetensors").is_file():
-            return [whole]
-        for index in (f"{stem}.safetensors.index{middle}.json", f"{stem}{middle}.safetensors.index.json"):
-            if (directory / index).is_file():
-                return _shards(directory / index)
-    present = sorted(file.name for file in directory.iterdir() if file.is_file())
-    others = [name for name in present if name.endswith(".safetensors")]
-    pickles = [name for name in present if name.endswith(_PICKLES)]
-    expected = " or ".join(f"{stem}{middle}.safetensors" for stem in _STEMS)
-    if others:
-        advice = "name another variant, or none" if variant else "name a variant, such as variant='fp16'"
-        raise FileNotFoundError(f"{directory} has no {expected}, but {', '.join(others)}; {advice}")
-    if pickles:
-        raise ValueError(
-            f"{directory} has its weights only as {', '.join(pickles)}. Reading a pickle runs any code it "
-            f"holds, so it is not read here; convert it to {expected} where it is trusted"
-        )
-    raise FileNotFoundError(
-        f"{directory} has no weights; expected {expected}, found {', '.join(present) or 'nothing'}"
-    )
-
-
-def _shards(index: Path) -> list[Path]:
-    placed = read_json(index).get("weight_map")
-    if not isinstance(placed, dict) or not placed:
-        raise ValueError(f"{index} has no weight_map")
-    files = [index.parent / name for name in sorted(set(map(str, placed.values())))]
-    for file in files:
-        if file.parent != index.parent:
-            raise ValueError(f"{index} names a file of another directory: {file.name}")
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}, which {index.name} names, does not exist")
-    return files
 
 
 def _as_stored(value: np.ndarray, stored: np.dtype | None) -> np.ndarray:

@@ -145,15 +145,18 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 @functools.cache
 def fields_help(command: type) -> dict[str, str]:
-    """The docstring below each field of a dataclass, on one line."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(command))).body[0]
-    assert isinstance(tree, ast.ClassDef)
+    """The docstring below each field of a dataclass and of those that it extends, on one line."""
     found = {}
-    for field, text in zip(tree.body, tree.body[1:], strict=False):
-        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+    for kind in reversed(command.__mro__):
+        if not dataclasses.is_dataclass(kind):
             continue
-        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            found[field.target.id] = " ".join(str(text.value.value).split())
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        for field, text in zip(tree.body, tree.body[1:], strict=False):
+            if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+                continue
+            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[field.target.id] = " ".join(str(text.value.value).split())
     return found
 
 

@@ -1,14 +1,16 @@
 """`fdiv-jax export MODEL --format FORMAT --output PATH`: a model, or its change, for other programs."""
 
+import dataclasses
 import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from fdiv_jax.cli._loading import Files
 from fdiv_jax.files import read_json
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ class Command:
     """The precision to write; by default float32, and for diffusers what each tensor was stored in."""
     overwrite: bool = False
     """Replace what is there."""
+    files: Annotated[Files, tyro.conf.arg(name="")] = field(default_factory=Files)
+    """How to load the model and its base."""
 
     def run(self) -> None:
         """Load the model and its base, write, and say what was written."""
@@ -55,13 +59,12 @@ class Command:
         base = self._base(model)
         self._check_output()
         console = Console(stderr=True)
-        import fdiv_jax
-
+        files, base_files = self._files(base, model)
         with console.waiting(f"loading {model}") as tell:
-            pipe = fdiv_jax.load_pipeline(model)
+            pipe = files.load(model)
             if base is not None:
                 tell(f"loading {base}")
-            before = None if base is None else fdiv_jax.load_pipeline(base)
+            before = None if base is None else base_files.load(base)
             if before is not None and self.base is None:
                 _compare(before, Path(model))
             tell(f"writing {self.output}")
@@ -108,6 +111,21 @@ class Command:
             for component, each in found.items()
         )
         return f"a LoRA of rank {self.rank} ({'; '.join(parts)}), {_size(self.output)}"
+
+    def _files(self, base: str | None, model: str) -> tuple[Files, Files]:
+        """How to load the model and its base.
+
+        A revision is that of the model, or of the base where the model is a directory; a variant that one of
+        the two has no weights of is that of the other.
+        """
+        own = other = self.files
+        if not Path(model).is_dir():
+            other = dataclasses.replace(other, revision=None)
+        if base is not None and not own.fit(model) and other.fit(base):
+            own = dataclasses.replace(own, variant=None)
+        elif base is not None and not other.fit(base):
+            other = dataclasses.replace(other, variant=None)
+        return own, other
 
     def _base(self, model: str) -> str | None:
         if self.format not in _OF_CHANGES:

@@ -1,11 +1,13 @@
 """`fdiv-jax sample MODEL PROMPT...`: draw images and write them as one contact sheet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
+
+from fdiv_jax.cli._loading import Loading
 
 __all__ = ["HELP", "Command"]
 
@@ -46,6 +48,8 @@ class Command:
     """The number of images for each prompt, side by side."""
     output: Path = Path("sample.png")
     """The picture to write; its ending chooses the format."""
+    loading: Annotated[Loading, tyro.conf.arg(name="")] = field(default_factory=Loading)
+    """How to load the model."""
 
     def run(self) -> None:
         """Load the model, draw, write the sheet and say where it is."""
@@ -76,11 +80,10 @@ class Command:
         )
         with bar:
             task = bar.add_task(f"loading {self.model}", total=None)
-            import fdiv_jax
             from fdiv_jax.checkpoints import atomic_file
             from fdiv_jax.watching import contact_sheet
 
-            pipe = fdiv_jax.load_pipeline(self.model)
+            pipe = self.loading.load(self.model)
             bar.update(task, description=f"drawing {len(every)} images, sampler steps")
             pictures = pipe(
                 every,

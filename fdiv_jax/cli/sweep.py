@@ -1,12 +1,13 @@
 """`fdiv-jax sweep MODEL --target ... --divergences ... --output DIR`: many runs, and their table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from fdiv_jax.cli._loading import Loading
 from fdiv_jax.cli._unlearning_options import configured, erasure_score
 from fdiv_jax.unlearning import UnlearningConfig
 from fdiv_jax.unlearning.sweep import cells_of, sweep
@@ -53,6 +54,8 @@ class Command:
     """A YAML file of the concepts to unlearn at once, instead of --target."""
     cache: Path | None = None
     """Where anchor images are kept; by default FDIV_JAX_CACHE or the user's cache directory."""
+    loading: Annotated[Loading, tyro.conf.arg(name="")] = field(default_factory=Loading)
+    """How to load the model."""
 
     def run(self) -> None:
         """Make the runs and print the table."""
@@ -65,9 +68,7 @@ class Command:
         cells = cells_of(self.config, self.divergences, anchors=self.anchors, seeds=self.seeds)
         console = Console(stderr=True)
         with console.waiting(f"loading {self.model}"):
-            import fdiv_jax
-
-            pipe = fdiv_jax.load_pipeline(self.model)
+            pipe = self.loading.load(self.model)
         score = erasure_score(pipe, self.score_images) if self.score_images else None
         if score is not None:
             _check_targets(cells[0].config)

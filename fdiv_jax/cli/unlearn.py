@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
 
+from fdiv_jax.cli._loading import Loading
 from fdiv_jax.cli._unlearning_options import concept_score, configured
 from fdiv_jax.unlearning import Observer, UnlearningConfig, UnlearningResult, unlearn
 from fdiv_jax.unlearning.sequence import unlearn_sequence
@@ -74,6 +75,8 @@ class Command:
     """Print the configuration as JSON and do nothing."""
     cache: Path | None = None
     """Where anchor images are kept; by default FDIV_JAX_CACHE or the user's cache directory."""
+    loading: Annotated[Loading, tyro.conf.arg(name="")] = field(default_factory=Loading)
+    """How to load the model."""
 
     def run(self) -> None:
         """Load the model, unlearn, and sum up."""
@@ -88,9 +91,7 @@ class Command:
         output = self.output or default_output(self.config)
         console = Console(stderr=True)
         with console.waiting(f"loading {self.model}"):
-            import fdiv_jax
-
-            pipe = fdiv_jax.load_pipeline(self.model)
+            pipe = self.loading.load(self.model)
         if self.sequential:
             self._sequence(pipe, output, console)
         else:

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from fdiv_jax.assets import asset_directory
 from fdiv_jax.checkpoints import atomic_directory, load_component, save_component
 from fdiv_jax.checkpoints.files import blamed
+from fdiv_jax.checkpoints.weight_files import has_weights
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.files import check_regular, read_json
 from fdiv_jax.nn import (
@@ -35,6 +36,7 @@ from fdiv_jax.nn.attention import Implementation, check_implementation
 from fdiv_jax.pipeline.clip_tokenizer import clip_tokenizer_class
 from fdiv_jax.pipeline.concepts import read_concepts
 from fdiv_jax.pipeline.hub import fetch, is_hub_id
+from fdiv_jax.pipeline.kept import kept_components, write_kept
 
 if TYPE_CHECKING:
     from fdiv_jax.pipeline.text_to_image import TextToImagePipeline
@@ -57,7 +59,8 @@ _PIPELINES = {
     "StableDiffusionPipeline": ("unet", "vae", "text_encoder", "tokenizer"),
     "StableDiffusionXLPipeline": tuple(_LIBRARIES),
 }
-"""The components of each kind of pipeline; the others (a safety checker, for instance) are left alone."""
+"""The components of each kind of pipeline; others (a safety checker, for instance) are kept as files."""
+_PRECISIONS = tuple(map(jnp.dtype, (jnp.float32, jnp.bfloat16, jnp.float16)))
 _ABSENT = ("safety_checker", "feature_extractor", "image_encoder")
 _DIFFUSERS_VERSION = "0.42.1"
 """The version whose layout is written."""
@@ -82,23 +85,25 @@ def load_pipeline(
 
     Args:
         model: "fashion" (the world in the package), a diffusers directory, or a hub id "owner/model".
-        dtype: of the computation; norms, softmax and time embedding stay in float32.
-        param_dtype: in which the parameters are kept.
+        dtype: the precision of the computation: float32, bfloat16 or float16, as a dtype or by its name;
+            norms, softmax and time embedding stay in float32.
+        param_dtype: the precision in which the parameters are kept.
         attention: the implementation of `fdiv_jax.nn.dot_product_attention`: auto, plain, blocked or library.
-        variant: of the weights' files, such as "fp16".
-        revision: of a hub model: a branch, a tag or a commit.
+        variant: the variant of the weights' files, such as "fp16"; components without it are read without.
+        revision: the branch, tag or commit of a hub model.
         offline: take a hub model from the local cache only.
 
     Raises:
         FileNotFoundError: no such directory or hub model, or no `model_index.json` or component in it.
         NotADirectoryError: a file, such as a checkpoint of one file.
         ValueError: a file that is damaged or pickled, tensors missing, left over or of another shape, or an
-            unknown `attention`.
+            unknown `attention` or precision.
         NotImplementedError: a kind of pipeline or component that is not supported.
     """
     from fdiv_jax.pipeline.text_to_image import TextToImagePipeline
 
     check_implementation(attention)
+    dtype, param_dtype = _precision("dtype", dtype), _precision("param_dtype", param_dtype)
     directory = _find(model, variant=variant, revision=revision, offline=offline)
     check_regular(directory)
     index = read_json(directory / "model_index.json")
@@ -106,6 +111,7 @@ def load_pipeline(
     if not isinstance(kind, str) or kind not in _PIPELINES:
         raise NotImplementedError(f"{directory}: pipeline {kind!r}; supported: {', '.join(_PIPELINES)}")
     components, dtypes = {}, {}
+    variants = _variants(directory, _PIPELINES[kind], variant)
     for name in _PIPELINES[kind]:
         if name in _TOKENIZERS:
             components[name] = _load_tokenizer(directory / name)
@@ -114,7 +120,11 @@ def load_pipeline(
         if not isinstance(entry, list) or entry[-1:] != [_LIBRARIES[name][-1]]:
             raise NotImplementedError(f"{directory}: {name} is {entry!r}, expected {list(_LIBRARIES[name])}")
         loaded = load_component(
-            directory / name, _CLASSES[entry[-1]], variant=variant, dtype=dtype, param_dtype=param_dtype
+            directory / name,
+            _CLASSES[entry[-1]],
+            variant=variants[name],
+            dtype=dtype,
+            param_dtype=param_dtype,
         )
         components[name], dtypes[name] = with_attention(loaded.model, attention), loaded.stored_dtypes
         if name == "unet" and kind == "StableDiffusionPipeline":
@@ -139,7 +149,25 @@ def load_pipeline(
         name=str(model),
         extras={key: value for key, value in index.items() if key not in _LIBRARIES},
         stored_dtypes=dtypes,
+        kept=kept_components(directory, index, ("scheduler", *_LIBRARIES), variant),
     )
+
+
+def _precision(name: str, dtype: Any) -> Any:
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in _PRECISIONS:
+        raise ValueError(f"{name} {dtype!r}, expected one of {', '.join(map(str, _PRECISIONS))}")
+    return found
+
+
+def _variants(directory: Path, names: Iterable[str], variant: str | None) -> dict[str, str | None]:
+    """The variant of each network's weights: none where only others have it, as in diffusers."""
+    networks = [name for name in names if name not in _TOKENIZERS]
+    having = [name for name in networks if variant and has_weights(directory / name, variant)]
+    return {name: variant if name in having or not having else None for name in networks}
 
 
 def save_pipeline(
@@ -148,7 +176,8 @@ def save_pipeline(
     """Write a directory that diffusers, A1111 and ComfyUI load, whole or not at all.
 
     A tensor that still has the value it was loaded with is written in the precision it was loaded from, bit
-    for bit.
+    for bit. Components that are not run here, such as a safety checker, are copied from where the pipeline
+    was loaded.
 
     Args:
         pipeline: what to write.
@@ -164,9 +193,9 @@ def save_pipeline(
     path = Path(directory)
     check_replaceable(path, overwrite)
     kind = "StableDiffusionPipeline" if pipeline.text_encoder_2 is None else "StableDiffusionXLPipeline"
-    extra: dict[str, Any] = {"requires_safety_checker": False, **{name: [None, None] for name in _ABSENT}}
+    extra: dict[str, Any] = {name: [None, None] for name in _ABSENT}
     if kind == "StableDiffusionXLPipeline":
-        del extra["requires_safety_checker"], extra["safety_checker"]
+        del extra["safety_checker"]
         extra["force_zeros_for_empty_prompt"] = pipeline.extras.get("force_zeros_for_empty_prompt", True)
     index = {
         "_class_name": kind,
@@ -176,6 +205,10 @@ def save_pipeline(
         "scheduler": ["diffusers", pipeline.scheduler_config.get("_class_name", "DDIMScheduler")],
     }
     with atomic_directory(path, overwrite=overwrite) as temporary:
+        index |= write_kept(pipeline.kept, temporary)
+        if kind == "StableDiffusionPipeline":
+            needed = pipeline.extras.get("requires_safety_checker", True)
+            index["requires_safety_checker"] = bool(needed) and index["safety_checker"] != [None, None]
         _write_json(temporary / "model_index.json", dict(sorted(index.items())))
         for name in _PIPELINES[kind]:
             if name in _TOKENIZERS:

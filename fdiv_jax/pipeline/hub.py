@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from fdiv_jax.checkpoints.weight_files import has_weights
 from fdiv_jax.files import read_json
 
 __all__ = ["fetch", "is_hub_id"]
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
+_KEPT = ("safety_checker", "feature_extractor", "image_encoder")
+"""Components that are not run, but copied when the model is saved."""
 _STEMS = ("diffusion_pytorch_model", "model")
 
 
@@ -19,24 +23,25 @@ def is_hub_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None and ".." not in name
 
 
-def _patterns(variant: str | None) -> list[str]:
-    """The files of a pipeline; pickles and single-file checkpoints are none of them."""
+def _patterns(variant: str | None, networks: Sequence[str] = (*_NETWORKS, *_KEPT)) -> list[str]:
+    """The files of a pipeline, with the weights of these networks; no pickles, no single-file checkpoints."""
     middle = f".{variant}" if variant else ""
     weights = [
         f"{network}/{stem}{middle}{rest}"
-        for network in _NETWORKS
+        for network in networks
         for stem in _STEMS
         for rest in (".safetensors", "-*.safetensors", ".safetensors.index.json")
     ]
     if variant:  # the two ways of naming shards of a variant
         weights += [
             f"{network}/{stem}{rest}"
-            for network in _NETWORKS
+            for network in networks
             for stem in _STEMS
             for rest in (f".safetensors.index{middle}.json", f"-*{middle}.safetensors")
         ]
     small = ["model_index.json", "concepts.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*"]
-    return small + [f"{network}/config.json" for network in _NETWORKS] + weights
+    configurations = [f"{network}/*config.json" for network in (*_NETWORKS, *_KEPT)]
+    return small + configurations + weights
 
 
 def fetch(
@@ -63,10 +68,17 @@ def fetch(
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
     at = model if revision is None else f"{model} at revision {revision!r}"
-    try:
-        found = snapshot_download(
-            model, revision=revision, allow_patterns=_patterns(variant), local_files_only=offline
+
+    def download(patterns: list[str]) -> Path:
+        return Path(
+            snapshot_download(model, revision=revision, allow_patterns=patterns, local_files_only=offline)
         )
+
+    try:
+        directory = download(_patterns(variant))
+        without = [name for name in (*_NETWORKS, *_KEPT) if not has_weights(directory / name, variant)]
+        if variant and not set(_NETWORKS) <= set(without):  # the others are read without the variant
+            directory = download(_patterns(None, without))
     except GatedRepoError as error:
         raise PermissionError(
             f"{at}: accept the model's terms on its page and log in by `hf auth login`"
@@ -83,7 +95,6 @@ def fetch(
     except Exception as error:  # the library raises whatever its transport does when a connection breaks
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise FileNotFoundError(f"model {at}: the hub does not give it ({first[0]})") from error
-    directory = Path(found)
     _check_weights(directory, at, variant)
     return directory
 
@@ -96,9 +107,11 @@ def _check_weights(directory: Path, at: str, variant: str | None) -> None:
         entries = read_json(index)
     except ValueError as error:
         raise ValueError(f"model {at}: {error}") from error
-    for network in _NETWORKS:
-        wanted = isinstance(entries.get(network), list) and entries[network][-1]
-        if wanted and not any((directory / network).glob("*.safetensors")):
+    networks = [name for name in _NETWORKS if isinstance(entries.get(name), list) and any(entries[name][-1:])]
+    some = any(has_weights(directory / network, variant) for network in networks)
+    for network in networks:
+        there = has_weights(directory / network, variant)
+        if not there and not (some and has_weights(directory / network)):
             kind = f"safetensors weights of variant {variant!r}" if variant else "safetensors weights"
             raise ValueError(
                 f"model {at}: no {kind} for {network}. Pickled weights (.bin, .ckpt) are neither downloaded "

@@ -37,6 +37,7 @@ from fdiv_jax.pipeline.inputs import (
     image_keys,
     one_an_image,
 )
+from fdiv_jax.pipeline.kept import KeptComponent
 from fdiv_jax.pipeline.tokens import token_rows, warn_of_cuts
 
 _LATENT_PIXELS_A_CALL = 16_384
@@ -62,6 +63,7 @@ class TextToImagePipeline:
         extras: what `model_index.json` held beside the components.
         text_encoder_2: the second text tower, of Stable Diffusion XL; None for models with one.
         tokenizer_2: its tokenizer.
+        kept: components that are not run, such as a safety checker; copied when the pipeline is saved.
     """
 
     unet: UNet2DConditionModel
@@ -76,6 +78,7 @@ class TextToImagePipeline:
     stored_dtypes: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict, repr=False)
     text_encoder_2: CLIPTextModelWithProjection | None = None
     tokenizer_2: Any = None
+    kept: Mapping[str, KeptComponent] = dataclasses.field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         second = self.text_encoder_2

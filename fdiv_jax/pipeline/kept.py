@@ -1,0 +1,106 @@
+"""Components that a pipeline does not run, such as a safety checker: kept, and copied when it is saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fdiv_jax.checkpoints.files import read_metadata
+from fdiv_jax.checkpoints.weight_files import WEIGHTS, find_weights, has_weights, weight_index
+from fdiv_jax.files import read_json
+
+__all__ = ["KeptComponent", "kept_components", "write_kept"]
+
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "stable_diffusion_xl")
+"""Where diffusers finds classes without code of the model's own."""
+_NAME = re.compile(r"[A-Za-z]\w*")
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptComponent:
+    """A component that is not read.
+
+    Attributes:
+        entry: (library, class), as `model_index.json` has it.
+        directory: where it is.
+        variant: of its weights, where they are of one.
+    """
+
+    entry: tuple[str, str]
+    directory: Path
+    variant: str | None = None
+
+
+def kept_components(
+    directory: Path, index: Mapping[str, Any], known: Iterable[str], variant: str | None = None
+) -> dict[str, KeptComponent]:
+    """The components of a model directory beside those `known`, if diffusers loads them without code of the
+    model's own.
+
+    Its weights are of the variant where there are such, otherwise without one.
+    """
+    found = {}
+    for name, entry in index.items():
+        place = directory / name
+        if name in known or not _NAME.fullmatch(name) or not isinstance(entry, list) or len(entry) != 2:
+            continue
+        if entry[0] in _LIBRARIES and isinstance(entry[1], str) and place.is_dir():
+            own = variant if variant and has_weights(place, variant) else None
+            found[name] = KeptComponent((entry[0], entry[1]), place, own)
+    return found
+
+
+def write_kept(kept: Mapping[str, KeptComponent], directory: Path) -> dict[str, list[str]]:
+    """Copy components into a model directory; returns their entries of `model_index.json`.
+
+    Configurations and safetensors are copied byte for byte if they are such, weights of a variant under the
+    plain name. One that is not there any more is left out, with a warning: what was trained is not lost over
+    it.
+    """
+    entries = {}
+    for name, component in kept.items():
+        try:
+            _copy(component, directory / name)
+        except (OSError, ValueError) as error:
+            shutil.rmtree(directory / name, ignore_errors=True)
+            warnings.warn(f"{name} of {component.directory} is not kept: {error}", stacklevel=3)
+        else:
+            entries[name] = list(component.entry)
+    return entries
+
+
+def _copy(component: KeptComponent, target: Path) -> None:
+    source = component.directory
+    present = [file for file in source.iterdir() if file.is_file()]
+    small = [file for file in present if file.suffix == ".json" and ".index" not in file.name]
+    if not small:
+        raise FileNotFoundError("it has no configuration")
+    weights: list[Path] = []
+    if any(file.suffix in WEIGHTS for file in present):
+        weights = find_weights(source, component.variant)
+    for file in small:  # a link may lead to anything
+        read_json(file)
+    for file in weights:
+        read_metadata(file)
+    target.mkdir()
+    for file in small:
+        shutil.copyfile(file, target / file.name)
+    names = {file.name: _plain_name(file.name, component.variant) for file in weights}
+    for file in weights:
+        shutil.copyfile(file, target / names[file.name])
+    index = weight_index(source, component.variant)
+    if index is not None and set(read_json(index).get("weight_map", {}).values()) == set(names):
+        content = read_json(index)
+        content["weight_map"] = {key: names[name] for key, name in content["weight_map"].items()}
+        text = json.dumps(content, indent=2) + "\n"
+        (target / _plain_name(index.name, component.variant)).write_text(text, encoding="utf-8")
+
+
+def _plain_name(name: str, variant: str | None) -> str:
+    return name.replace(f".{variant}", "", 1) if variant else name

@@ -1,0 +1,71 @@
+"""The same options of loading on every command that loads a model, passed on in the same words."""
+
+import pytest
+
+import fdiv_jax
+from fdiv_jax import cli
+from fdiv_jax.checkpoints.weight_files import has_weights
+from tests.tiny import tiny_pipeline
+
+WORDS = ["--variant", "fp16", "--revision", "v2", "--offline", "--param-dtype", "bfloat16"]
+READ = {"variant": "fp16", "revision": "v2", "offline": True, "param_dtype": "bfloat16"}
+NOTHING = {"variant": None, "revision": None, "offline": False, "param_dtype": "float32", "dtype": "float32"}
+COMMANDS = {
+    "sample": ["a bag"],
+    "unlearn": ["--target", "sneaker"],
+    "sequence": ["--target", "sneaker", "--sequential"],
+    "sweep": ["--target", "sneaker", "--divergences", "kl"],
+    "export": ["--format", "diffusers"],
+}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What `load_pipeline` is called with; it gives nothing."""
+    calls = []
+
+    def load(model, **options):
+        calls.append((str(model), options))
+        raise FileNotFoundError("stop here")
+
+    monkeypatch.setattr(fdiv_jax, "load_pipeline", load)
+    return calls
+
+
+def run(name, *more, output):
+    command = "unlearn" if name == "sequence" else name
+    return cli.main([command, "someone/model", *COMMANDS[name], "--output", str(output), *more])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_takes_them(name, asked, tmp_path, capsys):
+    output = tmp_path / ("x.png" if name == "sample" else "new")
+    computes = name != "export"  # there --dtype is the precision to write
+    more = [*WORDS, "--dtype", "bfloat16"]
+    assert run(name, *more, output=output) == run(name, output=output) == 2
+    assert "stop here" in capsys.readouterr().err
+    assert asked == [
+        ("someone/model", {**READ, "dtype": "bfloat16" if computes else "float32"}),
+        ("someone/model", NOTHING),
+    ]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_unknown_precision_is_refused(name, asked, tmp_path, capsys):
+    assert run(name, "--param-dtype", "int8", output=tmp_path / "new.png") == 2
+    assert "--param-dtype must be one of float32, bfloat16, float16, got 'int8'" in capsys.readouterr().err
+    assert not asked
+
+
+def test_a_variant_of_the_base_alone(tmp_path, capsys):
+    base = tiny_pipeline().save(tmp_path / "base")
+    tuned = tiny_pipeline(1).save(tmp_path / "tuned")
+    for file in base.rglob("*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    output = tmp_path / "x.safetensors"
+    options = ["--format", "delta", "--base", str(base), "--output", str(output)]
+    assert cli.main(["export", str(tuned), *options, "--variant", "fp16"]) == 0
+    assert output.is_file()
+    assert has_weights(base / "unet", "fp16")
+    assert cli.main(["export", str(tuned), *options, "--overwrite", "--variant", "non_ema"]) == 2
+    assert "name no variant" in capsys.readouterr().err
