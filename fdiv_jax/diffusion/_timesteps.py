@@ -1,7 +1,7 @@
 """Which timesteps, and which noise levels sigma = sqrt(1 - abar) / sqrt(abar), a sampler visits."""
 
+import jax
 import numpy as np
-from scipy.special import betaincinv
 
 from fdiv_jax.diffusion.schedule import NoiseSchedule, SolverOptions
 
@@ -104,7 +104,18 @@ def spread_levels(
     if options.levels == "karras":
         sigma = np.linspace(first ** (1 / 7), last ** (1 / 7), steps) ** 7
     elif options.levels == "beta":
-        sigma = last + (first - last) * betaincinv(0.6, 0.6, 1 - np.linspace(0, 1, steps))
+        sigma = last + (first - last) * _beta_quantiles(1 - np.linspace(0, 1, steps))
     else:
         sigma = np.exp(np.linspace(np.log(first), np.log(last), steps))
     return sigma, np.interp(np.log(sigma), np.log(levels), np.arange(len(levels)))
+
+
+def _beta_quantiles(shares: np.ndarray, shape: float = 0.6) -> np.ndarray:
+    """Quantiles of the beta distribution B(shape, shape), by bisection to float64's last digit."""
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+        low, high = np.zeros_like(shares), np.ones_like(shares)
+        for _ in range(56):
+            middle = (low + high) / 2
+            below = np.asarray(jax.scipy.special.betainc(shape, shape, middle)) < shares
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.where(shares >= 1, 1.0, low)

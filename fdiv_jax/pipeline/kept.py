@@ -82,7 +82,7 @@ def _copy(component: KeptComponent, target: Path) -> None:
     if not small:
         raise FileNotFoundError("it has no configuration")
     weights: list[Path] = []
-    if any(file.suffix in WEIGHTS for file in present):
+    if any(file.suffix in WEIGHTS for file in present) or (source / "config.json").is_file():  # a network
         weights = find_weights(source, component.variant)
     for file in small:  # a link may lead to anything
         read_json(file)

@@ -280,7 +280,7 @@ def test_a_variant_that_is_not_there_is_named(directory):
         load_pipeline(directory, variant="fp16")
     for file in directory.rglob("*.safetensors"):
         file.rename(file.with_suffix(".fp16.safetensors"))
-    with pytest.raises(FileNotFoundError, match=r"but .*fp16.safetensors; name the variant that is there: variant='fp16'"):
+    with pytest.raises(FileNotFoundError, match="name the variant that is there: variant='fp16'"):
         load_pipeline(directory)
     load_pipeline(directory, variant="fp16")
 
