@@ -142,3 +142,63 @@ def test_a_missing_directory_is_no_download(hub, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such directory"):
         fj.load_pipeline(tmp_path / "nothing")
     assert not asked
+
+
+@pytest.fixture
+def remote(monkeypatch, tmp_path):
+    """A hub with one repository, the directory that is returned, and an empty cache."""
+    repository, cache = tmp_path / "remote", tmp_path / "cache"
+    asked = []
+
+    def download(_, *, allow_patterns, **__):
+        asked.append(allow_patterns)
+        for file in repository.rglob("*"):
+            name = file.relative_to(repository).as_posix()
+            if file.is_file() and any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
+                (cache / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, cache / name)
+        return str(cache)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    return repository, cache
+
+
+def test_a_variant_of_some_components_is_completed_by_the_others_plain_weights(remote, model):
+    repository, cache = remote
+    shutil.copytree(model, repository)
+    unet = repository / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copyfile(unet, unet.with_suffix(".fp16.safetensors"))
+    (repository / "vae" / "diffusion_pytorch_model.bin").write_text("pickle")
+    pipe = fj.load_pipeline("someone/model", variant="fp16")
+    assert (cache / "unet" / "diffusion_pytorch_model.fp16.safetensors").is_file()
+    assert not (cache / unet.relative_to(repository)).exists()  # not needed
+    assert (cache / "vae" / "diffusion_pytorch_model.safetensors").is_file()
+    assert not list(cache.rglob("*.bin"))
+    assert pipe.name == "someone/model"
+    with pytest.raises(ValueError, match="no safetensors weights of variant 'non_ema' for"):
+        fj.load_pipeline("someone/model", variant="non_ema")
+
+
+def test_a_variant_that_none_has_fails_without_the_plain_weights(remote, model):
+    """Plain weights of gigabytes are not downloaded for an error."""
+    repository, cache = remote
+    shutil.copytree(model, repository)
+    with pytest.raises(ValueError, match="no safetensors weights of variant 'fp16' for unet"):
+        fj.load_pipeline("someone/model", variant="fp16")
+    assert not list(cache.rglob("*.safetensors"))
+
+
+def test_components_that_are_not_run_are_downloaded_without_their_pickles(remote, model):
+    repository, cache = remote
+    shutil.copytree(model, repository)
+    for name in ("safety_checker/model.safetensors", "safety_checker/pytorch_model.bin"):
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_text("x")
+    (repository / "safety_checker" / "config.json").write_text("{}")
+    (repository / "feature_extractor").mkdir()
+    (repository / "feature_extractor" / "preprocessor_config.json").write_text("{}")
+    fj.load_pipeline("someone/model")
+    found = {file.relative_to(cache).as_posix() for file in cache.rglob("*") if file.is_file()}
+    assert {"safety_checker/model.safetensors", "feature_extractor/preprocessor_config.json"} <= found
+    assert "safety_checker/config.json" in found
+    assert "safety_checker/pytorch_model.bin" not in found

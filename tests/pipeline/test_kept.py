@@ -18,7 +18,7 @@ SIZES = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A model with a tiny safety checker, its feature extractor and an image encoder, as diffusers writes it."""
+    """A model with a safety checker, a feature extractor and an image encoder, as diffusers writes it."""
     pytest.importorskip("torch")
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 

@@ -29,7 +29,7 @@ def rename(directory, stem, ending):
 
 @pytest.mark.interop
 def test_a_component_without_the_variant_is_read_without_as_in_diffusers(directory):
-    """The UNet has both, with other weights in the variant; the autoencoder none; the text encoder only it."""
+    """The UNet has both, with other weights in it; the autoencoder has none; the text encoder only it."""
     diffusers = pytest.importorskip("diffusers")
     other = tiny_pipeline(5).save(directory.parent / "other")
     shutil.copyfile(other / f"{UNET}.safetensors", directory / f"{UNET}.fp16.safetensors")
