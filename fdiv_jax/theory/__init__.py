@@ -9,6 +9,7 @@ Divergence, a catalogue name or an expression in t. Numbers are float64 on the h
 `mode_rate` and `mode_eigenvalues` also run inside jit.
 """
 
+from fdiv_jax.theory.adaptive import preconditioned, rate_by_curvature
 from fdiv_jax.theory.clock import descent_curve, descent_flow, descent_time
 from fdiv_jax.theory.descent import (
     DescentReach,
@@ -18,9 +19,10 @@ from fdiv_jax.theory.descent import (
     descent_step_limit,
     descent_steps,
 )
-from fdiv_jax.theory.discrete import Scheme, discrete_rate, game_step_limit, update_matrix
+from fdiv_jax.theory.discrete import Momentum, Scheme, discrete_rate, game_step_limit, update_matrix
 from fdiv_jax.theory.jacobian import GameSpectrum, game_jacobian, game_spectrum
 from fdiv_jax.theory.modes import mode_eigenvalues, mode_rate
+from fdiv_jax.theory.noise import descent_noise, game_noise, stationary_covariance
 from fdiv_jax.theory.orbits import DescentFate, descent_fate, descent_orbit
 from fdiv_jax.theory.phases import PhaseBoundary, PhaseDiagram, phase_diagram
 from fdiv_jax.theory.rates import critical_curvature, damping_ratio, game_rate
@@ -30,6 +32,7 @@ __all__ = [
     "DescentFate",
     "DescentReach",
     "GameSpectrum",
+    "Momentum",
     "PhaseBoundary",
     "PhaseDiagram",
     "Scheme",
@@ -39,6 +42,7 @@ __all__ = [
     "descent_curve",
     "descent_fate",
     "descent_flow",
+    "descent_noise",
     "descent_orbit",
     "descent_rate",
     "descent_reach",
@@ -48,12 +52,16 @@ __all__ = [
     "descent_time",
     "discrete_rate",
     "game_jacobian",
+    "game_noise",
     "game_rate",
     "game_spectrum",
     "game_step_limit",
     "mode_eigenvalues",
     "mode_rate",
     "phase_diagram",
+    "preconditioned",
+    "rate_by_curvature",
     "served_first",
+    "stationary_covariance",
     "update_matrix",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fdiv_jax.theory._inputs import Floats, positive, real_array
+from fdiv_jax.theory._inputs import Floats, non_negative, positive, positive_integer, real_array, scalar
 from fdiv_jax.theory.jacobian import GameSpectrum, game_spectrum
 
 if TYPE_CHECKING:
@@ -20,15 +21,45 @@ Scheme = Literal["simultaneous", "alternating", "extragradient", "optimistic"]
 """How the two players take their steps; see `update_matrix`."""
 
 
-def _checked(scheme: str, critic_steps: int) -> None:
+Momentum = float | tuple[float, float]
+"""Of both players, or of (model, critic)."""
+
+
+@dataclass(frozen=True)
+class _Method:
+    """How steps are taken, checked."""
+
+    scheme: str
+    critic_steps: int = 1
+    momentum: tuple[float, float] = (0.0, 0.0)
+    averaged: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is no memory."""
+        return self.momentum == (0.0, 0.0)
+
+    def gains(self) -> tuple[float, float]:
+        """What a gradient adds to the buffers of model and critic."""
+        return tuple(1 - beta if self.averaged else 1.0 for beta in self.momentum)  # pyright: ignore
+
+
+def _method(scheme: str, critic_steps: int, momentum: Momentum = 0.0, averaged: bool = False) -> _Method:
     if scheme not in get_args(Scheme):
         raise ValueError(f"expected scheme to be one of {', '.join(get_args(Scheme))}; got {scheme!r}")
-    if isinstance(critic_steps, bool) or not isinstance(critic_steps, (int, np.integer)):
-        raise TypeError(f"expected critic_steps to be an integer, got {critic_steps!r}")
-    if critic_steps < 1:
-        raise ValueError(f"expected critic_steps >= 1, got {critic_steps}")
-    if critic_steps > 1 and scheme != "alternating":
-        raise ValueError(f"critic_steps = {critic_steps} belongs to scheme 'alternating', got {scheme!r}")
+    count = positive_integer("critic_steps", critic_steps)
+    if count > 1 and scheme != "alternating":
+        raise ValueError(f"critic_steps = {count} belongs to scheme 'alternating', got {scheme!r}")
+    pair = momentum if isinstance(momentum, tuple) else (momentum, momentum)
+    if len(pair) != 2:
+        raise ValueError(f"expected momentum to be a number or (model, critic), got {momentum!r}")
+    model, critic = (scalar("momentum", beta) for beta in pair)
+    if not (-1 < model < 1 and -1 < critic < 1):
+        raise ValueError(f"expected momentum in (-1, 1), got {momentum}")
+    method = _Method(scheme, count, (model, critic), bool(averaged))
+    if not method.plain and scheme not in ("simultaneous", "alternating"):
+        raise ValueError(f"momentum belongs to schemes 'simultaneous' and 'alternating', got {scheme!r}")
+    return method
 
 
 def update_matrix(
@@ -38,54 +69,103 @@ def update_matrix(
     *,
     model_size: int | None = None,
     critic_steps: int = 1,
+    momentum: Momentum = 0.0,
+    averaged: bool = False,
+    preconditioner: ArrayLike | None = None,
+    critic_decay: float = 0.0,
 ) -> Floats:
     """The matrix by which one iteration multiplies the distance (theta, omega) to the equilibrium.
 
-    With J = `game_jacobian`, step h, and J_theta, J_omega its model and critic rows (the others zero):
+    With J = D^-1 `game_jacobian`, step h, and J_theta, J_omega its model and critic rows (the others zero):
 
         simultaneous    I + h J
         alternating     (I + h J_theta)(I + h J_omega)^n        n critic steps, then one model step
         extragradient   I + h J + h^2 J^2                       step with the gradient found at z + h J z
         optimistic      [[I + 2 h J, -h J], [I, 0]]    on (z, z_before): z' = z + 2 h J z - h J z_before
 
+    With momentum beta the state is (z, v), and a step of either player is
+
+        v' = beta v + J z,    z' = z + h v'       heavy ball; Adam's own average has (1 - beta) J z instead
+
+    Adam near the equilibrium, where its second moments stand still, is `averaged` momentum b1 with D their
+    root (`preconditioned` makes it a game of its own). `critic_decay` is AdamW's: it bypasses D and v.
+
     Args:
       jacobian: (n, n), model rows first.
       step: h > 0; the speeds a and b are already in the Jacobian.
       scheme: one of the four above.
-      model_size: number of model rows; needed for "alternating" only.
+      model_size: number of model rows; needed where the players are told apart.
       critic_steps: n, for "alternating" only.
+      momentum: beta in (-1, 1) of both players or of (model, critic), for "simultaneous" and "alternating".
+      averaged: whether the buffer is Adam's average instead of heavy ball's sum.
+      preconditioner: D > 0, (n,), by which each row of J is divided.
+      critic_decay: lambda >= 0; each critic step also subtracts h lambda omega.
 
     Returns:
-      (n, n), or (2 n, 2 n) for "optimistic".
+      (n, n), or (2 n, 2 n) for "optimistic" and with momentum.
 
     Raises:
       ValueError: wrong shapes, an unknown scheme, step not > 0. TypeError: not numbers.
 
-    Source: Mescheder et al. 2017; Korpelevich 1976 (extra-gradient); Daskalakis et al. 2018 (optimistic).
+    Source: Mescheder et al. 2017; Korpelevich 1976 (extra-gradient); Daskalakis et al. 2018 (optimistic);
+    Polyak 1964 and Gidel et al. 2019 (positive and negative momentum); Kingma and Ba 2015 (Adam).
+
+    >>> update_matrix([[0.0, 1.0], [-1.0, -2.0]], 0.1, "alternating", model_size=1)
+    array([[ 0.99,  0.08],
+           [-0.1 ,  0.8 ]])
     """
-    _checked(scheme, critic_steps)
+    method = _method(scheme, critic_steps, momentum, averaged)
     j = real_array("jacobian", jacobian)
     if j.ndim != 2 or j.shape[0] != j.shape[1]:
         raise ValueError(f"expected a square jacobian, got shape {j.shape}")
     h = positive("step", step)
     n = j.shape[0]
-    eye = np.eye(n)
-    if scheme == "simultaneous":
-        return eye + h * j
-    if scheme == "extragradient":
-        return eye + h * j + (h * j) @ (h * j)
-    if scheme == "optimistic":
-        return np.block([[eye + 2 * h * j, -h * j], [eye, np.zeros((n, n))]])
-    if model_size is None or not 0 < model_size < n:
+    if preconditioner is not None:
+        scale = real_array("preconditioner", preconditioner)
+        if scale.shape != (n,) or (scale <= 0).any():
+            raise ValueError(f"expected a preconditioner > 0 of shape {(n,)}, got {scale.shape}")
+        j = j / scale[:, None]
+    decay = float(non_negative("critic_decay", critic_decay))
+    if model_size is None:
+        alike = method.momentum[0] == method.momentum[1]
+        if scheme == "alternating" or decay or not alike:
+            raise ValueError(f"expected 0 < model_size < {n} for the alternating scheme, got {model_size}")
+        model_size = n
+    elif not 0 < model_size < n:
         raise ValueError(f"expected 0 < model_size < {n} for the alternating scheme, got {model_size}")
-    model = eye.copy()
-    model[:model_size] += h * j[:model_size]
-    critic = eye.copy()
-    critic[model_size:] += h * j[model_size:]
-    return model @ np.linalg.matrix_power(critic, int(critic_steps))
+    return _matrix(j, h, method, model_size, decay)
 
 
-def _factors(eigenvalues: np.ndarray, h: float, scheme: Scheme) -> np.ndarray:
+def _matrix(j: Floats, h: float, method: _Method, model_size: int, decay: float = 0.0) -> Floats:
+    n = j.shape[0]
+    eye, zero = np.eye(n), np.zeros((n, n))
+    critic = (np.arange(n) >= model_size).astype(float)
+    if method.plain:
+        j = j - decay * np.diag(critic)
+        if method.scheme == "extragradient":
+            return eye + h * j + (h * j) @ (h * j)
+        if method.scheme == "optimistic":
+            return np.block([[eye + 2 * h * j, -h * j], [eye, zero]])
+
+    def play(moves: Floats) -> Floats:
+        """One step of the players whose entries of `moves` are 1."""
+        if method.plain:
+            return eye + h * moves[:, None] * j
+        beta, gain = (np.where(critic > 0, c, m) * moves for m, c in (method.momentum, method.gains()))
+        force, memory = gain[:, None] * j, np.diag(beta)
+        return np.block(
+            [
+                [eye - h * decay * np.diag(critic * moves) + h * force, h * memory],
+                [force, np.diag(1 - moves) + memory],
+            ]
+        )
+
+    if method.scheme == "simultaneous":
+        return play(np.ones(n))
+    return play(1 - critic) @ np.linalg.matrix_power(play(critic), method.critic_steps)
+
+
+def _factors(eigenvalues: np.ndarray, h: float, scheme: str) -> np.ndarray:
     """Growth factors per iteration from the eigenvalues of J, for the schemes that are polynomials in J."""
     z = h * eigenvalues
     if scheme == "simultaneous":
@@ -96,15 +176,12 @@ def _factors(eigenvalues: np.ndarray, h: float, scheme: Scheme) -> np.ndarray:
     return np.concatenate([(1 + 2 * z + root) / 2, (1 + 2 * z - root) / 2])
 
 
-def _radius(spectrum: GameSpectrum, h: float, scheme: Scheme, critic_steps: int) -> float:
+def _radius(spectrum: GameSpectrum, h: float, method: _Method) -> float:
     """Spectral radius of one iteration on the coupled modes."""
-    if scheme == "alternating":
-        matrix = update_matrix(
-            spectrum.coupled, h, scheme, model_size=spectrum.model_size, critic_steps=critic_steps
-        )
-        factors = np.linalg.eigvals(matrix)
+    if method.scheme == "alternating" or not method.plain:
+        factors = np.linalg.eigvals(_matrix(spectrum.coupled, h, method, spectrum.model_size))
     else:
-        factors = _factors(spectrum.eigenvalues, h, scheme)
+        factors = _factors(spectrum.eigenvalues, h, method.scheme)
     return float(np.abs(factors).max())
 
 
@@ -119,21 +196,28 @@ def discrete_rate(
     model_step: float = 1.0,
     critic_step: float = 1.0,
     activation: bool = False,
+    critic_penalty: ArrayLike | None = None,
+    momentum: Momentum = 0.0,
+    averaged: bool = False,
 ) -> float:
     """Linear rate per iteration: -log of the spectral radius of `update_matrix`, gauge modes left out.
 
-    Per unit of time it is this divided by h, and tends to `game_rate` for small h. Negative: the iteration
-    moves away.
+    Per unit of time it is this divided by h, and tends to `game_rate` for small h (heavy ball: to that over
+    1 - beta). Negative: the iteration moves away.
 
     Args:
-      step: h > 0. scheme, critic_steps: as for `update_matrix`. The rest: as for `game_jacobian`.
+      step: h > 0. scheme, critic_steps, momentum, averaged: as for `update_matrix`. The rest: as for
+        `game_jacobian`.
 
     Returns:
       A float; infinite when one iteration lands on the equilibrium.
+
+    >>> [round(discrete_rate("kl", 0.1, 1.0, 0.3, momentum=beta), 3) for beta in (0.3, 0.0, -0.3)]
+    [-0.1, -0.029, -0.003]
     """
-    _checked(scheme, critic_steps)
-    spectrum = game_spectrum(d, gram, coupling, model_step, critic_step, activation)
-    radius = _radius(spectrum, positive("step", step), scheme, critic_steps)
+    method = _method(scheme, critic_steps, momentum, averaged)
+    spectrum = game_spectrum(d, gram, coupling, model_step, critic_step, activation, critic_penalty)
+    radius = _radius(spectrum, positive("step", step), method)
     return -math.log(radius) if radius > 0 else math.inf
 
 
@@ -149,7 +233,7 @@ def _first_positive_root(coefficients: list[float]) -> float:
     return float(real.min())
 
 
-def _polynomial_limit(eigenvalue: complex, scheme: Scheme) -> float:
+def _polynomial_limit(eigenvalue: complex, scheme: str) -> float:
     """First h at which a growth factor of this eigenvalue leaves the unit circle."""
     r = abs(eigenvalue)
     x, y2 = eigenvalue.real / r, (eigenvalue.imag / r) ** 2
@@ -175,16 +259,17 @@ def _alternating_limit(damping: Floats, stiffness: Floats) -> float:
     return 1.0 / float(np.linalg.eigvals(companion).real.max())
 
 
-def _scanned_limit(spectrum: GameSpectrum, critic_steps: int, upper: float) -> float:
-    """First crossing of the unit circle for several critic steps: 2048 steps on a grid, then bisection."""
-    n = spectrum.model_size
+def _scanned_limit(spectrum: GameSpectrum, method: _Method, upper: float) -> float:
+    """First crossing of the unit circle: 2048 steps on a grid up to `upper`, then bisection."""
+    loose = [] if method.plain else spectrum.gauge.tolist()
 
     def stable(h: float) -> bool:
-        matrix = update_matrix(spectrum.coupled, h, "alternating", model_size=n, critic_steps=critic_steps)
-        factors = np.linalg.eigvals(matrix)
+        matrices = [_matrix(spectrum.coupled, h, method, spectrum.model_size)]
+        matrices += [_matrix(np.array([[value]]), h, method, 0) for value in loose]
+        factors = np.concatenate([np.linalg.eigvals(matrix) for matrix in matrices])
         # A factor 1 would be a second equilibrium, which only h = upper has: within rounding of 1 there is a
         # slow mode, and it is stable.
-        rounding = 1e-13 * max(1.0, float(np.abs(matrix).max()))
+        rounding = 1e-13 * max(1.0, float(np.abs(matrices[0]).max()))
         return bool((np.abs(factors[np.abs(factors - 1) > rounding]) < 1.0).all())
 
     previous = 0.0
@@ -196,7 +281,7 @@ def _scanned_limit(spectrum: GameSpectrum, critic_steps: int, upper: float) -> f
                 if middle in (low, high):
                     break
                 low, high = (middle, high) if stable(middle) else (low, middle)
-            return low
+            return low if low > 1e-7 * upper else 0.0  # below, growth is lost in rounding
         previous = h
     return upper
 
@@ -211,6 +296,9 @@ def game_step_limit(
     model_step: float = 1.0,
     critic_step: float = 1.0,
     activation: bool = False,
+    critic_penalty: ArrayLike | None = None,
+    momentum: Momentum = 0.0,
+    averaged: bool = False,
 ) -> float:
     """Largest h such that every smaller step is stable: spectral radius of `update_matrix` below 1 on (0, h).
 
@@ -222,8 +310,11 @@ def game_step_limit(
         alternating, n > 1   first crossing of the spectral radius, searched on (0, 2 / (b d q_max)]
         extragradient   first root of 2 x + (3 - 4 y^2) u + 2 x u^2 + u^3
         optimistic      first root of 2 x - u - 4 x u^2 + 3 u^3
+        momentum        simultaneous, equal beta, heavy ball: min over lambda = -x + i y of
+                        2 x (1 - beta)^2 (1 + beta) / ((1 - beta)^2 x^2 + (1 + beta)^2 y^2);
+                        elsewhere the first crossing, searched
 
-    with u = h |lambda| and lambda = |lambda| (x + i y) in the last two.
+    with u = h |lambda| and lambda = |lambda| (x + i y) in extragradient and optimistic.
 
     Without damping (a kink, d = 0) simultaneous and alternating steps have no stable step: 0.0 (alternating
     steps circle without growing), while extra-gradient is stable up to 1/|lambda| and optimistic up to
@@ -233,13 +324,18 @@ def game_step_limit(
 
     Returns:
       The limit h >= 0, time.
+
+    >>> [round(game_step_limit("kl", 0.1, 1.0, momentum=beta), 3) for beta in (0.5, 0.0, -0.5)]
+    [0.017, 0.1, 0.441]
     """
-    _checked(scheme, critic_steps)
-    spectrum = game_spectrum(d, gram, coupling, model_step, critic_step, activation)
+    method = _method(scheme, critic_steps, momentum, averaged)
+    spectrum = game_spectrum(d, gram, coupling, model_step, critic_step, activation, critic_penalty)
     n = spectrum.model_size
     damping = -spectrum.coupled[n:, n:]
     levels = np.linalg.eigvalsh(damping)
     size = float(np.abs(spectrum.eigenvalues).max())
+    if not method.plain:
+        return _momentum_limit(spectrum, method, size)
     # Positive definite damping leaves no mode undamped, however slow; else the eigenvalues must tell.
     damped = levels[0] > 1e-13 * levels[-1] or spectrum.rate > 1e-13 * size
     if not damped and scheme in ("simultaneous", "alternating"):
@@ -255,4 +351,21 @@ def game_step_limit(
         return min(
             gauge_limit, _alternating_limit(damping, -spectrum.coupled[n:, :n] @ spectrum.coupled[:n, n:])
         )
-    return min(gauge_limit, _scanned_limit(spectrum, critic_steps, 2.0 / float(levels[-1])))
+    return min(gauge_limit, _scanned_limit(spectrum, method, 2.0 / float(levels[-1])))
+
+
+def _momentum_limit(spectrum: GameSpectrum, method: _Method, size: float) -> float:
+    """Simultaneous heavy ball has the factors mu^2 - (1 + beta + h lambda) mu + beta = 0, inside the circle
+    by Schur and Cohn's criterion |s - beta conj(s)| < 1 - beta^2, s the bracket."""
+    beta, other = method.momentum
+    gain = min(method.gains())
+    if method.scheme == "simultaneous" and beta == other:
+        moving = np.concatenate([spectrum.eigenvalues, spectrum.gauge])
+        moving = moving[np.abs(moving) > 1e-13 * size]
+        x, y = -np.real(moving), np.imag(moving)
+        x = np.where(x <= 1e-13 * size, 0.0, x)
+        limits = 2 * x * (1 - beta) ** 2 * (1 + beta) / ((1 - beta) ** 2 * x**2 + (1 + beta) ** 2 * y**2)
+        return float(limits.min()) / gain
+    # |h lambda| < 4 for every eigenvalue of a heavy ball, and an alternating step reaches twice as far.
+    fastest = max(size, float(np.abs(spectrum.gauge).max(initial=0.0)))
+    return _scanned_limit(spectrum, method, 8.0 / (gain * fastest))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fdiv_jax.theory._inputs import Floats, blocks, linearisation, positive, precision
+from fdiv_jax.theory._inputs import Floats, blocks, linearisation, non_negative, positive, precision
 
 if TYPE_CHECKING:
     from fdiv_jax.divergences import Divergence
@@ -24,15 +24,20 @@ def game_jacobian(
     model_step: float = 1.0,
     critic_step: float = 1.0,
     activation: bool = False,
+    critic_penalty: ArrayLike | None = None,
 ) -> Floats:
     """Linear part of d/dt (theta, omega) at Q = P: theta descends and omega ascends E_P[T] - E_Q[f*(T)].
 
-        J = [[ 0,          a g' K^T  ],
-             [ -b g' K,   -b d Gram  ]]
+        J = [[ 0,          a g' K^T           ],
+             [ -b g' K,   -b (d Gram + R)     ]]
 
     with Gram = E[grad_omega v grad_omega v^T] and K = d/dtheta E_Q[grad_omega v] at the equilibrium. T = v
     has g' = 1 and d = 1/f''(1); T = g(v) has g' = g'(v0) and d = g'(v0)^2/f''(1). Where f has a kink at 1,
     d = 0: the critic is not damped at all (inside its range f* is a straight line there).
+
+    R is the Hessian of what is subtracted from the critic's objective to regularise it: lambda I for weight
+    decay (lambda/2) |omega|^2, gamma E[(d_x d_omega T)^T (d_x d_omega T)] for the gradient penalty
+    (gamma/2) E|d_x T|^2. It damps the same for every f, so the larger R is beside d Gram, the less f matters.
 
     Args:
       d: the divergence, or its name or expression.
@@ -41,6 +46,8 @@ def game_jacobian(
       model_step: a > 0, speed of theta.
       critic_step: b > 0, speed of omega.
       activation: whether the critic's output v passes through the divergence's activation, T = g(v).
+      critic_penalty: R, (n_omega, n_omega), symmetric positive semi-definite; a number stands for that number
+        times the identity. The penalty has to be least at the equilibrium.
 
     Returns:
       float64 matrix (n_theta + n_omega, n_theta + n_omega), theta first, 1/time.
@@ -49,15 +56,33 @@ def game_jacobian(
       ValueError: wrong shapes, gram not symmetric or not positive semi-definite, entries not finite, steps
         not > 0, f''(1) = 0. TypeError: not numbers.
 
-    Source: Nagarajan and Kolter 2017, section 3; Mescheder, Nowozin and Geiger 2017, equation 6, for any f.
+    Source: Nagarajan and Kolter 2017, section 3; Mescheder, Nowozin and Geiger 2017, equation 6, for any f;
+    Mescheder, Geiger and Nowozin 2018 (penalties).
+
+    >>> game_jacobian("pearson_chi2", 4.0, 1.0)
+    array([[ 0.,  1.],
+           [-1., -2.]])
     """
     g, k = blocks(gram, coupling)
     lin = linearisation(d, activation)
     a, b = positive("model_step", model_step), positive("critic_step", critic_step)
     n_theta = k.shape[1]
-    return np.block(
-        [[np.zeros((n_theta, n_theta)), a * lin.slope * k.T], [-b * lin.slope * k, -b * lin.relaxation * g]]
-    )
+    damping = lin.relaxation * g + _penalty(critic_penalty, g)
+    return np.block([[np.zeros((n_theta, n_theta)), a * lin.slope * k.T], [-b * lin.slope * k, -b * damping]])
+
+
+def _penalty(value: ArrayLike | None, gram: Floats) -> Floats:
+    """R as a matrix."""
+    if value is None:
+        return np.zeros_like(gram)
+    if np.ndim(value) == 0:
+        return float(non_negative("critic_penalty", value)) * np.eye(gram.shape[0])
+    try:
+        return blocks(value, np.zeros((gram.shape[0], 1)))[0]
+    except ValueError as error:
+        raise ValueError(
+            f"critic_penalty, {gram.shape}: {str(error).replace('gram', 'critic_penalty')}"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -104,14 +129,15 @@ def game_spectrum(
     model_step: float = 1.0,
     critic_step: float = 1.0,
     activation: bool = False,
+    critic_penalty: ArrayLike | None = None,
 ) -> GameSpectrum:
     """Eigenvalues of `game_jacobian`, the gauge modes and the idle directions set apart.
 
-    The critic's directions that can ever act on the model span the smallest Gram-invariant space that holds
-    the columns of K (the Krylov space of Gram and K). Both it and its orthogonal complement are invariant
-    under J: the complement holds the gauge modes, with eigenvalues -b d mu. Where Gram and K K^T commute the
-    rest are the roots of lambda^2 + b d q lambda + a b c k^2 = 0; in general they are the eigenvalues of the
-    reduced block matrix.
+    The critic's directions that can ever act on the model span the smallest space invariant under the
+    damping d Gram + R that holds the columns of K (their Krylov space). Both it and its orthogonal complement
+    are invariant under J: the complement holds the gauge modes, with eigenvalues -b d mu (mu: of Gram), for
+    R = 0. Where Gram and K K^T commute the rest are the roots of lambda^2 + b d q lambda + a b c k^2 = 0; in
+    general they are the eigenvalues of the reduced block matrix.
 
     What lies below epsilon^(2/3) of the largest, 4e-11 for float64 matrices and 2e-5 for float32, counts as
     zero: couplings, eigenvalues of Gram and the gaps between them.
@@ -128,7 +154,7 @@ def game_spectrum(
         )
     rounding = max(precision(gram), precision(coupling)) ** (2 / 3)
     least = rounding * scale
-    damping = lin.relaxation * g
+    damping = lin.relaxation * g + _penalty(critic_penalty, g)
     mu, vectors = np.linalg.eigh(damping)
     flat = rounding * float(mu[-1])
     together, gauge, idle = [], [], 0
