@@ -106,7 +106,7 @@ def descent_noise(
       The plateau of m, a float >= 0.
 
     Raises:
-      ValueError: wrong shapes; a kink (no linear rate); a step at which the noise grows. TypeError: not numbers.
+      ValueError: wrong shapes; a kink (no linear rate); a step at which noise grows. TypeError: no numbers.
 
     >>> round(descent_noise("kl", 1.0, 0.5, 0.01, 16), 7)      # h S / (2 B) = 1.5625e-4, and 1/(1 - h/2)
     0.000157

@@ -46,7 +46,7 @@ def test_the_game_rests_at_a_height_that_rises_with_the_curvature():
 
 
 def descent_chains(weight, vectors, targets, h, batch, chains, steps, rng):
-    """Minibatch descent on the mean of F_f((a_i x - y_i)^2), the full nonlinear gradient; mean m at the end."""
+    """Minibatch descent on the mean of F_f((a_i x - y_i)^2), nothing linearised; mean m at the end."""
     n = vectors.shape[1]
     x = np.zeros((chains, n))
     kernel = vectors.T @ vectors / len(vectors)
@@ -95,7 +95,7 @@ def test_ten_thousand_chains_of_descent(name, weight):
 def test_ten_thousand_chains_of_the_game(scheme, momentum):
     """P = N(0, 1), Q = N(theta, 1), T = v = w x + b for chi2, f* = v^2/4 + v, on batches of both."""
     rng = np.random.default_rng(7)
-    chains, batch, h = 10_000, 64, 0.05
+    chains, batch, h = 10_000, 16, 0.02
     gram, coupling, covariance = np.eye(2), np.array([[1.0], [0.0]]), np.diag([1.0, 0.0])
     predicted = theory.game_noise(
         "pearson_chi2",
