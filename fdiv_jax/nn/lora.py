@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-__all__ = ["ExtractedLora", "Lora", "extract_lora", "init_lora", "merge_lora"]
+__all__ = ["ExtractedLora", "Lora", "extract_lora", "init_lora", "merge_lora", "merge_module"]
+
+ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
 _KERNEL = ".kernel"
 _DOWN, _UP = ".lora_down.kernel", ".lora_up.kernel"
@@ -191,6 +194,24 @@ def merge_lora(
             changed = _with_magnitude(changed, magnitude.astype(dtype))
         merged[name] = changed.astype(kernel.dtype)
     return merged
+
+
+def merge_module(module: ModuleT, lora: Lora, *, strength: float = 1.0) -> ModuleT:
+    """A copy of a network with the changes in its weights; see `merge_lora`. The other weights are shared.
+
+    Raises:
+        ValueError: as `merge_lora` does, or a kernel that is not finite any more; names it.
+    """
+    graph, state = nnx.split(module)
+    flat = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
+    targets = {target + _KERNEL for target in lora.targets}
+    kernels = {name: flat[name][1].get_value() for name in targets & set(flat)}
+    for name, kernel in merge_lora(kernels, lora, strength=strength).items():
+        if not jnp.isfinite(kernel).all():
+            raise ValueError(f"{name} is not finite in {kernel.dtype}")
+        path, leaf = flat[name]
+        flat[name] = path, leaf.replace(kernel)
+    return nnx.merge(graph, nnx.from_flat_state(list(flat.values())))
 
 
 def extract_lora(

@@ -64,6 +64,7 @@ class TextToImagePipeline:
         text_encoder_2: the second text tower, of Stable Diffusion XL; None for models with one.
         tokenizer_2: its tokenizer.
         kept: components that are not run, such as a safety checker; copied when the pipeline is saved.
+        loras: (file, strength) of the LoRA files that were added, see `with_lora`.
     """
 
     unet: UNet2DConditionModel
@@ -79,6 +80,7 @@ class TextToImagePipeline:
     text_encoder_2: CLIPTextModelWithProjection | None = None
     tokenizer_2: Any = None
     kept: Mapping[str, KeptComponent] = dataclasses.field(default_factory=dict, repr=False)
+    loras: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         second = self.text_encoder_2
@@ -111,6 +113,12 @@ class TextToImagePipeline:
         return self.replace(
             **{name: with_attention(m, implementation) for name, m in self.components.items()}
         )
+
+    def with_lora(self, file: str | os.PathLike[str], strength: float = 1.0) -> TextToImagePipeline:
+        """A copy with a LoRA file's changes added to the weights; see `fdiv_jax.pipeline.loras.with_lora`."""
+        from fdiv_jax.pipeline.loras import with_lora
+
+        return with_lora(self, file, strength)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
