@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
 
 if TYPE_CHECKING:
     from fdiv_jax.pipeline import TextToImagePipeline
 
-__all__ = ["Files", "Loading", "Precision"]
+__all__ = ["Files", "Loading", "Precision", "lora_argument"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -26,9 +29,11 @@ class Files:
     """Take a model of the hub from the local cache alone."""
     param_dtype: Precision = "float32"
     """The precision in which the parameters are kept."""
+    lora: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="FILE[:STRENGTH]")] = ()
+    """A LoRA file to add to the model's weights, with its strength; may be given several times."""
 
     def load(self, model: str | Path) -> TextToImagePipeline:
-        """The pipeline of a directory, a world or a hub id."""
+        """The pipeline of a directory, a world or a hub id, with the LoRA files added."""
         return self._load(model, "float32")
 
     def fit(self, model: str | Path) -> bool:
@@ -42,7 +47,11 @@ class Files:
     def _load(self, model: str | Path, dtype: Precision) -> TextToImagePipeline:
         import fdiv_jax
 
-        return fdiv_jax.load_pipeline(
+        loras = [lora_argument(text) for text in self.lora]
+        for file, _ in loras:  # before the model is read, which may take long
+            if not file.exists():
+                raise FileNotFoundError(f"--lora {file}: no such file")
+        pipe = fdiv_jax.load_pipeline(
             model,
             variant=self.variant,
             revision=self.revision,
@@ -50,6 +59,9 @@ class Files:
             dtype=dtype,
             param_dtype=self.param_dtype,
         )
+        for file, strength in loras:
+            pipe = pipe.with_lora(file, strength)
+        return pipe
 
 
 @dataclass(frozen=True)
@@ -62,3 +74,23 @@ class Loading(Files):
     def load(self, model: str | Path) -> TextToImagePipeline:
         """The pipeline of a directory, a world or a hub id."""
         return self._load(model, self.dtype)
+
+
+def lora_argument(text: str) -> tuple[Path, float]:
+    """The file and the strength that FILE or FILE:STRENGTH names.
+
+    What exists under the whole name is a file; a colon belongs to the name unless a number follows it.
+
+    Raises:
+        ValueError: no file before the colon, or a strength that is not finite.
+    """
+    head, colon, tail = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        strength = float(tail)
+    except ValueError:
+        return Path(text), 1.0
+    if not head or not math.isfinite(strength):
+        raise ValueError(f"--lora {text}: expected FILE or FILE:STRENGTH, the strength a finite number")
+    return Path(head), strength

@@ -25,6 +25,7 @@ import tyro
 __all__ = ["Option", "checked", "fields_help", "options_of", "registry"]
 
 _POSITIONAL = typing.get_args(tyro.conf.Positional[int])[1]
+_REPEATED = typing.get_args(tyro.conf.UseAppendAction[int])[1]
 _OPTION = re.compile(r"--[A-Za-z][\w.-]*(=.*)?", re.DOTALL)
 _MARK = "\ue000"
 """Stands before a value that begins with a dash while the arguments are parsed."""
@@ -102,6 +103,8 @@ def _options(command: type, default: Any, prefix: str) -> Iterator[Option]:
 
 def _option(name: str, kind: Any, extras: Sequence[Any], value: Any, metavar: str, text: str) -> Option:
     values, single = _shape(kind)
+    if any(extra is _REPEATED for extra in extras):
+        values = 1
     choices = typing.get_args(single) if typing.get_origin(single) is Literal else ()
     word = metavar or ("{" + ",".join(choices) + "}" if choices else _WORDS.get(single, "VALUE"))
     if any(extra is _POSITIONAL for extra in extras):

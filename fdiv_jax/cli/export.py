@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -116,9 +116,10 @@ class Command:
         """How to load the model and its base.
 
         A revision is that of the model, or of the base where the model is a directory; a variant that one of
-        the two has no weights of is that of the other.
+        the two has no weights of is that of the other. LoRA files are added to the model; to the base those
+        that a run directory says its run began with.
         """
-        own = other = self.files
+        own, other = self.files, dataclasses.replace(self.files, lora=self._loras_of_base(model))
         if not Path(model).is_dir():
             other = dataclasses.replace(other, revision=None)
         if base is not None and not own.fit(model) and other.fit(base):
@@ -126,6 +127,12 @@ class Command:
         elif base is not None and not other.fit(base):
             other = dataclasses.replace(other, variant=None)
         return own, other
+
+    def _loras_of_base(self, model: str) -> tuple[str, ...]:
+        recorded = None if self.base is not None else _recorded(Path(model), "loras")
+        if not isinstance(recorded, list):
+            return ()
+        return tuple(f"{file}:{strength}" for file, strength in recorded)
 
     def _base(self, model: str) -> str | None:
         if self.format not in _OF_CHANGES:
@@ -273,7 +280,7 @@ def _compare(base: "TextToImagePipeline", pipeline: Path) -> None:
         )
 
 
-def _recorded(pipeline: Path, key: str) -> str | None:
+def _recorded(pipeline: Path, key: str) -> Any:
     """What the config.json of a run says of its model."""
     config = pipeline.parent / "config.json"
     if pipeline.name != "pipeline" or not config.is_file():
