@@ -10,23 +10,35 @@ Gram is then the identity, and each singular value of K is one mode of the theor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
-from fdiv_jax.divergences import Divergence, variational_value
+from fdiv_jax.divergences import Divergence
 from fdiv_jax.nn import Critic
+from fdiv_jax.unlearning import (
+    Batch,
+    Comparison,
+    CriticState,
+    Frozen,
+    OptimiserConfig,
+    Plan,
+    TrainState,
+    VariationalLoss,
+    make_optimiser,
+    make_reference,
+    make_step,
+)
+from fdiv_jax.unlearning.losses import switch_losses
+from fdiv_jax.unlearning.step import predict
 
-from .chosen import Chosen
-
-__all__ = ["Equilibrium", "critic_features", "find_equilibrium", "play", "speeds"]
-
-Predict = Callable[[Any, Any], jax.Array]
+__all__ = ["Equilibrium", "LinearCritic", "critic_features", "find_equilibrium", "play", "speeds"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +46,10 @@ class Equilibrium:
     """The game at the self-anchored point of one network on one set of samples.
 
     Attributes:
-        predict: (trained parameters, inputs) -> n h w c, the network at the samples.
-        inputs: all else that it needs, a tree of arrays.
+        plan: the training step, whose loss does not matter here.
+        frozen: the model.
+        batch: the samples, whose anchor prompts are their target prompts.
+        key: of their noise and timesteps.
         trained: the parameters at the equilibrium.
         features: n h w c -> n k, before whitening.
         centre, whiten: k and k r: chi = (features - centre) @ whiten.
@@ -44,8 +58,10 @@ class Equilibrium:
         directions: (r, parameters), the parameters' direction that each mode moves along, unit vectors.
     """
 
-    predict: Predict
-    inputs: Any
+    plan: Plan
+    frozen: Frozen
+    batch: Batch
+    key: jax.Array
     trained: Any
     features: Callable[[jax.Array], jax.Array]
     centre: jax.Array
@@ -69,18 +85,24 @@ def critic_features(channels: int, key: jax.Array) -> Callable[[jax.Array], jax.
 
 
 def find_equilibrium(
-    predict: Predict,
-    inputs: Any,
-    trained: Any,
+    plan: Plan,
+    frozen: Frozen,
+    batch: Batch,
+    key: jax.Array,
     features: Callable[[jax.Array], jax.Array],
     modes: int,
 ) -> Equilibrium:
     """Measure Gram and K at the equilibrium: r principal features, r vector-Jacobian products.
 
+    The batch's anchor prompts are replaced by its target prompts, which makes the point self-anchored.
+
     Raises:
         ValueError: more modes than the samples' features have directions.
     """
-    found = np.asarray(jax.jit(lambda p, inputs: features(predict(p, inputs)))(trained, inputs), np.float64)
+    batch = replace(batch, anchor_text=batch.target_text)
+    trained = plan.trainable.initial(frozen, key)
+    seen = jax.jit(lambda trained, frozen, batch: features(predict(plan, trained, frozen, batch, key)))
+    found = np.asarray(seen(trained, frozen, batch), np.float64)
     centre = found.mean(0)
     _, values, rows = np.linalg.svd((found - centre) / np.sqrt(len(found)), full_matrices=False)
     if modes > np.sum(values > 1e-5 * values[0]):
@@ -89,22 +111,27 @@ def find_equilibrium(
     flat, unravel = ravel_pytree(trained)
 
     @jax.jit
-    def coupling(vector: jax.Array, inputs: Any, centre: jax.Array, whiten: jax.Array) -> jax.Array:
+    def coupling(
+        vector: jax.Array, frozen: Frozen, batch: Batch, centre: jax.Array, whiten: jax.Array
+    ) -> jax.Array:
         def means(vector: jax.Array) -> jax.Array:
-            return jnp.mean((features(predict(unravel(vector), inputs)) - centre) @ whiten, axis=0)
+            output = predict(plan, unravel(vector), frozen, batch, key)
+            return jnp.mean((features(output) - centre) @ whiten, axis=0)
 
         _, pull = jax.vjp(means, vector)
         return jax.lax.map(lambda row: pull(row)[0], jnp.eye(modes))
 
-    k = np.asarray(coupling(flat, inputs, jnp.asarray(centre), jnp.asarray(whiten)), np.float64)
+    k = np.asarray(coupling(flat, frozen, batch, jnp.asarray(centre), jnp.asarray(whiten)), np.float64)
     squares, turn = np.linalg.eigh(k @ k.T)
     order = np.argsort(-squares)
     couplings, turn = np.sqrt(np.maximum(squares[order], 0.0)), turn[:, order]
     whiten = whiten @ turn
     chi = (found - centre) @ whiten
     return Equilibrium(
-        predict,
-        inputs,
+        plan,
+        frozen,
+        batch,
+        key,
         trained,
         features,
         jnp.asarray(centre, jnp.float32),
@@ -120,6 +147,51 @@ def speeds(coupling: float, ratio: float, angle: float) -> tuple[float, float]:
     return angle / (ratio * coupling**2), angle * ratio
 
 
+@dataclass(frozen=True, eq=False)
+class LinearCritic:
+    """v = omega . chi(prediction) + omega_0, which ascends by plain gradient steps.
+
+    The state of its optimiser holds their size, so that games of many sizes are one compiled program.
+
+    Attributes:
+        features: n h w c -> n k.
+        centre, whiten: k and k r: chi = (features - centre) @ whiten.
+    """
+
+    features: Callable[[jax.Array], jax.Array]
+    centre: jax.Array
+    whiten: jax.Array
+
+    warmup = 0
+    steps = 1
+
+    @property
+    def optimiser(self) -> optax.GradientTransformation:
+        """Gradient descent, of a rate that is part of its state."""
+        return make_optimiser(OptimiserConfig("sgd"), 0.0)
+
+    def initial(self, key: jax.Array) -> CriticState:
+        """The critic that is 0 everywhere and stays so; see `at`."""
+        return self.at(0.0, 0.0)
+
+    def at(self, value: float, step: float) -> CriticState:
+        """The critic that is `value` everywhere, and its step's size."""
+        omega = jnp.zeros(self.whiten.shape[1] + 1).at[-1].set(value)
+        return CriticState(omega, (), make_optimiser(OptimiserConfig("sgd"), step).init(omega))
+
+    def scores(self, weights: Any, spectral: Any, comparison: Comparison) -> tuple[jax.Array, jax.Array]:
+        """v at the samples of P and of Q, (n,) each."""
+        v_p, v_q = (
+            (self.features(output) - self.centre) @ self.whiten @ weights[:-1] + weights[-1]
+            for output in (comparison.reference, comparison.prediction)
+        )
+        return v_p, v_q
+
+    def refresh(self, weights: Any, spectral: Any) -> Any:
+        """Nothing to refresh."""
+        return spectral
+
+
 def play(
     point: Equilibrium,
     divergences: Sequence[Divergence],
@@ -128,7 +200,7 @@ def play(
     steps: int,
     shift: float = 0.02,
 ) -> Callable[[int], np.ndarray]:
-    """Alternating steps (critic first, as in training) from a small push along the first mode.
+    """Steps of training (the critic first), on one batch, from a small push along the first mode.
 
     Args:
         point: the equilibrium.
@@ -144,33 +216,37 @@ def play(
     flat, unravel = ravel_pytree(point.trained)
     direction = jnp.asarray(point.directions[0], flat.dtype)
     start = flat + shift / point.couplings[0] * direction
-
-    def chi(vector: jax.Array, inputs: Any) -> jax.Array:
-        found = (point.features(point.predict(unravel(vector), inputs)) - point.centre) @ point.whiten
-        return jnp.concatenate([found, jnp.ones((len(found), 1), found.dtype)], axis=1)
+    critic = LinearCritic(point.features, point.centre, point.whiten)
+    loss, choices = switch_losses(
+        [VariationalLoss(d, point.plan.loss.distance, critic=critic) for d in divergences]
+    )
+    descent = OptimiserConfig("sgd")
+    plan = replace(point.plan, loss=loss, optimiser=descent)
+    reference = jax.jit(make_reference(plan))(point.frozen, point.batch, point.key)
+    step = make_step(plan)
 
     @jax.jit
-    def run(inputs: Any, index: jax.Array, origin: jax.Array, a: Any, b: Any) -> Any:
-        chosen = cast(Any, Chosen(divergences, index))
-        of_p = chi(flat, inputs)
+    def run(state: TrainState, frozen: Frozen, batch: Batch, reference: jax.Array) -> jax.Array:
+        def place(state: TrainState) -> jax.Array:
+            assert state.critic is not None
+            return jnp.stack([direction @ (ravel_pytree(state.trained)[0] - flat), state.critic.weights[0]])
 
-        def value(of_q: jax.Array, omega: jax.Array) -> jax.Array:
-            return variational_value(chosen, of_p @ omega, of_q @ omega)
+        def advance(state: TrainState, _: None) -> tuple[TrainState, jax.Array]:
+            state, _ = step(state, frozen, batch, reference, point.key)
+            return state, place(state)
 
-        def step(state: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], Any]:
-            vector, omega = state
-            of_q, pull = jax.vjp(lambda vector: chi(vector, inputs), vector)
-            omega = omega + b * jax.grad(value, argnums=1)(of_q, omega)
-            vector = vector - a * pull(jax.grad(value)(of_q, omega))[0]
-            return (vector, omega), jnp.stack([direction @ (vector - flat), omega[0]])
-
-        _, path = jax.lax.scan(step, (start, origin), None, length=steps)
-        first = jnp.stack([direction @ (start - flat), jnp.zeros((), flat.dtype)])
-        return jnp.concatenate([first[None], path])
+        return jnp.concatenate([place(state)[None], jax.lax.scan(advance, state, None, length=steps)[1]])
 
     def game(number: int) -> np.ndarray:
         index, a, b = games[number]
-        origin = jnp.zeros(len(point.couplings) + 1).at[-1].set(divergences[index].equilibrium[1])
-        return np.asarray(run(point.inputs, jnp.asarray(index), origin, a, b), np.float64)
+        trained = unravel(start)
+        state = TrainState(
+            step=jnp.zeros((), jnp.int32),
+            trained=trained,
+            optimiser=make_optimiser(descent, a).init(trained),
+            critic=critic.at(divergences[index].equilibrium[1], b),
+        )
+        frozen = replace(point.frozen, choice=jnp.asarray(choices[index], jnp.int32))
+        return np.asarray(run(state, frozen, point.batch, reference), np.float64)
 
     return game

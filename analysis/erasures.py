@@ -1,9 +1,8 @@
 """Unlearning runs in the world `fashion`, and what the judge says of them, each computed once.
 
 The parts on the real model share runs and scores through `Laboratory`: what one part has run, the next reads.
-A run follows `fdiv_jax.unlearn` step for step (same data, same step function, same seeds); it differs in that
-one compiled step serves every divergence and every anchor, and that the distance on held-out images is
-recorded on the way.
+A run is that of `fdiv_jax.unlearn`, by the same engine; one compiled step serves every divergence and every
+anchor, and an observer records the distance on held-out images on the way.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,42 +20,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdiv_jax.diffusion import NoiseSchedule
-from fdiv_jax.distributed import DataParallel, SingleDevice
-from fdiv_jax.divergences import divergence
-from fdiv_jax.nn import Text
+from fdiv_jax.checkpoints import model_digest
 from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
 from fdiv_jax.unlearning import (
     AnchorData,
     AnchorImagesConfig,
-    ArrayCache,
-    Batch,
-    Comparison,
     CriticConfig,
-    CriticGame,
-    Frozen,
+    HeldOutDistance,
     Network,
-    Objective,
-    Plan,
+    Prepared,
     PreservationConfig,
     UnlearningConfig,
-    initial_state,
-    make_reference,
-    make_step,
-    model_digest,
-    prepare_data,
-    resolve_pairs,
-    resolve_retained,
-    squared_distance,
-    trainable_of,
+    prepare,
+    share_program,
+    train,
 )
-from fdiv_jax.unlearning.objectives import Formula
-from fdiv_jax.unlearning.timesteps import draw_noise, timesteps_of
-from fdiv_jax.unlearning.trainable import Trainable
 from fdiv_jax.worlds import ITEM_NAMES, Judge, SamplingSettings, WorldScores, load_judge, score_world
 
 from . import files
-from .chosen import Chosen
 from .sources import source_digest
 
 if TYPE_CHECKING:
@@ -222,10 +203,8 @@ class Laboratory:
         """`stamp` is part of the key of everything kept."""
         self.shelf, self.budget, self.frozen, self.judge = shelf, allowed, pipeline, judge
         self._stamp = stamp
-        self._model = model_digest(pipeline)
-        self._network = Network(pipeline.unet)
-        self._trainable, self._frozen, self.selection = trainable_of(pipeline, "cross-attn")
-        self.trained = {name: self._frozen.unet[name] for name in self.selection.names}
+        self._model = model_digest(pipeline.components)
+        self.selection = self.prepared(Run("kl")).selection
 
     @classmethod
     def open(cls, context: Context) -> Laboratory:
@@ -261,102 +240,61 @@ class Laboratory:
             retained_share=0.0 if game else UnlearningConfig.retained_share,
             preservation=PreservationConfig(allowed.game_preservation if game else 0.0, at="retained"),
             images=AnchorImagesConfig(number=allowed.anchor_images, steps=allowed.sampler_steps),
+            devices="all" if allowed.batch % jax.local_device_count() == 0 else "single",
         )
+
+    def prepared(self, run: Run) -> Prepared:
+        """A run before its first step."""
+        return self._prepare(self.config(run))
+
+    def _prepare(self, config: UnlearningConfig) -> Prepared:
+        return prepare(self.frozen, config, model=self._model)
 
     def data(self, run: Run, *, held_out: bool = False) -> AnchorData:
         """Anchor images and prompts; the held-out images are drawn from other noise, for the target alone."""
         config = self.config(run)
-        images = config.images
         if held_out:
-            images = replace(images, number=self.budget.held_out, seed=images.seed + 1)
-        prior = config.preservation.at if config.preservation.weight and not held_out else None
-        share = 0.0 if held_out else config.retained_share
-        retained = resolve_retained(self.frozen.concepts, TARGET, config.retained)
-        return prepare_data(
-            self.frozen,
-            resolve_pairs(self.frozen.concepts, TARGET, run.anchor),
-            images,
-            ArrayCache(self.shelf / "anchors"),
-            retained=retained if share or prior else (),
-            retained_share=share,
-            prior=prior,
-            model=self._model,
-        )
+            images = replace(config.images, number=self.budget.held_out, seed=config.images.seed + 1)
+            config = replace(config, images=images, retained_share=0.0, preservation=PreservationConfig())
+        return self._prepare(config).data(self.shelf / "anchors")
 
-    def predict(self, trained: Any, inputs: Any) -> jax.Array:
-        """The UNet at inputs (its frozen parameters, x_t, timesteps, text), see `inputs`."""
-        frozen, x_t, t, text = inputs
-        return self._network({**frozen, **trained}, x_t, t, text)
-
-    def inputs(self, x_t: jax.Array, t: jax.Array, text: Text) -> Any:
-        """What `predict` takes beside the trainable parameters."""
-        return self._frozen.unet, x_t, t, text
-
-    def erase(self, run: Run, progress: Callable[[int, int], None] = lambda done, total: None) -> Erasure:
+    def erase(self, run: Run) -> Erasure:
         """Make a run, or read it from the shelf.
 
         Raises:
             ValueError: a loss that is not finite.
         """
         config = self.config(run)
-        stored = self._read("run", config.to_dict(), self.budget.held_out, self.budget.every)
+        key = ("run", config.to_dict(), self.budget.held_out, self.budget.every)
+        stored = self._read(*key)
         if stored is None:
-            stored = self._train(run, progress)
-            self._write(stored, "run", config.to_dict(), self.budget.held_out, self.budget.every)
+            stored = self._train(run)
+            self._write(stored, *key)
         trained = {name: jnp.asarray(stored.pop(name)) for name in self.selection.names}
-        unet = self._network.module({**self._frozen.unet, **trained})
-        change = [np.ravel(trained[name] - self.trained[name]) for name in self.selection.names]
+        before = Network.parameters(self.frozen.unet)
+        unet = Network(self.frozen.unet).module({**before, **trained})
+        change = [np.ravel(trained[name] - before[name]) for name in self.selection.names]
         return Erasure(run, self.frozen.replace(unet=unet), **stored, update=np.concatenate(change))
 
-    def _train(self, run: Run, progress: Callable[[int, int], None]) -> dict[str, np.ndarray]:
+    def _train(self, run: Run) -> dict[str, np.ndarray]:
+        """The curves of a run and what it learned, by one compiled step for all divergences of its kind."""
         config = self.config(run)
-        data = self.data(run)
+        game = run.family == "variational"
+        names = tuple(dict.fromkeys((*(self.budget.games if game else self.budget.formulas), run.divergence)))
+        family = cast(Any, "variational" if game else "exact")  # closed and exact are one loss
+        kind = [self._prepare(replace(config, divergence=name, loss=family)) for name in names]
+        prepared = share_program(kind)[names.index(run.divergence)]
         test = self.data(run, held_out=True).batch(0, 0, self.budget.held_out)
-        game = config.loss == "variational"
-        names = self.budget.games if game else self.budget.formulas
-        if config.divergence not in names:
-            names = (*names, config.divergence)
-        schedule = self.frozen.schedule
-        shape = self.frozen.latent_shape
-        same_code = replace(config, divergence="kl", anchor=ANCHOR, seed=0, steps=1)
-        plan = _plan(self._network, self._trainable, schedule, shape, names, 0, same_code)
-        runner, update = _runner(self._network, self._trainable, schedule, shape, names, same_code)
-        distance = _distance(self._network, schedule)
-        index = jnp.asarray(names.index(config.divergence), jnp.int32)
-        objective = plan.objective
-        opponent_key, training_key = jax.random.split(jax.random.key(config.seed))
-        state = runner.place(initial_state(plan, self._frozen, config.learning_rate, opponent_key))
-        constants = runner.place((index, self._frozen))
-        rows: list[dict[str, Any]] = []
-        marks: list[int] = []
-        curve: list[jax.Array] = []
-        total = objective.warmup + config.steps
-        for step in range(total):
-            done = step - objective.warmup
-            if done >= 0 and done % self.budget.every == 0:
-                marks.append(done)
-                curve.append(distance(runner.fetch(state.trained), self._frozen, test))
-            batch = runner.share_out(data.batch(config.seed, step, config.batch_size))
-            state, metrics = update(state, constants, batch, jax.random.fold_in(training_key, step))
-            rows.append({name: metrics[name] for name in ("loss", "m", "gradient_norm")})
-            if step >= 2:  # two steps in flight, so that the next is ready when this one ends
-                jax.block_until_ready(rows[step - 2]["loss"])
-            progress(step + 1, total)
-        marks.append(config.steps)
-        curve.append(distance(runner.fetch(state.trained), self._frozen, test))
-        kept = [runner.metrics(row) for row in rows[objective.warmup :]]
-        history = {
-            "loss": np.array([row["loss"] for row in kept]),
-            "m": np.array([row["m"].mean() for row in kept]),
-            "gradient_norm": np.array([row["gradient_norm"] for row in kept]),
-            "held_out_steps": np.array(marks),
-            "held_out": np.array(jax.device_get(curve)),
-        }
-        for name, values in history.items():
+        watch = HeldOutDistance(prepared, test, self.budget.every)
+        result = train([prepared], [None], [[watch]], progress=False, cache=self.shelf / "anchors")[0]
+        kept = ~result.history["warmup"]
+        curves = {name: result.history[name][kept] for name in ("loss", "m", "gradient_norm")}
+        curves |= {"held_out_steps": np.array(watch.steps), "held_out": np.array(watch.m)}
+        for name, values in curves.items():
             if not np.isfinite(values).all():
                 at = int(np.argmin(np.isfinite(values)))
                 raise ValueError(f"{config.divergence}, {config.loss}: {name} is {values[at]} at entry {at}")
-        return history | {name: np.asarray(value) for name, value in runner.fetch(state.trained).items()}
+        return curves | {name: np.asarray(value) for name, value in result.learned.items()}
 
     # --- scores ----------------------------------------
 
@@ -408,84 +346,6 @@ class Laboratory:
         buffer = io.BytesIO()
         np.savez(buffer, **cast(Any, arrays))
         files.write_whole(self._path(*key), buffer.getvalue())
-
-
-def _objective(
-    names: Sequence[str], index: Any, schedule: NoiseSchedule, shape: tuple[int, int, int], config: Any
-) -> Objective:
-    """The objective of the divergence with that index; a closed form is the same function of m."""
-    chosen = cast(Any, Chosen([divergence(name) for name in names], index))
-    game = config.loss == "variational"
-    family = "variational" if game else "exact"
-    opponent = (
-        CriticGame(chosen, shape, config.critic) if game else Formula(chosen, "exact", config.scale, schedule)
-    )
-    return Objective(chosen, family, config.scale, schedule, 1.0, opponent)
-
-
-def _plan(
-    network: Network,
-    trainable: Trainable,
-    schedule: NoiseSchedule,
-    shape: tuple[int, int, int],
-    names: Sequence[str],
-    index: Any,
-    config: UnlearningConfig,
-) -> Plan:
-    """The step of the divergence with that index."""
-    objective = _objective(names, index, schedule, shape, config)
-    return Plan(
-        network,
-        trainable,
-        objective,
-        timesteps_of(schedule),
-        config.optimiser,
-        preservation=config.preservation,
-    )
-
-
-@functools.lru_cache(maxsize=8)
-def _runner(
-    network: Network,
-    trainable: Trainable,
-    schedule: NoiseSchedule,
-    shape: tuple[int, int, int],
-    names: tuple[str, ...],
-    config: UnlearningConfig,
-) -> tuple[SingleDevice | DataParallel, Callable[..., Any]]:
-    """The step of training with constants (index, frozen), compiled once for all of `names`."""
-
-    def step_for(axis: str | None) -> Callable[..., Any]:
-        def step(state: Any, constants: Any, batch: Any, key: jax.Array) -> Any:
-            index, frozen = constants
-            plan = _plan(network, trainable, schedule, shape, names, index, config)
-            reference = make_reference(plan)(frozen, batch, key)
-            return make_step(plan, axis=axis)(state, frozen, batch, reference, key)
-
-        return step
-
-    devices = jax.local_devices()
-    shared = len(devices) > 1 and config.batch_size % len(devices) == 0
-    runner = DataParallel(devices) if shared else SingleDevice()
-    return runner, runner.compile(step_for, donate=True)
-
-
-@functools.lru_cache(maxsize=8)
-def _distance(network: Network, schedule: NoiseSchedule) -> Callable[..., jax.Array]:
-    """Mean m of a batch: always the same noise, and timesteps spread evenly."""
-
-    @jax.jit
-    def distance(trained: Any, frozen: Frozen, batch: Batch) -> jax.Array:
-        count, end = len(batch.position), schedule.num_train_timesteps
-        t = ((batch.position + 0.5) * end / count).astype(jnp.int32)
-        places, shape = batch.position, batch.latents.shape[1:]
-        _, noise = draw_noise(jax.random.key(1), places, shape, timesteps_of(schedule))
-        x_t = schedule.add_noise(batch.latents, noise, t)
-        reference = network(frozen.unet, x_t, t, batch.anchor_text)
-        prediction = network({**frozen.unet, **trained}, x_t, t, batch.target_text)
-        return squared_distance(Comparison(reference, prediction, batch.mask, t), "mean", schedule).mean()
-
-    return distance
 
 
 def _digest(judge: Judge) -> str:

@@ -10,7 +10,6 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from fdiv_jax.divergences import divergence
 from fdiv_jax.theory import damping_ratio, discrete_rate
-from fdiv_jax.unlearning.timesteps import draw_noise, timesteps_of
 
 from ..equilibrium import critic_features, find_equilibrium, play, speeds
 from ..erasures import TARGET, Erasure, Laboratory, Run
@@ -38,14 +37,12 @@ def _near_equilibrium(
     """Gram and K of the UNet at its self-anchored point, and orbits there: a row a game, with its path."""
     allowed, frozen = laboratory.budget, laboratory.frozen
     batch = laboratory.data(Run("kl")).batch(0, 0, allowed.orbit_samples)
-    schedule = frozen.schedule
-    shape = batch.latents.shape[1:]
-    t, noise = draw_noise(jax.random.key(2), batch.position, shape, timesteps_of(schedule))
-    x_t = schedule.add_noise(batch.latents, noise, t)
+    prepared = laboratory.prepared(Run("kl"))
     point = find_equilibrium(
-        laboratory.predict,
-        laboratory.inputs(x_t, t, batch.target_text),
-        laboratory.trained,
+        prepared.plan,
+        prepared.frozen,
+        batch,
+        jax.random.key(2),
         critic_features(frozen.latent_shape[-1], jax.random.key(3)),
         min(_MODES, allowed.orbit_samples - 2),
     )

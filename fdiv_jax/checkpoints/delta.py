@@ -5,7 +5,6 @@ that base + delta is the tuned model bit for bit. The header says the format's v
 digest of each of its components.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -14,22 +13,15 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
+from fdiv_jax.checkpoints.digests import module_digest, tensors_digest
 from fdiv_jax.checkpoints.files import TensorFiles, cast, read_metadata, write_tensors
 from fdiv_jax.checkpoints.state_dicts import load_state_dict, state_dict
 from fdiv_jax.files import parse_json
 
-__all__ = ["apply_delta", "model_digest", "save_delta"]
+__all__ = ["apply_delta", "save_delta"]
 
 _KEY = "fdiv_jax_delta"
 _VERSION = 1
-
-
-def model_digest(module: nnx.Module) -> str:
-    """SHA-256 of a module's parameters: their names, shapes and values in float32.
-
-    A model read from a file in half precision has the digest of the same values in single precision.
-    """
-    return _digest(state_dict(module))
 
 
 def save_delta(
@@ -68,7 +60,7 @@ def save_delta(
             shapes = [each[name].shape if name in each else None for each in (before, after)]
             if shapes[0] != shapes[1]:
                 raise ValueError(f"{component}.{name} has shape {shapes[0]} in the base, {shapes[1]} now")
-        digests[component] = _digest(before)
+        digests[component] = tensors_digest(before)
         for name, value in after.items():
             if value.dtype != before[name].dtype or value.tobytes() != before[name].tobytes():
                 tensors[f"{component}.{name}"] = cast(f"{component}.{name}", value, dtype)
@@ -106,7 +98,7 @@ def apply_delta(
         different = [
             component
             for component, digest in about["digests"].items()
-            if component in base and model_digest(base[component]) != digest
+            if component in base and module_digest(base[component]) != digest
         ]
         if different:
             raise ValueError(
@@ -139,12 +131,3 @@ def _read_header(path: Path) -> dict:
     if version != _VERSION or not isinstance(digests, dict):
         raise NotImplementedError(f"{path} is a delta of version {version}; supported: {_VERSION}")
     return about
-
-
-def _digest(tensors: Mapping[str, np.ndarray]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name]
-        total.update(f"{name} {value.shape}\n".encode())
-        total.update(np.ascontiguousarray(value, np.float32).data)
-    return total.hexdigest()

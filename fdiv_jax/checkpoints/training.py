@@ -126,7 +126,7 @@ class TrainingCheckpoints:
         self._prune(step)
         return target
 
-    def restore(self, like: Any) -> Restored | None:
+    def restore(self, like: Any, former: Mapping[str, str] | None = None) -> Restored | None:
         """The newest checkpoint that is whole; None where there is none at all.
 
         Every file is compared with the manifest. A damaged checkpoint is passed over with a warning that says
@@ -134,6 +134,7 @@ class TrainingCheckpoints:
 
         Args:
             like: a pytree of arrays or of `jax.ShapeDtypeStruct`: the structure, the shapes and the types.
+            former: beginnings of leaves' names in checkpoints of earlier versions, and what they are now.
 
         Raises:
             ValueError: the checkpoint has other leaves, shapes or types than `like` (names the leaf), or none
@@ -148,6 +149,8 @@ class TrainingCheckpoints:
             except _DamagedError as error:
                 faults.append(f"{path.name} is damaged: {error}")
                 continue
+            for leaf in manifest["leaves"]:
+                leaf["name"] = _renamed(leaf["name"], former or {})
             _compare(path, manifest["leaves"], like)
             try:
                 restored = _read(path, manifest, like)
@@ -202,6 +205,13 @@ def _flatten(tree: Any) -> tuple[list[str], list[Any]]:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             raise TypeError(f"state{name} is a random key, expected an array such as jax.random.key_data's")
     return names, [leaf for _, leaf in paths]
+
+
+def _renamed(name: str, former: Mapping[str, str]) -> str:
+    for old, new in former.items():
+        if name == old or (name.startswith(old) and name[len(old)] in ".["):
+            return new + name[len(old) :]
+    return name
 
 
 def _describe(names: Sequence[str], leaves: Sequence[Any]) -> list[dict[str, Any]]:

@@ -269,10 +269,10 @@ def _named_base(pipeline: Path) -> str | None:
 
 def _compare(base: "TextToImagePipeline", pipeline: Path) -> None:
     """Warns where the base is not, bit for bit, what the run started from."""
-    from fdiv_jax.unlearning.data import model_digest
+    from fdiv_jax.checkpoints import model_digest
 
     began = _recorded(pipeline, "sha256")
-    if began is not None and began != model_digest(base):
+    if began is not None and began != model_digest(base.components):
         warnings.warn(
             f"{base.name} is not the model that the run of {pipeline} began with: it has changed, or the run "
             "is a later one of a sequence; what is written is the change from it as it is now",

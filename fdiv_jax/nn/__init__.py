@@ -22,6 +22,7 @@ from fdiv_jax.nn.clip_vision import (
 from fdiv_jax.nn.conditioning import Text, TextConditioning, sized_text
 from fdiv_jax.nn.critic import Critic, SpectralVector
 from fdiv_jax.nn.lora import extract_lora, init_lora, merge_lora
+from fdiv_jax.nn.named import named_parameters
 from fdiv_jax.nn.shapes import abstract_network
 from fdiv_jax.nn.unet import UNet2DConditionModel, UNetConfig
 from fdiv_jax.nn.vae import AutoencoderKL, VAEConfig
@@ -50,6 +51,7 @@ __all__ = [
     "extract_lora",
     "init_lora",
     "merge_lora",
+    "named_parameters",
     "sized_text",
     "with_attention",
 ]

@@ -8,6 +8,7 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fdiv_jax.divergences import Divergence
 from fdiv_jax.pipeline.inputs import LARGEST_SEED
 
 
@@ -99,3 +100,19 @@ def known_keys(name: str, mapping: Any, fields: Iterable[str]) -> dict[str, Any]
         if key not in fields:
             raise ValueError(f"{name} has no key {key!r}{nearest(key, fields)}; known: {', '.join(fields)}")
     return dict(mapping)
+
+
+def loss_exists(d: Divergence, family: str, normalise_curvature: bool) -> None:
+    """A loss that a divergence has: closed needs a closed form, equal curvature a finite f''(1)."""
+    if family == "closed" and d.closed_form is None:
+        raise ValueError(
+            f"loss 'closed': {d.name} has no closed form in m; expected loss 'exact' (quadrature, any "
+            "divergence) or 'variational'"
+        )
+    if normalise_curvature and not d.curvature.is_finite:
+        raise ValueError(f"normalise_curvature: the curvature f''(1) of {d.name} is infinite")
+
+
+def set_field(instance: Any, name: str, value: Any) -> None:
+    """Set a field of a frozen dataclass while it is being made."""
+    object.__setattr__(instance, name, value)

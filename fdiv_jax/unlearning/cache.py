@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from fdiv_jax.checkpoints import atomic_file
 from fdiv_jax.files import read_bytes
 
-__all__ = ["ArrayCache", "default_cache", "digest", "parameters_digest"]
+__all__ = ["ArrayCache", "default_cache", "digest"]
 
 _FORMAT = 1
 _HEADERS = 1 << 16
@@ -36,17 +35,6 @@ def default_cache() -> Path:
 def digest(description: Mapping[str, Any]) -> str:
     """The key of a description that JSON can hold."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
-
-
-def parameters_digest(*trees: Mapping[str, jax.Array]) -> str:
-    """A hash of parameters: names, types, shapes and every bit of the values."""
-    total = hashlib.sha256()
-    for tree in trees:
-        for name in sorted(tree):
-            value = np.ascontiguousarray(jax.device_get(tree[name]))
-            total.update(f"{name} {value.dtype} {value.shape}\n".encode())
-            total.update(value.reshape(-1).view(np.uint8).data)
-    return total.hexdigest()
 
 
 class ArrayCache:

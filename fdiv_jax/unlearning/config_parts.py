@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from fdiv_jax.diffusion import SAMPLERS
 from fdiv_jax.unlearning import _validate as check
+from fdiv_jax.unlearning._validate import set_field
 
 __all__ = [
     "AnchorImagesConfig",
@@ -15,7 +16,6 @@ __all__ = [
     "LoraConfig",
     "OptimiserConfig",
     "PreservationConfig",
-    "set_field",
 ]
 
 LearningRateSchedule = Literal["constant", "linear", "cosine"]
@@ -24,11 +24,7 @@ GeneratorLoss = Literal["conjugate", "non-saturating"]
 ImagesAt = Literal["anchor", "target"]
 PreservedPrompts = Literal["anchor", "retained"]
 PreservedOutput = Literal["model", "noise"]
-
-
-def set_field(instance: Any, name: str, value: Any) -> None:
-    """Set a field of a frozen dataclass while it is being made."""
-    object.__setattr__(instance, name, value)
+Reference = Literal["frozen", "current"]
 
 
 @dataclass(frozen=True)

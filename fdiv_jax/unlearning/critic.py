@@ -1,11 +1,17 @@
-"""The variational game: a critic T = g(v) on predictions, or on the x_0 they stand for, and its ascent."""
+"""The critic of the variational game: what it looks at, what it says, and how it learns.
+
+    state, figures = ascend(game, state, comparison)
+
+A critic gives a number v for every prediction, or for every patch of one; the game turns the numbers into the
+payoff V, which the critic ascends and the model descends. The critic does not know the divergence.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +19,14 @@ import optax
 from flax import nnx
 
 from fdiv_jax.diffusion import NoiseSchedule
-from fdiv_jax.divergences import Divergence, variational_value
 from fdiv_jax.nn import Critic
+from fdiv_jax.unlearning.comparison import Comparison
 from fdiv_jax.unlearning.config_parts import CriticConfig
 
-if TYPE_CHECKING:
-    from fdiv_jax.unlearning.objectives import Comparison
+__all__ = ["ConvolutionalCritic", "CriticState", "Game", "Player", "ascend"]
 
-__all__ = ["CriticGame", "CriticState"]
+Mean = Callable[[Any], Any]
+"""Averages a tree over the devices that share the batch; the identity on one device."""
 
 
 @jax.tree_util.register_dataclass
@@ -39,32 +45,101 @@ class CriticState:
     optimiser: Any
 
 
-@dataclass(frozen=True)
-class CriticGame:
-    """V = E_P[T] - E_Q[f*(T)], T = g(critic(prediction, mask)); the critic ascends, the model descends.
+class Player(Protocol):
+    """What plays against the model."""
 
-    P are the frozen model's predictions at the anchor prompts, Q the trained model's at the target prompts;
-    with config.sees "x0" the critic sees the x_0 that they stand for at x_t. The model's loss is
-    -E_Q[f*(T)] up to a constant, or the non-saturating -E_Q[T]: same fixed point, as f*' > 0, but a gradient
-    that does not fade where f*' does.
+    @property
+    def warmup(self) -> int:
+        """Steps in which the critic alone learns, before the first one of the model."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Steps of the critic for each of the model."""
+        ...
+
+    @property
+    def optimiser(self) -> optax.GradientTransformation:
+        """Of its weights."""
+        ...
+
+    def initial(self, key: jax.Array) -> CriticState:
+        """Its state before the first step, from a random key."""
+        ...
+
+    def scores(self, weights: Any, spectral: Any, comparison: Comparison) -> tuple[jax.Array, jax.Array]:
+        """v at the samples of P and of Q, before the activation: two arrays of one shape."""
+        ...
+
+    def refresh(self, weights: Any, spectral: Any) -> Any:
+        """`spectral` after a step of the weights."""
+        ...
+
+
+class Game(Protocol):
+    """A critic and what it plays for."""
+
+    @property
+    def critic(self) -> Player:
+        """What gives v."""
+        ...
+
+    def payoff(self, v_p: jax.Array, v_q: jax.Array) -> jax.Array:
+        """V, a scalar, from the critic's numbers at the samples of P and of Q."""
+        ...
+
+
+def ascend(
+    game: Game,
+    state: CriticState,
+    comparison: Comparison,
+    mean: Mean = lambda tree: tree,
+) -> tuple[CriticState, dict[str, jax.Array]]:
+    """The critic after its steps of ascent of V on one batch, and figures to record.
+
+    Args:
+        game: the critic and what it plays for.
+        state: of the critic; it is not changed.
+        comparison: the batch; no gradient flows into it.
+        mean: averages over the devices that share the batch.
+
+    Returns:
+        The new state, and `critic_value`: V before the first of the steps.
+    """
+    critic, comparison = game.critic, jax.lax.stop_gradient(comparison)
+    weights, spectral, moments = state.weights, state.spectral, state.optimiser
+    figures: dict[str, jax.Array] = {}
+    for _ in range(critic.steps):
+        value, gradient = jax.value_and_grad(
+            lambda weights, spectral=spectral: game.payoff(*critic.scores(weights, spectral, comparison))
+        )(weights)
+        value, gradient = mean((value, gradient))
+        figures.setdefault("critic_value", value)
+        ascent = jax.tree.map(jnp.negative, gradient)  # optimisers descend
+        changes, moments = critic.optimiser.update(ascent, moments, weights)
+        weights = optax.apply_updates(weights, changes)
+        spectral = critic.refresh(weights, spectral)
+    return CriticState(weights, spectral, moments), figures
+
+
+@dataclass(frozen=True)
+class ConvolutionalCritic:
+    """A small convolutional network on predictions, or on the x_0 they stand for at x_t, beside the mask.
 
     Attributes:
-        divergence: f, which gives f* and g.
         latent_shape: (h, w, c).
         config: of the critic.
-        schedule: of the noise, for "x0".
+        schedule: of the noise, for a critic that sees x_0.
 
     Raises ValueError for latents that the critic's halvings would leave nothing of.
 
-    Source: Nowozin et al., f-GAN, 2016; Novello et al., 2025.
+    Source: Novello et al., 2025 (`prediction`); Wu et al., Unlearning concepts in diffusion model via concept
+    domain correction and concept preserving gradient, 2024 (`x0`).
     """
 
-    divergence: Divergence
     latent_shape: tuple[int, int, int]
     config: CriticConfig
     schedule: NoiseSchedule | None = None
-
-    learns = True
 
     def __post_init__(self) -> None:
         if self.config.sees == "x0" and self.schedule is None:
@@ -82,9 +157,14 @@ class CriticGame:
         """Steps in which the critic alone learns."""
         return self.config.warmup
 
+    @property
+    def steps(self) -> int:
+        """Steps of the critic for each of the model."""
+        return self.config.steps
+
     @cached_property
     def optimiser(self) -> optax.GradientTransformation:
-        """The critic's AdamW."""
+        """AdamW."""
         return optax.adamw(self.config.learning_rate, weight_decay=self.config.weight_decay)
 
     def _build(self, key: jax.Array) -> Critic:
@@ -111,13 +191,21 @@ class CriticGame:
         return CriticState(weights, spectral, self.optimiser.init(weights))
 
     def scores(self, weights: Any, spectral: Any, comparison: Comparison) -> tuple[jax.Array, jax.Array]:
-        """The critic's values before the activation at the samples of P and of Q, n h' w' each."""
+        """v at the samples of P and of Q, n h' w' each."""
         critic = self._critic(weights, spectral)
-        both = jnp.concatenate(self._seen(comparison))
+        both = jnp.concatenate(
+            self._seen(comparison)
+        )  # one call for both, so that they share the spectral norm
         both = both.astype(jax.tree.leaves(weights)[0].dtype)
         v = critic(both, jnp.concatenate([comparison.mask, comparison.mask]))
         v_p, v_q = jnp.split(v, 2)
         return v_p, v_q
+
+    def refresh(self, weights: Any, spectral: Any) -> Any:
+        """The singular vectors after one more power iteration."""
+        critic = self._critic(weights, spectral)
+        critic.refresh()
+        return nnx.state(critic, nnx.Not(nnx.Param))
 
     def _seen(self, comparison: Comparison) -> tuple[jax.Array, jax.Array]:
         outputs = (comparison.reference, comparison.prediction)
@@ -128,33 +216,3 @@ class CriticGame:
             self.schedule.predict_x0(comparison.noised, output, comparison.timesteps) for output in outputs
         )
         return reference, prediction
-
-    def game_value(self, weights: Any, spectral: Any, comparison: Comparison) -> jax.Array:
-        """V, a scalar: a lower bound of the divergence of the two sets of predictions."""
-        return variational_value(self.divergence, *self.scores(weights, spectral, comparison))
-
-    def respond(
-        self, state: CriticState, comparison: Comparison, mean: Callable[[Any], Any]
-    ) -> tuple[CriticState, dict[str, jax.Array]]:
-        """Ascend V for `config.steps` steps; `critic_value` is V before the first."""
-        comparison = jax.lax.stop_gradient(comparison)
-        weights, spectral, moments = state.weights, state.spectral, state.optimiser
-        figures: dict[str, jax.Array] = {}
-        for _ in range(self.config.steps):
-            value, gradient = jax.value_and_grad(self.game_value)(weights, spectral, comparison)
-            value, gradient = mean((value, gradient))
-            figures.setdefault("critic_value", value)
-            ascent = jax.tree.map(jnp.negative, gradient)
-            changes, moments = self.optimiser.update(ascent, moments, weights)
-            weights = optax.apply_updates(weights, changes)
-            critic = self._critic(weights, spectral)
-            critic.refresh()
-            spectral = nnx.state(critic, nnx.Not(nnx.Param))
-        return CriticState(weights, spectral, moments), figures
-
-    def value(self, state: CriticState, comparison: Comparison) -> jax.Array:
-        """V, whose gradient for the model is that of -E_Q[f*(T)]; or the non-saturating -E_Q[T]."""
-        if self.config.generator == "non-saturating":
-            _, v_q = self.scores(state.weights, state.spectral, comparison)
-            return -jnp.mean(self.divergence.activation(v_q))
-        return self.game_value(state.weights, state.spectral, comparison)

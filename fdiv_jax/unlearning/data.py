@@ -14,16 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fdiv_jax.checkpoints import model_digest, parameters_digest
 from fdiv_jax.nn import Text
 from fdiv_jax.pipeline import TextToImagePipeline
-from fdiv_jax.unlearning.cache import ArrayCache, digest, parameters_digest
+from fdiv_jax.unlearning.batch import Batch, Prior
+from fdiv_jax.unlearning.cache import ArrayCache, digest
 from fdiv_jax.unlearning.concepts import PromptPair
 from fdiv_jax.unlearning.config_parts import AnchorImagesConfig, PreservedPrompts
 from fdiv_jax.unlearning.parameters import Network
-from fdiv_jax.unlearning.step import Batch, Prior
-from fdiv_jax.unlearning.user_images import latent_mask, read_images
+from fdiv_jax.unlearning.user_images import OwnImages, read_own_images
 
-__all__ = ["AnchorData", "Batches", "anchor_latents", "model_digest", "prepare_data"]
+__all__ = ["AnchorData", "Batches", "anchor_latents", "prepare_data"]
 
 _LATENT_PIXELS_A_CALL = 8192
 _BATCHES, _PRIORS = 1, 2  # the streams of random numbers that choose the batches
@@ -138,30 +139,6 @@ class Batches(Iterator[Batch]):
         self._iterator.set_state(position)
 
 
-def model_digest(pipe: TextToImagePipeline) -> str:
-    """A hash of what draws the latents: the parameters of the UNet and of the text encoders."""
-    return parameters_digest(
-        *(Network.parameters(network) for name, network in pipe.components.items() if name != "vae")
-    )
-
-
-def check_told_apart(pipe: TextToImagePipeline, pairs: Sequence[PromptPair]) -> None:
-    """Prompts that the model cannot tell apart leave it as it is, with a loss of 0.
-
-    Raises:
-        ValueError: a target prompt and its anchor prompt are the same tokens; names them.
-    """
-    sides = [pair.target for pair in pairs], [pair.anchor for pair in pairs]
-    ids = [np.concatenate(pipe.tokenize(prompts), axis=1) for prompts in sides]
-    for pair, target, anchor in zip(pairs, *ids, strict=True):
-        if np.array_equal(target, anchor):
-            raise ValueError(
-                f"the target prompt {pair.target!r} and the anchor prompt {pair.anchor!r} are the same "
-                f"{pipe.text_length} tokens to the model, which cuts longer prompts; expected the target "
-                "nearer to the beginning"
-            )
-
-
 def prepare_data(
     pipe: TextToImagePipeline,
     pairs: Sequence[PromptPair],
@@ -241,59 +218,6 @@ def prepare_data(
     )
 
 
-@dataclass(frozen=True)
-class OwnImages:
-    """The user's images: uint8 n H W 3, masks n H W or None, for each pair which ones are its own, and a hash
-    of what was read."""
-
-    pixels: np.ndarray
-    masks: np.ndarray | None
-    images_of: tuple[np.ndarray, ...]
-    digest: str = ""
-
-    def beside(
-        self, drawn: np.ndarray, pipe: TextToImagePipeline
-    ) -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray]]:
-        """Their latents behind the drawn ones, masks of all, and the places."""
-        masks = None
-        if self.masks is not None:
-            own = latent_mask(self.masks, pipe.vae.config.downsampling)
-            masks = np.concatenate([np.ones(drawn.shape[:3], np.float32), own])
-        latents = np.asarray(pipe.encode_images(jnp.asarray(self.pixels)), np.float32)
-        return np.concatenate([drawn, latents]), masks, [places + len(drawn) for places in self.images_of]
-
-
-def read_own_images(
-    pipe: TextToImagePipeline, config: AnchorImagesConfig, pairs: Sequence[PromptPair]
-) -> OwnImages:
-    """The images of `config.folder` for the pairs; see `fdiv_jax.unlearning.user_images`.
-
-    Raises:
-        ValueError: images that do not fit the model, or belong to no prompt; a prompt without any.
-    """
-    shown = [pair.target if config.at == "target" else pair.anchor for pair in pairs]
-    factor = pipe.vae.config.downsampling
-    h, w, _ = pipe.latent_shape
-    found = read_images(str(config.folder), (h * factor, w * factor), resize=config.resize)
-    pixels, masks = found.pixels, found.masks
-    captions = list(found.captions)
-    unknown = sorted({text for text in captions if text is not None and text not in shown})
-    if unknown:
-        raise ValueError(
-            f"images.folder {config.folder}: {unknown[0]!r} is no {config.at} prompt; expected one of "
-            f"{', '.join(map(repr, dict.fromkeys(shown)))}"
-        )
-    if config.mirror:
-        pixels = np.concatenate([pixels, pixels[:, :, ::-1]])
-        masks = None if masks is None else np.concatenate([masks, masks[:, :, ::-1]])
-        captions = captions * 2
-    images_of = tuple(np.array([i for i, c in enumerate(captions) if c in (None, p)], int) for p in shown)
-    for prompt, places in zip(shown, images_of, strict=True):
-        if not len(places):
-            raise ValueError(f"images.folder {config.folder} has no image for the prompt {prompt!r}")
-    return OwnImages(pixels, masks, images_of, found.digest)
-
-
 def anchor_latents(
     pipe: TextToImagePipeline,
     prompts: Sequence[str],
@@ -318,7 +242,7 @@ def anchor_latents(
     key = digest(
         {
             "what": "anchor latents",
-            "model": model or model_digest(pipe),
+            "model": model or model_digest(pipe.components),
             "unet": repr(pipe.unet.config),
             "text": parameters_digest({str(i): part for i, part in enumerate(features)}),
             "prompts": list(prompts),

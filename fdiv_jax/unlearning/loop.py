@@ -3,68 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
 
 import jax
-import jax.numpy as jnp
 
-from fdiv_jax.distributed import DataParallel, SingleDevice
-from fdiv_jax.divergences import divergence
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning._progress import Display
-from fdiv_jax.unlearning.cache import ArrayCache, default_cache
-from fdiv_jax.unlearning.concepts import PromptPair, resolve_all, resolve_retained, target_words
 from fdiv_jax.unlearning.config import UnlearningConfig
-from fdiv_jax.unlearning.data import (
-    AnchorData,
-    Batches,
-    OwnImages,
-    check_told_apart,
-    model_digest,
-    prepare_data,
-    read_own_images,
-)
+from fdiv_jax.unlearning.data import Batches
 from fdiv_jax.unlearning.edit import edit_cross_attention
-from fdiv_jax.unlearning.library import known_concepts
-from fdiv_jax.unlearning.objectives import objective_of
-from fdiv_jax.unlearning.parameters import Network, Selection
+from fdiv_jax.unlearning.observer import Observer
 from fdiv_jax.unlearning.preemption import Preempted, TerminationGuard
-from fdiv_jax.unlearning.record import Record
-from fdiv_jax.unlearning.result import DivergedError, UnlearningResult, description
+from fdiv_jax.unlearning.prepare import Cache, Prepared, prepare
+from fdiv_jax.unlearning.result import DivergedError, UnlearningResult
+from fdiv_jax.unlearning.run import Run
 from fdiv_jax.unlearning.run_directory import RunDirectory
-from fdiv_jax.unlearning.step import Plan, TrainState, initial_state, make_reference, make_step, with_rate_of
-from fdiv_jax.unlearning.timesteps import timesteps_of
-from fdiv_jax.unlearning.trainable import Frozen, trainable_of
 
-__all__ = ["Observer", "Prepared", "Run", "prepare", "train", "unlearn"]
-
-Cache = str | os.PathLike[str] | Literal[False] | None
-
-
-class Observer(Protocol):
-    """Somebody who watches a run: sample sheets, events for TensorBoard, a report."""
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        """A step's figures, as metrics.jsonl holds them."""
-        ...
-
-    def due(self, done: int) -> bool:
-        """Whether to be shown the model after `done` steps of its own; it costs the overlap of two steps."""
-        ...
-
-    def model(self, done: int, pipeline: Callable[[], TextToImagePipeline]) -> None:
-        """The model after `done` steps of its own, made when asked for."""
-        ...
-
-    def end(self, result: UnlearningResult) -> None:
-        """The result, before it is written."""
-        ...
+__all__ = ["train", "unlearn"]
 
 
 def unlearn(
@@ -131,252 +89,6 @@ def unlearn(
                 raise FileExistsError(f"output {output}: its run is finished; pipeline/ holds the result")
         watching = observers(directory.path) if observers is not None and directory is not None else ()
         return train([prepared], [directory], [watching], progress, cache, checkpoint_every)[0]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run of which everything is resolved and nothing is done.
-
-    Attributes:
-        pipe: the frozen model.
-        config: what was asked for.
-        pairs: of prompts, and `negative`, eta of the guidance away from each target.
-        retained: prompts at which the model is to stay as it is.
-        plan: the step.
-        frozen: what no step changes.
-        selection: what learns.
-        devices: that take part.
-        model: hash of the frozen model.
-        own: the user's images, or None.
-    """
-
-    pipe: TextToImagePipeline
-    config: UnlearningConfig
-    pairs: tuple[PromptPair, ...]
-    negative: tuple[float, ...]
-    retained: tuple[str, ...]
-    plan: Plan
-    frozen: Frozen
-    selection: Selection
-    devices: tuple[Any, ...]
-    model: str
-    own: OwnImages | None = None
-
-    def description(self) -> dict[str, Any]:
-        """What `config.json` of the run directory holds: enough to repeat the run."""
-        return description(
-            self.config,
-            self.pairs,
-            self.retained,
-            self.selection,
-            {"name": self.pipe.name, "sha256": self.model},
-            tuple(str(device) for device in self.devices),
-            "" if self.own is None else self.own.digest,
-        )
-
-    def data(self, cache: Cache, progress: Callable[[int, int], None] | None = None) -> AnchorData:
-        """The training data, drawn or read."""
-        config = self.config
-        kept = ArrayCache(None if cache is False else (default_cache() if cache is None else Path(cache)))
-        preserved = config.preservation.at if config.preservation.weight else None
-        share = config.retained_share if config.reference == "frozen" else 0.0
-        return prepare_data(
-            self.pipe,
-            self.pairs,
-            config.images,
-            kept,
-            retained=self.retained if share or preserved == "retained" else (),
-            retained_share=share,
-            negative=self.negative,
-            tokens=bool(self.frozen.encoders),
-            prior=preserved,
-            own=self.own,
-            model=self.model,
-            progress=progress,
-        )
-
-
-def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str | None = None) -> Prepared:
-    """Resolve a configuration for a model; `model` is its `model_digest`, when it is known.
-
-    Raises:
-        ValueError: what does not fit the model, see `unlearn`.
-    """
-    concepts = known_concepts(pipe.concepts, config.defined)
-    pairs = resolve_all(concepts, config.erasures)
-    check_told_apart(pipe, pairs)
-    guided = {
-        pair
-        for each in config.erasures
-        if each.anchor == "negative"
-        for pair in resolve_all(concepts, [each])
-    }
-    retained = resolve_retained(concepts, [each.target for each in config.erasures], config.retained)
-    if config.preservation.weight and config.preservation.at == "retained" and not retained:
-        raise ValueError("preservation.at 'retained': there are no retained prompts")
-    words = target_words(concepts, config.erasures)
-    trainable, frozen, selection = trainable_of(
-        pipe, config.trainable, words, rank=config.lora.rank, alpha=config.lora.alpha
-    )
-    devices = tuple(jax.local_devices() if config.devices == "all" else jax.local_devices()[:1])
-    share = len(devices) * config.accumulation
-    if config.batch_size % share:
-        raise ValueError(
-            f"batch_size {config.batch_size} for {len(devices)} devices and an accumulation of "
-            f"{config.accumulation}; expected a multiple of {share}"
-        )
-    plan = Plan(
-        network=Network(pipe.unet),
-        trainable=trainable,
-        objective=objective_of(config, pipe.schedule, pipe.latent_shape),
-        timesteps=timesteps_of(pipe.schedule, config.timestep_range, config.timesteps),
-        optimiser=config.optimiser,
-        steps=0 if config.optimiser.schedule == "constant" else config.steps,
-        reference=config.reference,
-        accumulation=config.accumulation,
-        preservation=config.preservation,
-    )
-    return Prepared(
-        pipe,
-        config,
-        pairs,
-        tuple(config.negative_guidance if pair in guided else 0.0 for pair in pairs),
-        retained,
-        plan,
-        frozen,
-        selection,
-        devices,
-        model or model_digest(pipe),
-        None if config.images.folder is None else read_own_images(pipe, config.images, pairs),
-    )
-
-
-class Run:
-    """One run as it goes on: its state, its history and its directory."""
-
-    def __init__(
-        self,
-        prepared: Prepared,
-        data: AnchorData,
-        directory: RunDirectory | None,
-        observers: Sequence[Observer],
-    ):
-        """Starts at the last good checkpoint of the directory, if there is one."""
-        config, plan = prepared.config, prepared.plan
-        self.prepared, self.directory, self.observers = prepared, directory, observers
-        devices = prepared.devices if config.devices == "all" else None
-        self.runner, self.reference, self._step = _compiled(plan, devices)
-        self.frozen = self.runner.place(prepared.frozen)
-        opponent_key, self.key = jax.random.split(jax.random.key(config.seed))
-        state = initial_state(plan, prepared.frozen, config.learning_rate, opponent_key)
-        self.record = Record(data, config, plan.objective.warmup)
-        self.done, self.began, self.position = 0, 0, None
-        restored = directory and directory.restore(jax.device_get(state), at_most=self.total)
-        if directory and restored:
-            state = with_rate_of(restored.state, state)
-            self.done = self.began = restored.step
-            self.position = restored.extra["batches"]
-            self.key = jax.random.wrap_key_data(jnp.asarray(restored.extra["key"], jnp.uint32))
-            self.record.restore(directory.rows)
-        self.state: TrainState = self.runner.place(state)
-        self._waiting: tuple[int, Any] | None = None
-
-    @property
-    def total(self) -> int:
-        """Steps in all, those of the opponent alone included."""
-        return self.prepared.plan.objective.warmup + self.prepared.config.steps
-
-    def step_key(self) -> jax.Array:
-        """The random key of the next step."""
-        return jax.random.fold_in(self.key, self.done)
-
-    def step(self, batch: Any, reference: Any, position: dict[str, Any]) -> None:
-        """One step, on the runner's share of the batch; `position` is where the batches go on.
-
-        Raises:
-            DivergedError: see `Record.check`, of the step before; the state is saved first.
-        """
-        self.state, metrics = self._step(self.state, self.frozen, batch, reference, self.step_key())
-        before, self._waiting = self._waiting, (self.done, metrics)
-        self.done, self.position = self.done + 1, position
-        self._check(before)  # read while this one runs
-
-    def settle(self) -> None:
-        """Record the last step, if it is not recorded yet.
-
-        Raises:
-            DivergedError: see `Record.check`; the state is saved first.
-        """
-        before, self._waiting = self._waiting, None
-        self._check(before)
-
-    def _check(self, waiting: tuple[int, Any] | None) -> None:
-        if waiting is None:
-            return
-        metrics = self._read(waiting)
-        try:
-            self.record.check(metrics)
-        except DivergedError:
-            if self._waiting is not None:
-                self._read(self._waiting)
-                self._waiting = None
-            self._write()
-            raise
-
-    def _read(self, waiting: tuple[int, Any]) -> Mapping[str, Any]:
-        index, metrics = waiting[0], self.runner.metrics(waiting[1])
-        row = self.record.add(index, metrics)
-        if self.directory is not None:
-            self.directory.log(row)
-        for observer in self.observers:
-            observer.row(row)
-        return metrics
-
-    def save(self) -> None:
-        """A checkpoint of everything, where there is a directory; raises as `settle` does."""
-        if self.directory is not None and self.directory.saved != self.done:
-            self.settle()
-            self._write()
-
-    def _write(self) -> None:
-        if self.directory is None or self.directory.saved == self.done:
-            return
-        extra = {"key": jax.random.key_data(self.key).tolist(), "batches": self.position}
-        self.directory.save(self.done, jax.device_get(self.runner.fetch(self.state)), extra)
-
-    def pipeline(self) -> TextToImagePipeline:
-        """The model as it is now."""
-        learned = jax.tree.map(jnp.asarray, jax.device_get(self.runner.fetch(self.state).learned))
-        return self.prepared.plan.trainable.pipeline(self.prepared.pipe, learned, self.prepared.frozen)
-
-    def show(self) -> None:
-        """Let the observers see the model; raises as `settle` does."""
-        own = self.done - self.prepared.plan.objective.warmup
-        due = [observer for observer in self.observers if own >= 0 and observer.due(own)]
-        if due:
-            self.settle()
-        for observer in due:
-            observer.model(own, self.pipeline)
-
-    def result(self, seconds: float) -> UnlearningResult:
-        """What the run gives."""
-        prepared, d = self.prepared, divergence(self.prepared.config.divergence)
-        return UnlearningResult(
-            pipeline=self.pipeline(),
-            history=self.record.history(),
-            config=prepared.config,
-            pairs=prepared.pairs,
-            retained=prepared.retained,
-            selection=prepared.selection,
-            learned=jax.device_get(self.runner.fetch(self.state).learned),
-            trainable=prepared.plan.trainable,
-            divergence={"name": d.name, "generator": str(d.generator), "curvature": str(d.curvature)},
-            model={"name": prepared.pipe.name, "sha256": prepared.model},
-            devices=tuple(str(device) for device in prepared.devices),
-            images="" if prepared.own is None else prepared.own.digest,
-            seconds=seconds,
-            resumed_at=self.began,
-        )
 
 
 def train(
@@ -487,14 +199,3 @@ def _edited(
     if directory is not None:
         directory.finish(result.write)
     return result
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled(
-    plan: Plan, devices: tuple[Any, ...] | None
-) -> tuple[SingleDevice | DataParallel, Callable[..., Any], Callable[..., Any]]:
-    """The runner, the reference and the step; runs that differ in prompts, data, seed or learning rate alone
-    share them."""
-    runner = SingleDevice() if devices is None else DataParallel(devices)
-    reference = runner.compile(lambda axis: make_reference(plan))
-    return runner, reference, runner.compile(lambda axis: make_step(plan, axis=axis), donate=True)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from fdiv_jax.nn import named_parameters
 from fdiv_jax.unlearning._validate import nearest
 
 __all__ = ["GROUPS", "Network", "Parameters", "Selection", "select"]
@@ -101,8 +102,7 @@ class Network:
     @staticmethod
     def parameters(module: nnx.Module) -> Parameters:
         """The parameters of a module, by name."""
-        flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
-        return {".".join(map(str, path)): variable[...] for path, variable in flat}
+        return named_parameters(module)
 
     def module(self, parameters: Mapping[str, jax.Array]) -> Any:
         """A module with these parameters.

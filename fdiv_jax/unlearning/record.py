@@ -19,7 +19,7 @@ class Record:
     """One row a step; it stops a run whose numbers are not finite for too many steps in a row."""
 
     def __init__(self, data: AnchorData, config: UnlearningConfig, warmup: int):
-        """`warmup` steps of the opponent come before those of the model."""
+        """`warmup` steps of the critic alone come before those of the model."""
         self._data, self._config, self._warmup = data, config, warmup
         self.rows: list[dict[str, Any]] = []
 

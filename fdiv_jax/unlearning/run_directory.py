@@ -26,7 +26,9 @@ from fdiv_jax.files import check_no_links, open_own, read_bytes, read_json, refu
 from fdiv_jax.unlearning._lock import NAME as LOCK
 from fdiv_jax.unlearning._lock import DirectoryLock
 from fdiv_jax.unlearning._metrics import metrics_line, metrics_row
+from fdiv_jax.unlearning.config import SETTINGS_SINCE
 from fdiv_jax.unlearning.preemption import Preempted, TerminationGuard
+from fdiv_jax.unlearning.state import FORMER_NAMES
 
 __all__ = ["Preempted", "RunDirectory", "TerminationGuard"]
 
@@ -181,7 +183,7 @@ class RunDirectory:
             ValueError: the checkpoint does not fit, or is of a later step; the directory is as before.
         """
         self._admit()
-        restored = self.checkpoints.restore(like)
+        restored = self.checkpoints.restore(like, FORMER_NAMES)
         if restored is not None and at_most is not None and restored.step > at_most:
             raise ValueError(
                 f"output {self.path}: {restored.step} steps are done, more than the {at_most} asked for; "
@@ -256,7 +258,8 @@ class RunDirectory:
         earlier = former.pop("earlier", [])
         if not isinstance(earlier, list):
             raise ValueError(f"{file}: `earlier` is no list; the run cannot be resumed")
-        changes = _differences("", former.get("config"), description.get("config"))
+        asked = description.get("config")
+        changes = _differences("", _completed(former.get("config"), asked), asked)
         for key in ("model", "images"):
             changes += _differences(key, former.get(key), description.get(key))
         if changes and not allow_changes:
@@ -323,6 +326,13 @@ def _check(path: Path, resume: bool) -> None:
 def _plain(description: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON gives it back, so that it can be compared with what was stored."""
     return json.loads(json.dumps(dict(description)))
+
+
+def _completed(stored: Any, asked: Any) -> Any:
+    """A stored configuration with the settings that it is too old to have, where they are asked for."""
+    if not isinstance(stored, dict) or not isinstance(asked, Mapping):
+        return stored
+    return {**{name: value for name, value in SETTINGS_SINCE.items() if name in asked}, **stored}
 
 
 def _differences(name: str, stored: Any, asked: Any) -> list[str]:

@@ -21,7 +21,9 @@ from fdiv_jax.unlearning._scores import kept_scores
 from fdiv_jax.unlearning.concepts import resolve_retained
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.library import known_concepts
-from fdiv_jax.unlearning.loop import Cache, Observer, prepare, unlearn
+from fdiv_jax.unlearning.loop import unlearn
+from fdiv_jax.unlearning.observer import Observer
+from fdiv_jax.unlearning.prepare import Cache, prepare
 from fdiv_jax.unlearning.result import check_output
 from fdiv_jax.unlearning.run_directory import RunDirectory
 

@@ -20,14 +20,15 @@ from typing import Any, cast
 
 import numpy as np
 
-from fdiv_jax.checkpoints import atomic_file, clean_leftovers
+from fdiv_jax.checkpoints import atomic_file, clean_leftovers, model_digest
 from fdiv_jax.files import check_no_links, read_text, refuse_links
 from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
 from fdiv_jax.unlearning._metrics import metrics_row
 from fdiv_jax.unlearning._scores import kept_scores
-from fdiv_jax.unlearning.config import LossFamily, UnlearningConfig
-from fdiv_jax.unlearning.data import model_digest
-from fdiv_jax.unlearning.loop import Cache, prepare, train
+from fdiv_jax.unlearning.config import UnlearningConfig
+from fdiv_jax.unlearning.loop import train
+from fdiv_jax.unlearning.losses import LossFamily
+from fdiv_jax.unlearning.prepare import Cache, prepare
 from fdiv_jax.unlearning.result import DivergedError, check_output
 from fdiv_jax.unlearning.run_directory import RunDirectory
 
@@ -139,7 +140,7 @@ def sweep(
         NotADirectoryError: it, or what it would be in, is a file.
     """
     place = Path(output)
-    model = model_digest(pipe)
+    model = model_digest(pipe.components)
     prepared = {cell.name: prepare(pipe, cell.config, model=model) for cell in cells}
     check_output(place, resume=resume)
     check_no_links(place)

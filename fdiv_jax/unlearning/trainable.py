@@ -38,10 +38,12 @@ class Frozen:
     Attributes:
         unet: all parameters of the UNet.
         encoders: those of the text encoders, one mapping each, where token embeddings learn; else nothing.
+        choice: (), int32, which divergence the loss has, where a plan serves several (`switch_losses`).
     """
 
     unet: Parameters
     encoders: tuple[Parameters, ...] = ()
+    choice: jax.Array | None = None
 
 
 class Trainable(Protocol):

@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 
 from fdiv_jax.files import one_line, parse_json, read_text, shown
+from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import _validate as check
+from fdiv_jax.unlearning.concepts import PromptPair
+from fdiv_jax.unlearning.config_parts import AnchorImagesConfig
 
-__all__ = ["UserImages", "latent_mask", "read_images"]
+__all__ = ["OwnImages", "UserImages", "latent_mask", "read_images", "read_own_images"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -258,3 +262,56 @@ def _digest(pixels: np.ndarray, captions: tuple[str | None, ...], masks: np.ndar
     if masks is not None:
         total.update(masks.tobytes())
     return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class OwnImages:
+    """The user's images: uint8 n H W 3, masks n H W or None, for each pair which ones are its own, and a hash
+    of what was read."""
+
+    pixels: np.ndarray
+    masks: np.ndarray | None
+    images_of: tuple[np.ndarray, ...]
+    digest: str = ""
+
+    def beside(
+        self, drawn: np.ndarray, pipe: TextToImagePipeline
+    ) -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray]]:
+        """Their latents behind the drawn ones, masks of all, and the places."""
+        masks = None
+        if self.masks is not None:
+            own = latent_mask(self.masks, pipe.vae.config.downsampling)
+            masks = np.concatenate([np.ones(drawn.shape[:3], np.float32), own])
+        latents = np.asarray(pipe.encode_images(jnp.asarray(self.pixels)), np.float32)
+        return np.concatenate([drawn, latents]), masks, [places + len(drawn) for places in self.images_of]
+
+
+def read_own_images(
+    pipe: TextToImagePipeline, config: AnchorImagesConfig, pairs: Sequence[PromptPair]
+) -> OwnImages:
+    """The images of `config.folder` for the pairs; see `read_images`.
+
+    Raises:
+        ValueError: images that do not fit the model, or belong to no prompt; a prompt without any.
+    """
+    shown = [pair.target if config.at == "target" else pair.anchor for pair in pairs]
+    factor = pipe.vae.config.downsampling
+    h, w, _ = pipe.latent_shape
+    found = read_images(str(config.folder), (h * factor, w * factor), resize=config.resize)
+    pixels, masks = found.pixels, found.masks
+    captions = list(found.captions)
+    unknown = sorted({text for text in captions if text is not None and text not in shown})
+    if unknown:
+        raise ValueError(
+            f"images.folder {config.folder}: {unknown[0]!r} is no {config.at} prompt; expected one of "
+            f"{', '.join(map(repr, dict.fromkeys(shown)))}"
+        )
+    if config.mirror:
+        pixels = np.concatenate([pixels, pixels[:, :, ::-1]])
+        masks = None if masks is None else np.concatenate([masks, masks[:, :, ::-1]])
+        captions = captions * 2
+    images_of = tuple(np.array([i for i, c in enumerate(captions) if c in (None, p)], int) for p in shown)
+    for prompt, places in zip(shown, images_of, strict=True):
+        if not len(places):
+            raise ValueError(f"images.folder {config.folder} has no image for the prompt {prompt!r}")
+    return OwnImages(pixels, masks, images_of, found.digest)

@@ -9,17 +9,27 @@ import pytest
 from flax import nnx
 
 from analysis import erasures
-from analysis.chosen import Chosen
 from analysis.equilibrium import critic_features, find_equilibrium, play, speeds
 from analysis.erasures import Budget, Laboratory, Run
 from analysis.framework import Context
 from analysis.parts.erasure import kernel_distance
 from analysis.simulate import two_poles
+from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.divergences import divergence
 from fdiv_jax.theory import discrete_rate
-from fdiv_jax.unlearning import unlearn
+from fdiv_jax.unlearning import (
+    Batch,
+    Frozen,
+    Plan,
+    Weights,
+    make_loss,
+    timesteps_of,
+    unlearn,
+)
+from fdiv_jax.unlearning.timesteps import draw_noise
 from fdiv_jax.worlds.judge import Judge, JudgeConfig, JudgeNetwork
-from tests.tiny import fill, tiny_pipeline
+from tests.tiny import SCHEDULER, fill, tiny_pipeline
+from tests.unlearning.conftest import ToyNetwork
 
 # The tiny tokenizer knows letters alone, and cuts "a t-shirt, cyanotype style" off.
 pytestmark = pytest.mark.filterwarnings("ignore:.* prompts are cut to 24 tokens")
@@ -122,24 +132,6 @@ def test_a_run_is_that_of_unlearn(run, context, world):
     np.testing.assert_allclose(ours.gradient_norm, theirs.history["gradient_norm"][kept], rtol=1e-3)
 
 
-@pytest.mark.slow
-def test_chosen_is_each_of_its_members():
-    members = [divergence(name) for name in ("kl", "le_cam", "jensen_shannon")]
-    x = jnp.linspace(0.1, 2.0, 5)
-
-    @jax.jit
-    def slopes(index):
-        chosen = Chosen(members, index)
-        functions = (chosen.conjugate_of_activation, chosen.activation, chosen.gaussian_divergence)
-        return [jax.vmap(jax.grad(function))(x) for function in functions]
-
-    for index, d in enumerate(members):
-        expected = [jax.vmap(jax.grad(f))(x) for f in (d.conjugate_of_activation, d.activation)]
-        expected.append(d.gaussian_weight(x) / 2)
-        for found, right in zip(slopes(jnp.asarray(index)), expected, strict=True):
-            np.testing.assert_allclose(found, right, rtol=2e-5)
-
-
 def test_kernel_distance_is_the_sum_over_pairs():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((2, 7, 4))
@@ -163,22 +155,26 @@ def test_kernel_distance_is_the_sum_over_pairs():
 @pytest.mark.slow
 def test_rates_near_the_equilibrium_of_a_small_network():
     """K is the dense Jacobian's, and the played game has the predicted rate, in both regimes."""
-    rng = np.random.default_rng(0)
-    inputs = jnp.asarray(rng.standard_normal((6, 8, 8, 4)), jnp.float32)
-    trained = {"w": jnp.asarray(0.3 * rng.standard_normal((4, 4)), jnp.float32)}
-
-    def predict(p, x):
-        return jnp.tanh(x @ p["w"]) + 0.5 * x
+    toy, rng = ToyNetwork(), np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    schedule, n = NoiseSchedule.from_config(SCHEDULER), 6
+    batch = Batch(draw(n, 8, 8, 4), draw(n, 5, 6), draw(n, 5, 6), jnp.ones((n, 8, 8)), jnp.arange(n))
+    loss = make_loss("kl", "closed", schedule=schedule, latent_shape=(8, 8, 4))
+    plan = Plan(toy, Weights(("conv.kernel",)), loss, schedule, timesteps_of(schedule))
+    frozen, key = Frozen(toy.parameters()), jax.random.key(5)
 
     features = critic_features(4, jax.random.key(0))
-    point = find_equilibrium(predict, inputs, trained, features, 3)
+    point = find_equilibrium(plan, frozen, batch, key, features, 3)
     np.testing.assert_allclose(point.gram, np.eye(3), atol=1e-4)
     np.testing.assert_allclose(point.directions @ point.directions.T, np.eye(3), atol=1e-4)
+    t, noise = draw_noise(key, batch.position, (8, 8, 4), timesteps_of(schedule))
+    x_t = schedule.add_noise(batch.latents, noise, t)
 
-    def mean_features(p):
-        return jnp.mean((features(predict(p, inputs)) - point.centre) @ point.whiten, axis=0)
+    def mean_features(kernel):
+        output = toy({**frozen.unet, "conv.kernel": kernel}, x_t, t, batch.target_text)
+        return jnp.mean((features(output) - point.centre) @ point.whiten, axis=0)
 
-    dense = np.asarray(jax.jacfwd(mean_features)(trained)["w"]).reshape(3, 16)
+    dense = np.asarray(jax.jacfwd(mean_features)(frozen.unet["conv.kernel"])).reshape(3, 16)
     np.testing.assert_allclose(
         dense, point.couplings[:, None] * point.directions, atol=2e-4 * point.couplings[0]
     )

@@ -10,7 +10,7 @@ from flax import nnx
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from fdiv_jax.checkpoints import apply_delta, load_state_dict, model_digest, save_delta, state_dict
+from fdiv_jax.checkpoints import apply_delta, load_state_dict, module_digest, save_delta, state_dict
 from tests.tiny import tiny_pipeline
 
 KEY = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
@@ -60,7 +60,7 @@ def test_base_and_delta_are_the_tuned_model_bit_for_bit(base, tuned, tmp_path):
     assert about == {
         "version": 1,
         "base": "tiny",
-        "digests": {name: model_digest(module) for name, module in base.items()},
+        "digests": {name: module_digest(module) for name, module in base.items()},
         "dtype": None,
     }
 
@@ -97,15 +97,15 @@ def test_another_base_is_refused_unless_told_so(base, tuned, tmp_path):
 
 def test_the_digest_is_of_names_shapes_and_values(base):
     unet = base["unet"]
-    assert model_digest(unet) == model_digest(load_state_dict(unet, state_dict(unet)))
+    assert module_digest(unet) == module_digest(load_state_dict(unet, state_dict(unet)))
     nudged = changed(unet, lambda t: t["conv_in.bias"].__setitem__(0, np.nextafter(t["conv_in.bias"][0], 9)))
-    assert model_digest(nudged) != model_digest(unet)
+    assert module_digest(nudged) != module_digest(unet)
     rounded = changed(
         unet, lambda t: t.update({n: v.astype(np.float16).astype(np.float32) for n, v in t.items()})
     )
     graph, _ = nnx.split(unet)
     half = nnx.merge(graph, jax.tree.map(lambda x: x.astype(jnp.float16), nnx.state(rounded)))
-    assert model_digest(half) == model_digest(rounded)
+    assert module_digest(half) == module_digest(rounded)
 
 
 def test_faults_are_named_and_nothing_is_written(base, tuned, tmp_path):

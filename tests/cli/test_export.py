@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 
 from fdiv_jax import cli, load_pipeline
-from fdiv_jax.checkpoints import apply_delta, load_lora, load_single_file, load_state_dict, state_dict
+from fdiv_jax.checkpoints import (
+    apply_delta,
+    load_lora,
+    load_single_file,
+    load_state_dict,
+    model_digest,
+    state_dict,
+)
 from fdiv_jax.nn.lora import merge_lora
 from fdiv_jax.unlearning import Network
-from fdiv_jax.unlearning.data import model_digest
 from tests.tiny import tiny_pipeline
 
 KEY = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
@@ -207,7 +213,7 @@ def test_a_base_that_is_not_the_one_of_the_run_is_told(base, tuned, run_director
     try:
         for model, same in ((base, True), (tuned, False)):
             named = json.loads(kept)
-            named["model"]["sha256"] = model_digest(model)
+            named["model"]["sha256"] = model_digest(model.components)
             described.write_text(json.dumps(named))
             told = nullcontext() if same else pytest.warns(UserWarning, match="is not the model that the run")
             with told:

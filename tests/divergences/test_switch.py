@@ -66,7 +66,7 @@ def test_one_program_serves_all():
 
     assert len({float(weight(jnp.asarray(i))) for i in range(3)}) == 3
     assert len(traced) == 1
-    assert SWITCH == DivergenceSwitch(list(MEMBERS))
+    assert DivergenceSwitch(list(MEMBERS)) == SWITCH
     assert hash(SWITCH) == hash(DivergenceSwitch(MEMBERS))
 
 

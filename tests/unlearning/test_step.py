@@ -20,13 +20,13 @@ from fdiv_jax.unlearning import (
     Prior,
     Weights,
     initial_state,
-    make_objective,
+    make_loss,
     make_optimiser,
     make_reference,
     make_step,
     timesteps_of,
 )
-from fdiv_jax.unlearning.step import without_conflict
+from fdiv_jax.unlearning.preservation import without_conflict
 from fdiv_jax.unlearning.timesteps import Timesteps, draw_noise
 from tests.tiny import SCHEDULER
 from tests.unlearning.conftest import relative_error
@@ -36,8 +36,8 @@ CRITIC = CriticConfig(warmup=2, hidden_channels=(6,), head_channels=6, learning_
 KEY = jax.random.key(7)
 
 
-def objective(name="squared_hellinger", family="closed", critic=CRITIC):
-    return make_objective(name, family, schedule=SCHEDULE, latent_shape=(8, 8, 4), critic=critic)
+def loss_of(name="squared_hellinger", family="closed", critic=CRITIC):
+    return make_loss(name, family, schedule=SCHEDULE, latent_shape=(8, 8, 4), critic=critic)
 
 
 def batch(n=8, seed=0):
@@ -50,7 +50,7 @@ def batch(n=8, seed=0):
 def plan_of(toy, o=None, optimiser=None, **changes):
     names = ("attn2.to_k.kernel", "attn2.to_v.kernel")
     optimiser = optimiser or OptimiserConfig(eps=1e-4)
-    return Plan(toy, Weights(names), o or objective(), timesteps_of(SCHEDULE), optimiser, **changes)
+    return Plan(toy, Weights(names), o or loss_of(), SCHEDULE, timesteps_of(SCHEDULE), optimiser, **changes)
 
 
 def one_step(plan, toy, b, rate=0.5, state=None, frozen=None):
@@ -142,13 +142,13 @@ def test_four_devices_are_one(name, family, toy):
     On the way: while the critic warms up, it alone learns.
     """
     assert jax.local_device_count() == 4
-    o = objective(name, family)
+    o = loss_of(name, family)
     plan = plan_of(toy, o)
     four, rows_of_four = run(DataParallel(), plan, toy, steps=4)
     one, rows = run(SingleDevice(), plan, toy, steps=4)
     assert relative_error(four[-1].trained, one[-1].trained) < 2e-5
     if family == "variational":
-        assert relative_error(four[-1].opponent, one[-1].opponent) < 2e-4
+        assert relative_error(four[-1].critic, one[-1].critic) < 2e-4
     for a, b in zip(rows, rows_of_four, strict=True):
         assert set(a) == set(b)
         np.testing.assert_array_equal(a["timesteps"], b["timesteps"])
@@ -158,10 +158,10 @@ def test_four_devices_are_one(name, family, toy):
 
     for k, (a, b) in enumerate(itertools.pairwise(one)):
         assert b.step == k + 1
-        assert moved(a.opponent, b.opponent) == (family == "variational")
-        assert moved(a.trained, b.trained) == moved(a.optimiser, b.optimiser) == (k >= o.warmup)
-        assert (rows[k]["gradient_norm"] > 0) == (k >= o.warmup)
-    assert o.warmup == (CRITIC.warmup if family == "variational" else 0)
+        assert moved(a.critic, b.critic) == (family == "variational")
+        assert moved(a.trained, b.trained) == moved(a.optimiser, b.optimiser) == (k >= plan.warmup)
+        assert (rows[k]["gradient_norm"] > 0) == (k >= plan.warmup)
+    assert plan.warmup == (CRITIC.warmup if family == "variational" else 0)
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
@@ -222,7 +222,7 @@ def test_the_importance_window():
     ("name", "family"), [("kl", "closed"), pytest.param("kl", "variational", marks=pytest.mark.slow)]
 )
 def test_a_batch_in_parts_gives_the_same_step(name, family, toy):
-    o = objective(name, family, CriticConfig(warmup=0, hidden_channels=(6,), head_channels=6))
+    o = loss_of(name, family, CriticConfig(warmup=0, hidden_channels=(6,), head_channels=6))
     options = {
         "optimiser": OptimiserConfig("sgd"),
         "preservation": PreservationConfig(weight=0.3, against="noise"),
@@ -232,7 +232,7 @@ def test_a_batch_in_parts_gives_the_same_step(name, family, toy):
     _, parts, figures_of_parts = one_step(plan_of(toy, o, accumulation=4, **options), toy, b)
     assert relative_error(parts.trained, whole.trained) < 1e-6
     if family == "variational":
-        assert relative_error(parts.opponent.weights, whole.opponent.weights) < 1e-5
+        assert relative_error(parts.critic.weights, whole.critic.weights) < 1e-5
     assert set(figures) == set(figures_of_parts)
     for figure in figures:
         np.testing.assert_allclose(figures_of_parts[figure], figures[figure], rtol=2e-5, err_msg=figure)
@@ -244,7 +244,7 @@ def with_prior(b):
 
 def test_the_current_model_at_the_anchor_is_the_frozen_one_before_the_first_step(toy):
     """Concept ablation is the kl member: the first step is the same, the next ones are not."""
-    o, optimiser = objective("kl"), OptimiserConfig("sgd")
+    o, optimiser = loss_of("kl"), OptimiserConfig("sgd")
     _, frozen_step, _ = one_step(plan_of(toy, o, optimiser), toy, batch())
     ablation = plan_of(toy, o, optimiser, reference="current")
     _, current_step, _ = one_step(ablation, toy, batch())
@@ -332,14 +332,14 @@ def test_prior_preservation_against_the_model_has_no_pull_at_the_start(toy):
 
 @pytest.mark.parametrize("family", ["closed", pytest.param("variational", marks=pytest.mark.slow)])
 def test_a_step_that_is_not_finite_changes_nothing(family, toy):
-    o = objective("kl", family, CriticConfig(warmup=0, hidden_channels=(6,), head_channels=6))
+    o = loss_of("kl", family, CriticConfig(warmup=0, hidden_channels=(6,), head_channels=6))
     plan = plan_of(toy, o, OptimiserConfig(ema=0.9))
     b = batch()
     bad = dataclasses.replace(b, latents=b.latents.at[3, 2, 1, 0].set(jnp.nan))
     state, after, metrics = one_step(plan, toy, bad)
     assert metrics["skipped"]
     assert after.step == 1
-    for part in ("trained", "optimiser", "opponent", "average"):
+    for part in ("trained", "optimiser", "critic", "average"):
         assert not moved(getattr(after, part), getattr(state, part)), part
     _, good, metrics = one_step(plan, toy, b)
     assert not metrics["skipped"]

@@ -16,9 +16,9 @@ from fdiv_jax.unlearning import (
     Erasure,
     Network,
     UnlearningConfig,
-    loop,
     unlearn,
 )
+from fdiv_jax.unlearning import run as running
 from fdiv_jax.unlearning.sweep import cells_of, sweep
 
 BASE = UnlearningConfig(
@@ -55,7 +55,7 @@ def swept(pipe, cache, tmp_path_factory):
     place = tmp_path_factory.mktemp("sweep") / "out"
     cells = cells_of(BASE, SPECS)
     calls = []
-    compiled = loop._compiled
+    compiled = running._compiled
 
     def counted(plan, devices):
         runner, reference, step = compiled(plan, devices)
@@ -67,7 +67,7 @@ def swept(pipe, cache, tmp_path_factory):
         return runner, count, step
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_compiled", counted)
+        patch.setattr(running, "_compiled", counted)
         rows = sweep(pipe, cells, place, score=a_score, progress=False, cache=cache)
     return rows, place, calls
 

@@ -1,0 +1,14 @@
+"""The parameters of a module by their dotted names."""
+
+from __future__ import annotations
+
+import jax
+from flax import nnx
+
+__all__ = ["named_parameters"]
+
+
+def named_parameters(module: nnx.Module) -> dict[str, jax.Array]:
+    """The parameters of a module by name, such as mid_block.resnets.0.conv1.kernel; no other state."""
+    flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
+    return {".".join(map(str, path)): variable[...] for path, variable in flat}
