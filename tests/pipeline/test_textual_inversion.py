@@ -8,7 +8,7 @@ import pytest
 import fdiv_jax as fj
 from fdiv_jax.pipeline.tokens import token_ids, warn_of_cuts, with_all_vectors
 from fdiv_jax.unlearning import UnlearningConfig
-from fdiv_jax.unlearning.loop import prepare
+from fdiv_jax.unlearning.prepare import prepare
 from tests.tiny import tiny_tokenizer
 
 PROMPTS = [

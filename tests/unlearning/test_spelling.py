@@ -5,7 +5,7 @@ import pytest
 from fdiv_jax.unlearning import UnlearningConfig, resolve_pairs, resolve_retained
 from fdiv_jax.unlearning._spelling import nearly, nearly_shown
 from fdiv_jax.unlearning.concept_file import read_concept_file
-from fdiv_jax.unlearning.loop import prepare
+from fdiv_jax.unlearning.prepare import prepare
 from fdiv_jax.unlearning.sweep import cells_of, sweep
 from tests.tiny import CONCEPTS
 
