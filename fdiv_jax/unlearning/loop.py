@@ -163,7 +163,7 @@ def train(
                 continue
             display.step(run.done, run.total, run.record.rows[-1])
             jax.block_until_ready(run.state)
-            result = run.result(time.monotonic() - started)
+            result = run.result(time.monotonic() - started, display.speed)
             for observer in run.observers:
                 observer.end(result)
             if directory is not None:

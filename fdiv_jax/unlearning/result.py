@@ -20,10 +20,14 @@ from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning._metrics import metrics_line
 from fdiv_jax.unlearning.concepts import PromptPair
 from fdiv_jax.unlearning.config import UnlearningConfig
+from fdiv_jax.unlearning.outcome import Outcome, outcome_of
 from fdiv_jax.unlearning.parameters import Parameters, Selection
 from fdiv_jax.unlearning.trainable import LowRank, Trainable
 
-__all__ = ["DivergedError", "UnlearningResult", "check_output", "description", "versions"]
+__all__ = ["RESULT", "DivergedError", "UnlearningResult", "check_output", "description", "versions"]
+
+RESULT = "result.json"
+"""The summary of a run, in its directory."""
 
 History = Mapping[str, np.ndarray]
 
@@ -66,6 +70,7 @@ class UnlearningResult:
         devices: what it ran on.
         images: the hash of the user's images; empty where they were drawn.
         seconds: wall time of the steps that this process did, compilation included.
+        images_per_second: speed of the steps without compilation; 0 where too few were done to tell.
         resumed_at: steps that earlier processes did.
     """
 
@@ -82,6 +87,7 @@ class UnlearningResult:
     devices: tuple[str, ...] = ()
     images: str = ""
     seconds: float = 0.0
+    images_per_second: float = 0.0
     resumed_at: int = 0
 
     def description(self) -> dict[str, Any]:
@@ -98,6 +104,28 @@ class UnlearningResult:
             for values in zip(*self.history.values(), strict=True)
         ]
 
+    @property
+    def outcome(self) -> Outcome | None:
+        """m at both ends, and a warning where it did not fall; None for the method `edit`."""
+        return outcome_of(self.history, self.config.learning_rate)
+
+    def summary(self) -> dict[str, Any]:
+        """What `result.json` of the run directory holds: how the run went, in a few numbers."""
+        outcome, history = self.outcome, self.history
+        numbers: dict[str, Any] = {
+            "steps": len(history.get("step", ())),
+            "skipped_steps": int(np.sum(history.get("skipped", 0))),
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(self.images_per_second, 3) or None,
+        }
+        if outcome is not None:
+            numbers |= {
+                "m_first": outcome.first if np.isfinite(outcome.first) else None,
+                "m_last": outcome.last if np.isfinite(outcome.last) else None,
+                "averaged_over_steps": outcome.span,
+            }
+        return numbers | {"warnings": [outcome.warning] if outcome is not None and outcome.warning else []}
+
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write the run directory, whole or not at all: config.json, metrics.jsonl, and what `write` writes.
 
@@ -113,7 +141,8 @@ class UnlearningResult:
         return path
 
     def write(self, directory: Path) -> None:
-        """Write pipeline/, a diffusers directory, and lora.safetensors where a LoRA was learned."""
+        """Write result.json, pipeline/ (a diffusers directory), and lora.safetensors of a learned LoRA."""
+        (directory / RESULT).write_text(json.dumps(self.summary(), indent=2) + "\n")
         if isinstance(self.trainable, LowRank):
             lora = self.trainable.lora({name: jnp.asarray(value) for name, value in self.learned.items()})
             save_lora(directory / "lora.safetensors", {"unet": lora}, overwrite=True)

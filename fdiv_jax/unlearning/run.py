@@ -131,7 +131,7 @@ class Run:
         for observer in due:
             observer.model(own, self.pipeline)
 
-    def result(self, seconds: float) -> UnlearningResult:
+    def result(self, seconds: float, images_per_second: float = 0.0) -> UnlearningResult:
         """What the run gives."""
         prepared, d = self.prepared, divergence(self.prepared.config.divergence)
         return UnlearningResult(
@@ -148,6 +148,7 @@ class Run:
             devices=tuple(str(device) for device in prepared.devices),
             images="" if prepared.own is None else prepared.own.digest,
             seconds=seconds,
+            images_per_second=images_per_second,
             resumed_at=self.began,
         )
 

@@ -91,7 +91,12 @@ def test_the_same_again_is_the_same_bit_for_bit(run, pipe, quiet):
 
 def test_the_run_directory(run, pipe):
     result, output, _ = run
-    assert sorted(path.name for path in output.iterdir()) == ["config.json", "metrics.jsonl", "pipeline"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        "config.json",
+        "metrics.jsonl",
+        "pipeline",
+        "result.json",
+    ]
     written = json.loads((output / "config.json").read_text())
     assert UnlearningConfig.from_dict(written["config"]) == result.config
     assert written["seed"] == 0
@@ -407,7 +412,15 @@ def test_the_command_line_does_the_same(model, run, cache, tmp_path, capsys):
     assert "'a sneaker, photo style' -> 'a sandal, photo style'" in err
     assert (output / "metrics.jsonl").read_text() == (run[1] / "metrics.jsonl").read_text()
     names = {path.name for path in output.iterdir() if not path.name.startswith(".")}
-    assert names == {"config.json", "metrics.jsonl", "pipeline", "report.html", "samples", "tensorboard"}
+    assert names == {
+        "config.json",
+        "metrics.jsonl",
+        "pipeline",
+        "report.html",
+        "result.json",
+        "samples",
+        "tensorboard",
+    }
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,12 @@ def checkpoints(output):
 
 def contents(output):
     """What a finished run is, but for its config.json."""
-    assert sorted(path.name for path in output.iterdir()) == ["config.json", "metrics.jsonl", "pipeline"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        "config.json",
+        "metrics.jsonl",
+        "pipeline",
+        "result.json",
+    ]
     files = [output / "metrics.jsonl", *sorted(p for p in (output / "pipeline").rglob("*") if p.is_file())]
     return {str(path.relative_to(output)): path.read_bytes() for path in files}
 
