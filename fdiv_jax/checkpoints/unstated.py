@@ -65,7 +65,10 @@ def unstated_settings(modules: Mapping[str, nnx.Module], prediction_type: str = 
             f"{config.reverse_transformer_layers_per_block!r} (A1111 takes one number a level)"
         )
     if config.layers_per_block != 2:
-        lines.append(f"unet layers_per_block={config.layers_per_block!r} (A1111 builds 2)")
+        more = (
+            "" if isinstance(config.layers_per_block, int) else "; diffusers takes one number for all levels"
+        )
+        lines.append(f"unet layers_per_block={config.layers_per_block!r} (A1111 builds 2{more})")
     vae: Any = modules["vae"].config  # type: ignore[attr-defined]
     factor = 0.13025 if kind == "sdxl" else 0.18215
     lines += _unusual("vae", vae, {**_VAE, "scaling_factor": factor})

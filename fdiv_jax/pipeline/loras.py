@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,12 @@ from fdiv_jax.nn.lora import merge_module
 if TYPE_CHECKING:
     from fdiv_jax.pipeline.text_to_image import TextToImagePipeline
 
-__all__ = ["with_lora"]
+__all__ = ["origin", "with_lora"]
+
+
+def origin(pipe: TextToImagePipeline) -> dict[str, Any]:
+    """What a pipeline was loaded by, as JSON can hold it: `name`, and `loras` where LoRA files were added."""
+    return {"name": pipe.name, **({"loras": [list(lora) for lora in pipe.loras]} if pipe.loras else {})}
 
 
 def with_lora(

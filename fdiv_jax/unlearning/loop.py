@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from fdiv_jax.pipeline import TextToImagePipeline
+from fdiv_jax.pipeline.loras import origin
 from fdiv_jax.unlearning._progress import Display
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.data import Batches
@@ -190,7 +191,7 @@ def _edited(
         selection=prepared.selection,
         learned=learned,
         trainable=prepared.plan.trainable,
-        model={"name": prepared.pipe.name, "sha256": prepared.model},
+        model={**origin(prepared.pipe), "sha256": prepared.model},
         devices=tuple(str(device) for device in prepared.devices),
         seconds=time.monotonic() - started,
     )

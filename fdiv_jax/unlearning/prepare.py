@@ -16,6 +16,7 @@ import numpy as np
 from fdiv_jax.checkpoints import model_digest
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.pipeline import TextToImagePipeline
+from fdiv_jax.pipeline.loras import origin
 from fdiv_jax.unlearning.cache import ArrayCache, default_cache
 from fdiv_jax.unlearning.concepts import PromptPair, resolve_all, resolve_retained, target_words
 from fdiv_jax.unlearning.config import UnlearningConfig
@@ -70,7 +71,7 @@ class Prepared:
             self.pairs,
             self.retained,
             self.selection,
-            {"name": self.pipe.name, "sha256": self.model},
+            {**origin(self.pipe), "sha256": self.model},
             tuple(str(device) for device in self.devices),
             "" if self.own is None else self.own.digest,
         )

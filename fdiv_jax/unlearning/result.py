@@ -66,7 +66,7 @@ class UnlearningResult:
         learned: what they became.
         trainable: how they make the model.
         divergence: name, generator and curvature, as text.
-        model: the name of the model and the hash of its parameters before.
+        model: the name of the model, the LoRA files added to it and the hash of its parameters before.
         devices: what it ran on.
         images: the hash of the user's images; empty where they were drawn.
         seconds: wall time of the steps that this process did, compilation included.
@@ -83,7 +83,7 @@ class UnlearningResult:
     learned: Parameters = field(default_factory=dict, repr=False)
     trainable: Trainable | None = None
     divergence: Mapping[str, str] = field(default_factory=dict)
-    model: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
     images: str = ""
     seconds: float = 0.0
@@ -154,7 +154,7 @@ def description(
     pairs: Sequence[PromptPair],
     retained: Sequence[str],
     selection: Selection,
-    model: Mapping[str, str],
+    model: Mapping[str, Any],
     devices: Sequence[str],
     images: str = "",
 ) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from fdiv_jax.distributed import DataParallel, SingleDevice
 from fdiv_jax.divergences import divergence
 from fdiv_jax.pipeline import TextToImagePipeline
+from fdiv_jax.pipeline.loras import origin
 from fdiv_jax.unlearning.data import AnchorData
 from fdiv_jax.unlearning.observer import Observer
 from fdiv_jax.unlearning.prepare import Prepared
@@ -144,7 +145,7 @@ class Run:
             learned=jax.device_get(self.runner.fetch(self.state).learned),
             trainable=prepared.plan.trainable,
             divergence={"name": d.name, "generator": str(d.generator), "curvature": str(d.curvature)},
-            model={"name": prepared.pipe.name, "sha256": prepared.model},
+            model={**origin(prepared.pipe), "sha256": prepared.model},
             devices=tuple(str(device) for device in prepared.devices),
             images="" if prepared.own is None else prepared.own.digest,
             seconds=seconds,

@@ -1,5 +1,6 @@
 """`--lora FILE[:STRENGTH]`: on every command that loads a model, as often as one likes."""
 
+import json
 import os
 from pathlib import Path
 
@@ -98,3 +99,20 @@ def test_a_file_that_is_not_there_is_told_before_the_model_is_read(name, tmp_pat
     assert cli.main([name, "fashion", *lora, *COMMANDS[name], "--output", str(output)]) == 2
     assert "--lora here:there.safetensors: no such file" in capsys.readouterr().err
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_says_which_files_its_model_had_and_export_takes_them_off_again(model, tmp_path, monkeypatch):
+    pipe, directory, (one, _) = model
+    monkeypatch.chdir(tmp_path)
+    options = ["--target", "sneaker", "--anchor", "a sandal", "--steps", "1", "--batch-size", "2"]
+    images = ["--images.number", "2", "--images.steps", "1", "--no-tensorboard", "--no-report"]
+    lora = ["--lora", f"{one}:0.5"]
+    assert cli.main(["unlearn", str(directory), *lora, *options, *images, "--output", "run"]) == 0
+    recorded = json.loads(Path("run/config.json").read_text())["model"]
+    assert recorded["loras"] == [[str(one), 0.5]]
+    assert cli.main(["export", "run", "--format", "delta", "--output", "delta.safetensors"]) == 0
+    tuned = weights(fj.load_pipeline("run/pipeline"))
+    applied = fj.checkpoints.apply_delta("delta.safetensors", pipe.with_lora(one, 0.5).components)
+    for component, module in applied.items():
+        assert all(np.array_equal(v, tuned[f"{component}.{n}"]) for n, v in state_dict(module).items())
