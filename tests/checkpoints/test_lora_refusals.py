@@ -51,6 +51,11 @@ def modules():
     return tiny_pipeline().components
 
 
+@pytest.fixture(scope="module")
+def xl():
+    return tiny_pipeline(family="sdxl").components
+
+
 @pytest.mark.parametrize("kind", OTHER_KINDS)
 def test_another_kind_of_file_is_named(kind, modules, tmp_path):
     path = tmp_path / "other.safetensors"
@@ -129,8 +134,7 @@ def test_one_file_of_a_directory_is_read_and_of_several_none(modules, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "kohya"])
-def test_a_lora_of_another_family_is_told_by_its_family(layout, modules, tmp_path):
-    xl = tiny_pipeline(family="sdxl").components
+def test_a_lora_of_another_family_is_told_by_its_family(layout, modules, xl, tmp_path):
     path = tmp_path / "xl.safetensors"
 
     def written(names, **parts):
@@ -190,14 +194,13 @@ def test_what_peft_says_is_checked(modules, tmp_path):
             load_lora(path, modules)
 
 
-def test_a_layer_of_two_text_encoders_needs_the_component(tmp_path):
-    modules = tiny_pipeline(family="sdxl").components
+def test_a_layer_of_two_text_encoders_needs_the_component(xl, tmp_path):
     name = "text_model.encoder.layers.0.self_attn.q_proj"
     save_file({f"base_model.model.{name}.lora_A.weight": ONE}, tmp_path / "a.safetensors")
     with pytest.raises(
         ValueError, match="is a layer of text_encoder and of text_encoder_2; expected the comp"
     ):
-        load_lora(tmp_path / "a.safetensors", modules)
+        load_lora(tmp_path / "a.safetensors", xl)
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "kohya"])

@@ -74,6 +74,7 @@ def test_export_writes_the_model_with_them(model, tmp_path, capsys):
         assert all(np.array_equal(v, expected[f"{component}.{n}"]) for n, v in state_dict(module).items())
 
 
+@pytest.mark.slow
 def test_sample_draws_with_them(model, tmp_path, monkeypatch):
     _, directory, (one, _) = model
     monkeypatch.chdir(tmp_path)
