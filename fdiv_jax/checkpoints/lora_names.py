@@ -58,6 +58,7 @@ _OTHER_KINDS = (
     (r"on_input$|ia3_l", "an (IA)^3 (on_input)"),
     (r"\.[ab][12]\.weight$", "a GLoRA (a1, b1)"),
     (r"vera_lambda", "a VeRA"),
+    (r"\.lora_E$|\.ranknum$", "an AdaLoRA (lora_E)"),
     (r"\.diff(_b)?$", "whole differences of weights (diff)"),
     (r"\.set_weight$", "whole weights (set_weight)"),
     (r"\.[wb]_norm$", "changes of norms (w_norm)"),

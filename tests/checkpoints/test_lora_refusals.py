@@ -28,6 +28,7 @@ OTHER_KINDS = {
     "an OFT (oft_blocks)": [f"{KOHYA}.oft_blocks", f"{KOHYA}.alpha"],
     "an (IA)^3 (on_input)": [f"{KOHYA}.weight", f"{KOHYA}.on_input"],
     "a GLoRA (a1, b1)": [f"{KOHYA}.a1.weight", f"{KOHYA}.b2.weight"],
+    "an AdaLoRA (lora_E)": [f"base_model.model.{DOTTED}.lora_A", f"base_model.model.{DOTTED}.lora_E"],
     "whole differences of weights (diff)": [f"{KOHYA}.diff", f"{KOHYA}.diff_b"],
     "changes of norms (w_norm)": [
         "lora_unet_mid_block_resnets_0_norm1.w_norm",
