@@ -15,8 +15,9 @@ from fdiv_jax.unlearning.presets import preset
 
 if TYPE_CHECKING:
     from fdiv_jax.pipeline import TextToImagePipeline
+    from fdiv_jax.worlds.erasure_scores import ErasureCounts
 
-__all__ = ["concept_score", "configured", "erasure_score", "option_of"]
+__all__ = ["concept_score", "configured", "erasure_count", "erasure_score", "option_of"]
 
 
 def option_of(arguments: Sequence[str], name: str) -> str | None:
@@ -83,6 +84,23 @@ def erasure_score(
         return erasure_scores(model, judge, targets_of(config), images_per_prompt=images)._asdict()
 
     return score
+
+
+def erasure_count(
+    pipe: TextToImagePipeline, config: UnlearningConfig
+) -> Callable[[TextToImagePipeline], ErasureCounts] | None:
+    """The judge's counts for models of the embedded world and targets that it knows; None for others."""
+    if not _is_world(pipe):
+        return None
+    from fdiv_jax.worlds import load_judge
+    from fdiv_jax.worlds.erasure_scores import erasure_counts, targets_of
+
+    try:
+        targets = targets_of(config)
+    except ValueError:
+        return None
+    judge = load_judge()
+    return lambda model: erasure_counts(model, judge, targets)
 
 
 def concept_score(

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from fdiv_jax.cli._loading import Loading
+from fdiv_jax.cli._tables import print_table
 from fdiv_jax.cli._unlearning_options import configured, erasure_score
 from fdiv_jax.unlearning import UnlearningConfig
 from fdiv_jax.unlearning.sweep import cells_of, sweep
@@ -59,8 +60,6 @@ class Command:
 
     def run(self) -> None:
         """Make the runs and print the table."""
-        from rich.table import Table
-
         from fdiv_jax.terminal import Console
 
         if self.score_images < 0:
@@ -74,13 +73,22 @@ class Command:
             _check_targets(cells[0].config)
         rows = sweep(pipe, cells, self.output, score=score, cache=self.cache, resume=self.resume)
         names = list(dict.fromkeys(name for row in rows for name in row if name != "name"))
-        table = Table(title=str(self.output / "table.csv"))
-        for name in names:
-            table.add_column(name.replace("_", " "))
+        place = str(self.output / "table.csv")
+        columns = [name.replace("_", " ") for name in names]
+        told = ("diverged", "warning")  # sentences, which get lines of their own
+        cells_shown = [
+            ["yes" if n in told and n in row else _shown(row.get(n)) for n in names] for row in rows
+        ]
+        print_table(console, place, columns, cells_shown, first=_FIRST, elsewhere=place)
         for row in rows:
-            table.add_row(*(_shown(row.get(name)) for name in names))
-        console.print(table)
-        print(self.output / "table.csv")
+            for name in told:
+                if name in row:
+                    console.print(f"{row['name']}: {row[name]}", highlight=False)
+        print(place)
+
+
+_FIRST = ("anchor", "seed", "target accuracy", "retained items", "final m", "diverged", "warning", "loss")
+"""Columns that a narrow terminal shows before others."""
 
 
 def default(arguments: Sequence[str]) -> Command | None:

@@ -1,24 +1,22 @@
 """`fdiv-jax unlearn MODEL --target ... --output DIR`: remove concepts and write the run directory."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import tyro
 
 from fdiv_jax.cli._loading import Loading
-from fdiv_jax.cli._unlearning_options import concept_score, configured
+from fdiv_jax.cli._summary import report_counts, summarise
+from fdiv_jax.cli._tables import print_table
+from fdiv_jax.cli._unlearning_options import concept_score, configured, erasure_count
 from fdiv_jax.unlearning import Observer, UnlearningConfig, UnlearningResult, unlearn
 from fdiv_jax.unlearning.sequence import unlearn_sequence
 from fdiv_jax.watching import watchers
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from fdiv_jax.pipeline import TextToImagePipeline
     from fdiv_jax.terminal import Console
 
@@ -71,6 +69,9 @@ class Command:
     """Log to this project of Weights & Biases as well (extra `wandb`)."""
     report: bool = True
     """Write report.html at the end."""
+    judge: bool = True
+    """At the end, count with the judge of the embedded world how much of the target is left, and of the rest
+    kept; for models and targets that it knows."""
     print_config: bool = False
     """Print the configuration as JSON and do nothing."""
     cache: Path | None = None
@@ -106,8 +107,19 @@ class Command:
                 allow_changes=self.allow_changes,
                 takeover=self.takeover,
             )
-            _summarise(console, result)
+            summarise(console, result)
+            if self.judge:
+                self._judge(pipe, result, output, console)
         print(output)
+
+    def _judge(
+        self, pipe: "TextToImagePipeline", result: UnlearningResult, output: Path, console: "Console"
+    ) -> None:
+        count = erasure_count(pipe, self.config)
+        if count is not None:
+            with console.waiting("drawing images for the judge"):
+                before, after = count(pipe), count(result.pipeline)
+            report_counts(console, output, before, after)
 
     def _watching(
         self, pipe: "TextToImagePipeline", config: UnlearningConfig
@@ -122,8 +134,6 @@ class Command:
         )
 
     def _sequence(self, pipe: "TextToImagePipeline", output: Path, console: "Console") -> None:
-        from rich.table import Table
-
         _, matrix = unlearn_sequence(
             pipe,
             self.config,
@@ -139,10 +149,13 @@ class Command:
         if not matrix.concepts:
             console.print("no scores: they are for models of the embedded world")
             return
-        table = Table("after erasing", *matrix.concepts, title=str(output / "retention.csv"))
-        for name, scores in zip(("(frozen)", *matrix.erased), matrix.scores, strict=True):
-            table.add_row(name, *(f"{score:.2f}" for score in scores))
-        console.print(table)
+        rows = [
+            (name, *(f"{score:.2f}" for score in scores))
+            for name, scores in zip(("(frozen)", *matrix.erased), matrix.scores, strict=True)
+        ]
+        place = str(output / "retention.csv")
+        columns = ("after erasing", *matrix.concepts)
+        print_table(console, place, columns, rows, first=matrix.erased, elsewhere=place)
 
 
 def default(arguments: Sequence[str]) -> Command | None:
@@ -159,45 +172,3 @@ def default_output(config: UnlearningConfig) -> Path:
     parts = [targets, anchors, *method, str(config.seed)]
     words = ["".join(c if c.isalnum() or c in "._+" else "_" for c in part)[:40] for part in parts]
     return Path("runs") / "-".join(words)
-
-
-def _summarise(console: "Console", result: UnlearningResult) -> None:
-    history, config = result.history, result.config
-    if history:
-        learning = ~history["warmup"] & ~history["skipped"]
-        if np.any(learning):
-            console.print(_figures(result, learning))
-        if np.any(history["skipped"]):
-            console.print(f"{int(np.sum(history['skipped']))} steps were not finite and skipped")
-    console.print(f"trained {result.selection}")
-    for pair in result.pairs:
-        console.print(f"  {pair.target!r} -> {pair.anchor!r}", highlight=False)
-    spent = time.strftime("%H:%M:%S", time.gmtime(round(result.seconds)))
-    steps = len(history.get("step", ()))
-    if not steps:
-        console.print(f"solved in {spent}")
-        return
-    here = steps - result.resumed_at
-    resumed = f", {here} of them here," if result.resumed_at else ""
-    speed = f", {here * config.batch_size / result.seconds:.1f} images/s" if here else ""
-    console.print(
-        f"{steps} steps of {config.batch_size} on {len(result.devices)} device(s){resumed} in {spent}{speed}"
-    )
-
-
-def _figures(result: UnlearningResult, learning: np.ndarray) -> "Table":
-    """The first and the last tenth of the steps that learned."""
-    from rich.table import Table
-
-    history, config = result.history, result.config
-    span = max(1, int(np.sum(learning)) // 10)
-    targets = ", ".join(f"{each.target} -> {each.anchor}" for each in config.erasures)
-    table = Table(title=f"{targets}: {result.divergence['name']}, {config.loss}")
-    for heading in ("", "loss", "m", "w_f(m)", "gradient norm"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for label, part in (("first", slice(None, span)), ("last", slice(-span, None))):
-        figures = [
-            np.mean(history[name][learning][part]) for name in ("loss", "m", "weight", "gradient_norm")
-        ]
-        table.add_row(f"{label} {span} steps", *(f"{figure:.4g}" for figure in figures))
-    return table

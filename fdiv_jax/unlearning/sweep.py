@@ -28,6 +28,7 @@ from fdiv_jax.unlearning._scores import kept_scores
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.loop import train
 from fdiv_jax.unlearning.losses import LossFamily
+from fdiv_jax.unlearning.outcome import outcome_of
 from fdiv_jax.unlearning.prepare import Cache, prepare
 from fdiv_jax.unlearning.result import DivergedError, check_output
 from fdiv_jax.unlearning.run_directory import RunDirectory
@@ -132,7 +133,8 @@ def sweep(
 
     Returns:
         A row a cell: its name, divergence, loss, anchor and seed, the mean loss and m of the last steps, and
-        its scores; or `diverged`, why it was stopped (it is tried again when the sweep is resumed).
+        its scores; `warning` where m did not fall; or `diverged`, why it was stopped (it is tried again when
+        the sweep is resumed).
 
     Raises:
         ValueError: what does not fit the model, before any work; or a finished cell of another configuration.
@@ -181,12 +183,17 @@ def sweep(
 def _row(cell: Cell, place: Path, score: Score | None) -> dict[str, Any]:
     metrics = place / "metrics.jsonl"
     lines = list(enumerate(read_text(metrics, limit=1 << 30).splitlines(), 1))
-    last = [metrics_row(line, f"{metrics}, line {number}") for number, line in lines[-_SPAN:]]
+    every = [metrics_row(line, f"{metrics}, line {number}") for number, line in lines]
+    last = every[-_SPAN:]
     row: dict[str, Any] = {
         **_settings(cell),
         "final_loss": float(np.mean([each["loss"] for each in last])) if last else None,
         "final_m": float(np.mean([each["m"] for each in last])) if last else None,
     }
+    columns = {name: np.array([each[name] for each in every]) for name in ("m", "warmup", "skipped")}
+    outcome = outcome_of(columns, cell.config.learning_rate)
+    if outcome is not None and outcome.warning:
+        row["warning"] = outcome.warning
     if score is None:
         return row
 

@@ -121,6 +121,7 @@ def page(
         _curves(result),
         "" if strip is None else _fading(strip),
         _compared(pipe, result, images) if images else "",
+        _kept(pipe, result, images) if images else "",
         _pairs(result),
         _section("To repeat it", f"<pre>{_text(repeating(result.model.get('name', ''), config))}</pre>"),
         _made_with(result),
@@ -176,6 +177,7 @@ def _figures(result: UnlearningResult) -> str:
     table = _table(("mean of", *(_FIGURES[name] for name in names)), rows, numbers=True)
     skipped = int(np.sum(history["skipped"])) if "skipped" in history else 0
     told = f"<p>{skipped} steps were not finite and changed nothing.</p>" if skipped else ""
+    told += "".join(f"<p><strong>{_text(warning)}.</strong></p>" for warning in result.summary()["warnings"])
     return _section("Figures", table + told)
 
 
@@ -226,6 +228,25 @@ def _compared(pipe: TextToImagePipeline, result: UnlearningResult, images: int) 
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     note = '<p class="soft">From the same noise.</p>'
     return _section("Before and after", f'<div class="wide">{table}</div>{note}')
+
+
+def _kept(pipe: TextToImagePipeline, result: UnlearningResult, images: int) -> str:
+    """What the model draws at retained prompts, before and after."""
+    prompts = spread([prompt for prompt in result.retained if prompt.strip()], PROMPTS)
+    if not prompts:
+        return ""
+    models = {"before": pipe, "after": result.pipeline}
+    drawn = {when: draw_at(model, result, prompts, images) for when, model in models.items()}
+    rows = []
+    for i, prompt in enumerate(prompts):
+        cells = ""
+        for when, pictures in drawn.items():
+            tags = "".join(_image(picture, f"{when}: {prompt}") for picture in pictures[i])
+            cells += f'<td class="images">{tags}</td>'
+        rows.append(f"<tr><th>{_prompt(prompt)}</th>{cells}</tr>")
+    head = "".join(f"<th>{name}</th>" for name in ("retained prompt", "before", "after"))
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return _section("What was to stay", f'<div class="wide">{table}</div>')
 
 
 def _image(picture: np.ndarray, told: str) -> str:

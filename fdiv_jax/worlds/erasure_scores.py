@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,11 +11,18 @@ import numpy as np
 from fdiv_jax.pipeline import Concept, TextToImagePipeline
 from fdiv_jax.unlearning import UnlearningConfig
 from fdiv_jax.unlearning.library import known_concepts
-from fdiv_jax.worlds.captions import ITEM_NAMES, STYLE_NAMES, concepts
+from fdiv_jax.worlds.captions import ITEM_NAMES, STYLE_NAMES, caption, concepts
 from fdiv_jax.worlds.judge import Judge
 from fdiv_jax.worlds.scores import SamplingSettings, WorldScores, score_world
 
-__all__ = ["ErasureScores", "concept_scores", "erasure_scores", "targets_of"]
+__all__ = [
+    "ErasureCounts",
+    "ErasureScores",
+    "concept_scores",
+    "erasure_counts",
+    "erasure_scores",
+    "targets_of",
+]
 
 
 class ErasureScores(NamedTuple):
@@ -29,6 +37,57 @@ class ErasureScores(NamedTuple):
     target_accuracy: float
     retained_items: float
     retained_styles: float
+
+
+class ErasureCounts(NamedTuple):
+    """Numbers of images, as the judge sees them.
+
+    Attributes:
+        target_shown: images at the targets' prompts that show the target.
+        target_images: images at the targets' prompts.
+        retained_right: images at prompts without a target that show the item and the style that are named.
+        retained_images: images at such prompts.
+    """
+
+    target_shown: int
+    target_images: int
+    retained_right: int
+    retained_images: int
+
+
+def erasure_counts(
+    pipeline: TextToImagePipeline,
+    judge: Judge,
+    targets: Sequence[str],
+    *,
+    target_images: int = 20,
+    settings: SamplingSettings | None = None,
+) -> ErasureCounts:
+    """Draw about `target_images` images at the targets' prompts and one at every other prompt, and count.
+
+    Raises:
+        ValueError: a target that is no item or style, or fewer than one image.
+    """
+    for target in targets:
+        if target not in (*ITEM_NAMES, *STYLE_NAMES):
+            raise ValueError(f"target {target!r} is no item or style of the world fashion")
+    if target_images < 1:
+        raise ValueError(f"target_images={target_images}, expected at least 1")
+    every = [(item, style) for item in ITEM_NAMES for style in STYLE_NAMES]
+    erased = [pair for pair in every if set(pair) & set(targets)]
+    repeated = erased * -(-target_images // len(erased)) if erased else []
+    drawn = [*repeated, *(pair for pair in every if pair not in erased)]
+    prompts = [caption(item, style) for item, style in drawn]
+    judged = judge(pipeline(prompts, **dataclasses.asdict(settings or SamplingSettings())))
+    items = [ITEM_NAMES[i] for i in judged.items.argmax(-1)]
+    styles = [STYLE_NAMES[i] for i in judged.styles.argmax(-1)]
+    shown = right = 0
+    for number, (asked, seen) in enumerate(zip(drawn, zip(items, styles, strict=True), strict=True)):
+        if number < len(repeated):
+            shown += any(a in targets and a == s for a, s in zip(asked, seen, strict=True))
+        else:
+            right += asked == seen
+    return ErasureCounts(shown, len(repeated), right, len(drawn) - len(repeated))
 
 
 def targets_of(config: UnlearningConfig) -> tuple[str, ...]:

@@ -86,6 +86,7 @@ def strip():
 @pytest.mark.slow
 def test_the_page_stands_alone(pipe, after, result, strip):
     pairs = (PromptPair("a sneaker, photo style", "a shoe, photo style"), PromptPair("a sneaker", ""))
+    retained = "a shirt, photo style"  # the other one is empty
     text = page(pipe, result(pairs=pairs, seed=2), strip=strip)
     seen = Page(text)
     for name, value in seen.attributes:
@@ -109,6 +110,10 @@ def test_the_page_stands_alone(pipe, after, result, strip):
             ("anchor", pipe, pair.anchor),
         )
         for picture in model([prompt] * 2, **options)
+    ] + [
+        (when, retained, picture)
+        for when, model in (("before", pipe), ("after", after))
+        for picture in model([retained] * 2, **options)
     ]
     assert len(images) == len(expected)
     for image, (when, prompt, picture) in zip(images, expected, strict=True):

@@ -6,7 +6,7 @@ import pytest
 from fdiv_jax.unlearning import Erasure, UnlearningConfig
 from fdiv_jax.worlds import erasure_scores as module
 from fdiv_jax.worlds.captions import ITEM_NAMES, STYLE_NAMES
-from fdiv_jax.worlds.erasure_scores import concept_scores, erasure_scores, targets_of
+from fdiv_jax.worlds.erasure_scores import concept_scores, erasure_counts, erasure_scores, targets_of
 from fdiv_jax.worlds.judge import Judgement
 from fdiv_jax.worlds.scores import WorldScores
 
@@ -57,3 +57,46 @@ def test_targets_by_any_of_their_names():
     assert targets_of(config) == ("sneaker", "ankle boot", "sketch")
     with pytest.raises(ValueError, match="target 'hat' is no item or style of the world fashion"):
         targets_of(UnlearningConfig("hat", prompts=("a hat",)))
+
+
+class Drawing:
+    """Draws what its prompts ask for, but for what is changed, in the order of the prompts."""
+
+    def __init__(self, wrong):
+        self.wrong, self.prompts = wrong, []
+
+    def __call__(self, prompts, **settings):
+        self.prompts = list(prompts)
+        images = np.zeros((len(prompts), 32, 32, 3), np.uint8)
+        for number, prompt in enumerate(prompts):
+            item = next(i for i, name in enumerate(ITEM_NAMES) if f" {name}," in prompt)
+            style = next(i for i, name in enumerate(STYLE_NAMES) if f" {name} " in prompt)
+            images[number, ..., 0], images[number, ..., 1] = self.wrong(number, item, style)
+        return images
+
+
+def test_counts_of_an_item():
+    """Of 20 images of sneakers 17 are sandals, and one of the 45 others is in another style."""
+
+    def seen(number, item, style):
+        if item == SNEAKER:
+            return (SANDAL if number < 17 else item), style
+        return item, (3 if number == 25 else style)
+
+    model = Drawing(seen)
+    found = erasure_counts(model, judge, ["sneaker"])
+    other = model.prompts[25]
+    wrong = int(f" {STYLE_NAMES[3]} " not in other)
+    assert found == (3, 20, 45 - wrong, 45)
+    assert wrong == 1
+
+
+def test_counts_of_a_style_and_of_several_targets():
+    model = Drawing(lambda _, item, style: (item, 0 if style == 2 else style))
+    assert erasure_counts(model, judge, [STYLE_NAMES[2]], target_images=11) == (0, 20, 40, 40)
+    right = Drawing(lambda _, item, style: (item, style))
+    assert erasure_counts(right, judge, ["sneaker", STYLE_NAMES[2]], target_images=1) == (14, 14, 36, 36)
+    with pytest.raises(ValueError, match="target 'hat' is no item or style"):
+        erasure_counts(right, judge, ["hat"])
+    with pytest.raises(ValueError, match="expected at least 1"):
+        erasure_counts(right, judge, ["sneaker"], target_images=0)
