@@ -12,8 +12,9 @@ __all__ = ["WEIGHTS", "find_weights", "has_weights", "weight_index"]
 
 # The names diffusers and transformers give their weights.
 _STEMS = ("diffusion_pytorch_model", "model")
-_PICKLES = (*PICKLE_SUFFIXES, ".msgpack")
-WEIGHTS = (".safetensors", *_PICKLES)
+_OTHERS = {".msgpack": "Flax", ".h5": "TensorFlow", ".onnx": "ONNX", ".pb": "ONNX", ".gguf": "GGUF"}
+"""Formats of weights that are not read, by their files' endings."""
+WEIGHTS = (".safetensors", *PICKLE_SUFFIXES, *_OTHERS)
 """Endings of files of weights, whether they are read or not."""
 _SHARD = r"-\d{5}-of-\d{5}"
 _NAME = re.compile(
@@ -81,12 +82,17 @@ def _missing(directory: Path, variant: str | None) -> Exception:
     tensors = [name for name in present if name.endswith(".safetensors")]
     if tensors:
         return FileNotFoundError(f"{start}, but {', '.join(tensors)}; {_advice(tensors, variant)}")
-    pickles = [name for name in present if name.endswith(_PICKLES)]
+    pickles = [name for name in present if name.endswith(PICKLE_SUFFIXES)]
     if pickles:
         return ValueError(
             f"{directory} has its weights only as {', '.join(pickles)}. Reading a pickle runs any code it "
             f"holds, so it is not read here; convert it to {expected} where it is trusted"
         )
+    for name in present:
+        if (format := _OTHERS.get(Path(name).suffix)) is not None:
+            return FileNotFoundError(
+                f"{directory} has its weights as {name} only, in the format of {format}; expected {expected}"
+            )
     return FileNotFoundError(
         f"{directory} has no weights; expected {expected}, found {', '.join(present) or 'nothing'}"
     )

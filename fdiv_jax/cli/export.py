@@ -235,7 +235,7 @@ def extract(
 def _check_there(model: str) -> None:
     """Raises the error of loading a model that is not there, before anything else is asked for."""
     from fdiv_jax.pipeline import load_pipeline
-    from fdiv_jax.pipeline.directory import WORLDS
+    from fdiv_jax.pipeline.finding import WORLDS
     from fdiv_jax.pipeline.hub import is_hub_id
 
     if model not in WORLDS and not Path(model).exists() and not is_hub_id(model):

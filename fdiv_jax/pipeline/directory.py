@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
-from fdiv_jax.assets import asset_directory
 from fdiv_jax.checkpoints import atomic_directory, load_component, save_component
 from fdiv_jax.checkpoints.files import blamed
 from fdiv_jax.checkpoints.weight_files import has_weights
@@ -35,7 +34,7 @@ from fdiv_jax.nn import (
 from fdiv_jax.nn.attention import Implementation, check_implementation
 from fdiv_jax.pipeline.clip_tokenizer import clip_tokenizer_class
 from fdiv_jax.pipeline.concepts import read_concepts
-from fdiv_jax.pipeline.hub import fetch, is_hub_id
+from fdiv_jax.pipeline.finding import find_model
 from fdiv_jax.pipeline.kept import kept_components, write_kept
 
 if TYPE_CHECKING:
@@ -64,9 +63,6 @@ _PRECISIONS = tuple(map(jnp.dtype, (jnp.float32, jnp.bfloat16, jnp.float16)))
 _ABSENT = ("safety_checker", "feature_extractor", "image_encoder")
 _DIFFUSERS_VERSION = "0.42.1"
 """The version whose layout is written."""
-
-WORLDS = ("fashion",)
-"""Names of the models that ship with the package."""
 
 
 def load_pipeline(
@@ -104,21 +100,22 @@ def load_pipeline(
 
     check_implementation(attention)
     dtype, param_dtype = _precision("dtype", dtype), _precision("param_dtype", param_dtype)
-    directory = _find(model, variant=variant, revision=revision, offline=offline)
+    directory = find_model(model, variant=variant, revision=revision, offline=offline)
     check_regular(directory)
     index = read_json(directory / "model_index.json")
     kind = index.get("_class_name")
     if not isinstance(kind, str) or kind not in _PIPELINES:
-        raise NotImplementedError(f"{directory}: pipeline {kind!r}; supported: {', '.join(_PIPELINES)}")
+        named = (
+            f"pipeline {kind!r}" if kind is not None else "model_index.json names no pipeline (_class_name)"
+        )
+        raise NotImplementedError(f"{directory}: {named}; supported: {', '.join(_PIPELINES)}")
     components, dtypes = {}, {}
     variants = _variants(directory, _PIPELINES[kind], variant)
     for name in _PIPELINES[kind]:
+        entry = _entry(directory, index, name)
         if name in _TOKENIZERS:
             components[name] = _load_tokenizer(directory / name)
             continue
-        entry = index.get(name)
-        if not isinstance(entry, list) or entry[-1:] != [_LIBRARIES[name][-1]]:
-            raise NotImplementedError(f"{directory}: {name} is {entry!r}, expected {list(_LIBRARIES[name])}")
         loaded = load_component(
             directory / name,
             _CLASSES[entry[-1]],
@@ -151,6 +148,20 @@ def load_pipeline(
         stored_dtypes=dtypes,
         kept=kept_components(directory, index, ("scheduler", *_LIBRARIES), variant),
     )
+
+
+def _entry(directory: Path, index: Mapping[str, Any], name: str) -> list[Any]:
+    """What `model_index.json` says of a component: [library, class]."""
+    library, expected = _LIBRARIES[name]
+    entry = index.get(name, [None, None])
+    if name in _TOKENIZERS and name not in index:  # the folder says all
+        return [library, expected]
+    classes = (expected, f"{expected}Fast") if name in _TOKENIZERS else (expected,)
+    if isinstance(entry, list) and entry and entry[-1] in classes:
+        return entry
+    missing = entry in ([None, None], None)
+    found = "left out of model_index.json" if missing else repr(entry)
+    raise NotImplementedError(f"{directory}: {name} is {found}, expected {[library, expected]}")
 
 
 def _precision(name: str, dtype: Any) -> Any:
@@ -235,33 +246,6 @@ def check_replaceable(path: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"{path} holds {found} and no model_index.json; expected a model to overwrite, or a new directory"
         )
-
-
-def _find(model: str | os.PathLike[str], **hub: Any) -> Path:
-    if str(model) in WORLDS:
-        directory = asset_directory(str(model))
-        if not directory.is_dir():
-            raise FileNotFoundError(
-                f"the world {str(model)!r} is not in this installation; build it by "
-                f"python -m fdiv_jax.worlds.build_{model}"
-            )
-        return directory
-    directory = Path(model)
-    if not directory.is_dir():
-        if isinstance(model, str) and is_hub_id(model) and not directory.parent.is_dir():
-            return fetch(model, **hub)
-        if directory.exists():
-            raise NotADirectoryError(
-                f"model {str(model)!r} is a file, expected a diffusers directory; "
-                "fdiv_jax.checkpoints.load_single_file reads a checkpoint of one file"
-            )
-        raise FileNotFoundError(
-            f"model {str(model)!r}: no such directory; expected {', '.join(WORLDS)}, a diffusers directory "
-            "or a hub id owner/model"
-        )
-    if not (directory / "model_index.json").is_file():
-        raise FileNotFoundError(f"{directory}: no model_index.json, so not a diffusers directory")
-    return directory
 
 
 def _load_tokenizer(directory: Path) -> Any:

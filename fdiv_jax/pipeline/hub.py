@@ -110,10 +110,15 @@ def _check_weights(directory: Path, at: str, variant: str | None) -> None:
     networks = [name for name in _NETWORKS if isinstance(entries.get(name), list) and any(entries[name][-1:])]
     some = any(has_weights(directory / network, variant) for network in networks)
     for network in networks:
-        there = has_weights(directory / network, variant)
-        if not there and not (some and has_weights(directory / network)):
-            kind = f"safetensors weights of variant {variant!r}" if variant else "safetensors weights"
+        if has_weights(directory / network, variant) or (some and has_weights(directory / network)):
+            continue
+        if variant and not some:
             raise ValueError(
-                f"model {at}: no {kind} for {network}. Pickled weights (.bin, .ckpt) are neither downloaded "
-                "nor read: reading one runs any code it holds"
+                f"model {at}: no safetensors weights of variant {variant!r} for {network} or another network"
+                "; try another variant, or none"
             )
+        raise ValueError(
+            f"model {at}: no safetensors weights for {network}. Those of a variant that is not asked for, "
+            "such as fp16, are not downloaded, and pickled ones (.bin, .ckpt) never: reading one runs any "
+            "code it holds"
+        )

@@ -63,7 +63,7 @@ def load_unet(directory):
         ([(UNET, "/../pytorch_lora_weights.safetensors")], None, "a LoRA changes a model and is none"),
         ([(UNET, "/../sd-v1-4.safetensors")], None, "none of them has the name of a component's weights"),
         ([(UNET, ".bin")], None, "Reading a pickle runs any code"),
-        ([(UNET, "/../model.onnx")], None, "no weights; expected .*found config.json, model.onnx"),
+        ([(UNET, "/../model.onnx")], None, "as model.onnx only, in the format of ONNX"),
         ([], "fp16", "name no variant$"),
         ([], "non_ema", "no diffusion_pytorch_model.non_ema.safetensors"),
     ],
