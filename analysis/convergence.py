@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Command", "main"]
 
-_REPOSITORY = "." not in __package__
+_REPOSITORY = "." not in (__package__ or "")
 """Whether this is the repository's `analysis`; it is `fdiv_jax.analysis` everywhere else."""
 _HOME = Path(__file__).resolve().parents[1] if _REPOSITORY else Path()
 
