@@ -24,7 +24,7 @@ Function = Callable[[Any], Any]
 _MAX_BITS = 20_000
 
 
-class _Arithmetic:
+class Arithmetic:
     """Constants, powers and named functions over one number type."""
 
     functions: Any
@@ -70,7 +70,7 @@ def _power_minus(base: jax.Array, log: jax.Array, exponent: float, less: float) 
     return jnp.where(close, near, jnp.power(jnp.where(close, 1, base), exponent) - less)
 
 
-class _Jax(_Arithmetic):
+class _Jax(Arithmetic):
     functions: ClassVar[dict[str, Callable]] = {
         "log": jnp.log, "exp": jnp.exp, "Abs": jnp.abs, "sign": jnp.sign, "sin": jnp.sin, "cos": jnp.cos,
         "atan": jnp.arctan, "asinh": jnp.arcsinh, "sinh": jnp.sinh, "cosh": jnp.cosh, "tanh": jnp.tanh,
@@ -136,7 +136,7 @@ class _Jax(_Arithmetic):
         return lambda x: lambert_w_exp(inner(x))
 
 
-class _Numpy(_Arithmetic):
+class _Numpy(Arithmetic):
     functions: ClassVar[dict[str, Callable]] = {
         "log": np.log, "exp": np.exp, "Abs": np.abs, "sign": np.sign, "sin": np.sin, "cos": np.cos,
         "atan": np.arctan, "asinh": np.arcsinh, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh,
@@ -159,7 +159,7 @@ class _Numpy(_Arithmetic):
         return lambda x: np.vectorize(lambda y: float(mpmath.mp.lambertw(y).real), otypes=[float])(inner(x))
 
 
-class _Mp(_Arithmetic):
+class _Mp(Arithmetic):
     """Arbitrary precision in its own context, so that no other thread changes the number of digits."""
 
     def __init__(self, context: Any):
@@ -268,7 +268,10 @@ def _over_and_under(product: Any) -> tuple[list[Any], list[Any]]:
     return [f for f in over if f != 1] or [sympy.S.One], [f for f in under if f != 1]
 
 
-def _build(expr: Any, symbol: sympy.Symbol, arithmetic: _Arithmetic) -> Function:
+_RECIPROCALS: dict[Any, Any] = {sympy.coth: sympy.tanh, sympy.csch: sympy.sinh, sympy.sech: sympy.cosh}
+
+
+def build(expr: Any, symbol: sympy.Symbol, arithmetic: Arithmetic) -> Function:
     def walk(node: Any) -> Function:
         if node == symbol:
             return lambda x: x
@@ -311,6 +314,9 @@ def _build(expr: Any, symbol: sympy.Symbol, arithmetic: _Arithmetic) -> Function
             return arithmetic.lambert_w(node.args[0], walk)
         if isinstance(node, sympy.log):
             return arithmetic.log(node.args[0], walk)
+        if isinstance(node, tuple(_RECIPROCALS)):
+            divisor = walk(_RECIPROCALS[node.func](*node.args))
+            return lambda x: arithmetic.power(divisor(x), sympy.S.NegativeOne)
         name = node.func.__name__
         if name not in arithmetic.functions:
             raise NotImplementedError(f"no numerical form of the function {name}")
@@ -323,7 +329,7 @@ def _build(expr: Any, symbol: sympy.Symbol, arithmetic: _Arithmetic) -> Function
 @lru_cache(maxsize=2048)
 def jax_function(expr: sympy.Expr, symbol: sympy.Symbol) -> Function:
     """JAX function of one array; constants follow the dtype of the argument."""
-    function = _build(expr, symbol, _Jax())
+    function = build(expr, symbol, _Jax())
 
     def evaluate(x: jax.Array) -> jax.Array:
         return jnp.broadcast_to(jnp.asarray(function(x), dtype=x.dtype), x.shape)
@@ -334,7 +340,7 @@ def jax_function(expr: sympy.Expr, symbol: sympy.Symbol) -> Function:
 @lru_cache(maxsize=2048)
 def numpy_function(expr: sympy.Expr, symbol: sympy.Symbol) -> Function:
     """NumPy function of one array; overflow gives inf and a non-real value nan, without warnings."""
-    function = _build(expr, symbol, _Numpy())
+    function = build(expr, symbol, _Numpy())
 
     def evaluate(x: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
@@ -360,10 +366,21 @@ def mp_far_value(function: Function, context: Any, log_t: float, reach: int) -> 
     return values[1] if abs(values[0] - values[1]) < 1e-6 * abs(values[1]) else context.nan
 
 
+def mp_real_function(expr: sympy.Expr, symbol: sympy.Symbol, context: Any) -> Function:
+    """`mp_function` with nan in the place of what is not real."""
+    function = mp_function(expr, symbol, context)
+
+    def evaluate(x: Any) -> Any:
+        value = function(x)
+        return context.re(value) if context.im(value) == 0 else context.nan
+
+    return evaluate
+
+
 def mp_function(expr: sympy.Expr, symbol: sympy.Symbol, context: Any) -> Function:
     """Function of one mpmath number in the context's precision at the time of the call; nan at a pole, and
     where rounding makes one."""
-    function = _build(expr, symbol, _Mp(context))
+    function = build(expr, symbol, _Mp(context))
 
     def evaluate(x: Any) -> Any:
         try:

@@ -18,7 +18,7 @@ import sympy
 
 from fdiv_jax.divergences._exact import expanded, expanded_terms, real_value, tidy_number
 from fdiv_jax.divergences._inverse import inverses
-from fdiv_jax.divergences._lower import mp_context, mp_far_value, mp_function, numpy_function
+from fdiv_jax.divergences._lower import mp_context, mp_far_value, mp_real_function, numpy_function
 from fdiv_jax.divergences._parse import ExpressionError, T, switch
 from fdiv_jax.divergences._rewrite import degree, roots_of
 
@@ -138,7 +138,7 @@ def _exact_root(
     """The zero of the argument in [low, high], exact if it is a simple number or among the solutions, else
     to 50 digits."""
     context = mp_context(60)
-    function = mp_function(argument, T, context)
+    function = mp_real_function(argument, T, context)
     a, b = context.mpf(low), context.mpf(high)
     fa = function(a)
     if fa == 0:
@@ -178,7 +178,7 @@ def _two_roots(
     """The zeros on both sides of the argument's lowest point about _GRID[place], if it crosses there."""
     low, high = float(_GRID[place - 1]), float(_GRID[place + 1])
     context = mp_context(60)
-    function = mp_function(argument, T, context)
+    function = mp_real_function(argument, T, context)
     outside = 1 if function(context.mpf(low)) > 0 else -1
     a, b, golden = context.mpf(low), context.mpf(high), (context.sqrt(5) - 1) / 2
     points = [b - golden * (b - a), a + golden * (b - a)]
@@ -201,7 +201,7 @@ def _two_roots(
 def _check_beyond(argument: sympy.Expr, signs: np.ndarray) -> None:
     """Refuses an argument that changes its sign where no cuts are looked for."""
     context = mp_context()
-    function = mp_function(argument, T, context)
+    function = mp_real_function(argument, T, context)
     for side, known in ((-1, signs[0]), (1, signs[-1])):
         for reach in _BEYOND:
             if mp_far_value(function, context, side * reach, reach) * known < 0:
@@ -240,7 +240,7 @@ def _resolve(expr: sympy.Expr, sample: Any) -> sympy.Expr:
 
     def value(x: sympy.Expr) -> float:
         context = mp_context(30)
-        return float(context.re(mp_function(x, T, context)(context.mpf(int(sample.p)) / int(sample.q))))
+        return float(mp_real_function(x, T, context)(context.mpf(int(sample.p)) / int(sample.q)))
 
     def walk(node: Any) -> Any:
         if not node.has(*_SWITCHES):
@@ -269,7 +269,7 @@ def _sample(lower: Any, upper: Any, arguments: list[sympy.Expr]) -> Any:
     points = [low + share * (high - low) for share in (0.5, 0.375, 0.6875, 0.28125)]
     context = mp_context(30)
     for point in points:
-        values = [abs(mp_function(a, T, context)(context.mpf(point))) for a in arguments]
+        values = [abs(mp_real_function(a, T, context)(context.mpf(point))) for a in arguments]
         if all(value > 1e-20 for value in values):
             break
     return sympy.Rational(point)

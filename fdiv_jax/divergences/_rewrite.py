@@ -133,7 +133,7 @@ def _rational(expr: Any, symbol: sympy.Symbol) -> _Rational | None:
     if grown is not None:
         table.update(grown[0])
         meaning[kernel_symbol(0)] = sympy.exp(grown[1])
-    rooted: list[Any] = [k for k in own if isinstance(k, sympy.Pow) and k.exp.is_Rational and k.exp.q == 2]
+    rooted: list[Any] = [k for k in own if isinstance(k, sympy.Pow) and (2 * k.args[1]).is_Integer]
     root = radicand = None
     if rooted and all(k.base == rooted[0].base for k in rooted):
         root, radicand = kernel_symbol(1), rooted[0].base
