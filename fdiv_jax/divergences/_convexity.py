@@ -2,9 +2,9 @@
 
 (e^-30, e^30) is covered by some thousand cells. Interval arithmetic encloses f'' on each: where the
 enclosure is not negative, f is convex. The other cells are halved, again and again; f'' is evaluated in their
-middles, and a negative value that 300 digits confirm refuses f. What is left when the cells are as narrow as float64 can
-tell, or when there are more of them than are followed (those that may be lowest are), has been searched and
-not proved: the formula is one in which rounding hides the sign of f''.
+middles, and a negative value that 300 digits confirm refuses f. What is left when the cells are as narrow as
+float64 can tell, or when there are more of them than are followed (those that may be lowest are), has been
+searched and not proved: the formula is one in which rounding hides the sign of f''.
 """
 
 from __future__ import annotations

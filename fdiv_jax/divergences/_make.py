@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from types import MappingProxyType
 from typing import Any
 
@@ -111,8 +111,12 @@ def _alpha(text: str) -> Divergence:
         raise ExpressionError(f"alpha takes one real number: {error}") from None
     if a.has(T) or not a.is_real:
         raise ExpressionError(f"alpha takes one real number, got {text.strip()[:60]!r}")
+    return _alpha_of(a)
+
+
+def _alpha_of(a: sympy.Expr) -> Divergence:
     if abs(float(a)) > _MAX_ALPHA:
-        raise ExpressionError(f"alpha(a) takes -{_MAX_ALPHA} <= a <= {_MAX_ALPHA}, got {text.strip()[:60]}")
+        raise ExpressionError(f"alpha(a) takes -{_MAX_ALPHA} <= a <= {_MAX_ALPHA}, got {float(a):.6g}")
     if a == 0:
         return divergence("reverse_kl")
     if a == 1:
@@ -129,7 +133,10 @@ def _decimal(number: sympy.Expr) -> str:
             while rest % prime == 0:
                 rest //= prime
         if rest == 1:
-            return format((Decimal(p) / Decimal(q)).normalize(), "f")
+            with localcontext(prec=120):
+                decimal = (Decimal(p) / Decimal(q)).normalize()
+            plain = format(decimal, "f")
+            return plain if len(plain) < 30 else str(decimal)
     return str(number)
 
 
@@ -183,6 +190,8 @@ def reversed_of(d: Divergence) -> Divergence:
         return d
     match = _ALPHA.fullmatch(d.name)
     if match:
-        return _alpha(f"1 - ({match.group(1)})")
+        swapped = 1 - parse_expression(match.group(1))
+        if abs(float(swapped)) <= _MAX_ALPHA:
+            return _alpha_of(swapped)
     expr = tidy(T * with_reciprocal(d.generator), T)
     return _assembled(expr, str(expr), split(expr))  # a generator, since f is one
