@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .framework import Part
+    from .part import Part
 
 __all__ = ["Command", "main"]
 

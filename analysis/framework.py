@@ -39,6 +39,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from . import files
 from .cells import Cells
 from .claims import CLAIMS, VERDICTS
+from .part import Part
 from .report import readme
 from .sources import source_digest
 
@@ -49,25 +50,6 @@ __all__ = ["Context", "Part", "Settings", "run_parts", "versions"]
 
 T = TypeVar("T")
 _LIBRARIES = ("fdiv-jax", "jax", "jaxlib", "flax", "numpy", "sympy", "matplotlib")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of the analysis.
-
-    Attributes:
-      name: what `--only` takes.
-      module: the module with its `run`.
-      title: a line about it.
-      inputs: patterns of further files it reads, relative to the repository; a change recomputes the part.
-      seconds: about how long a full and a quick run of it take on two cores.
-    """
-
-    name: str
-    module: str
-    title: str
-    inputs: tuple[str, ...] = ()
-    seconds: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .claims import CLAIMS
-
-if TYPE_CHECKING:
-    from .framework import Part
+from .part import Part
 
 __all__ = ["readme"]
 

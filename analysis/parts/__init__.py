@@ -1,6 +1,6 @@
 """The parts of the analysis, in the order they run. To add one: a module with `run(context)`, a line here."""
 
-from ..framework import Part
+from ..part import Part
 
 __all__ = ["PARTS"]
 

@@ -113,6 +113,12 @@ def loss_exists(d: Divergence, family: str, normalise_curvature: bool) -> None:
         raise ValueError(f"normalise_curvature: the curvature f''(1) of {d.name} is infinite")
 
 
+def prompts_to_preserve(at: str | None, retained: Sequence[str]) -> None:
+    """Prior preservation at retained prompts needs some."""
+    if at == "retained" and not retained:
+        raise ValueError("preservation.at 'retained': there are no retained prompts")
+
+
 def set_field(instance: Any, name: str, value: Any) -> None:
     """Set a field of a frozen dataclass while it is being made."""
     object.__setattr__(instance, name, value)

@@ -211,8 +211,8 @@ class UnlearningConfig:
                     "nothing; expected preservation.weight with preservation.at 'retained', or no retained "
                     "prompts"
                 )
-        if self.preservation.weight and self.preservation.at == "retained" and self.retained == ():
-            raise ValueError("preservation.at 'retained' without retained prompts")
+        if self.preservation.weight and self.retained is not None:
+            check.prompts_to_preserve(self.preservation.at, self.retained)
 
     @property
     def erasures(self) -> tuple[Erasure, ...]:

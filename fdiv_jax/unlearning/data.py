@@ -17,6 +17,7 @@ import numpy as np
 from fdiv_jax.checkpoints import model_digest, parameters_digest
 from fdiv_jax.nn import Text
 from fdiv_jax.pipeline import TextToImagePipeline
+from fdiv_jax.unlearning import _validate as check
 from fdiv_jax.unlearning.batch import Batch, Prior
 from fdiv_jax.unlearning.cache import ArrayCache, digest
 from fdiv_jax.unlearning.concepts import PromptPair
@@ -174,8 +175,7 @@ def prepare_data(
         ValueError: images that are not finite, do not fit the model, or belong to no anchor prompt; prior
             preservation at retained prompts without any.
     """
-    if prior == "retained" and not retained:
-        raise ValueError("preservation.at 'retained': there are no retained prompts")
+    check.prompts_to_preserve(prior, retained)
     targets = len(pairs)
     pairs = (*pairs, *(PromptPair(prompt, prompt) for prompt in retained))
     shown = [pair.target if images.at == "target" else pair.anchor for pair in pairs]

@@ -17,6 +17,7 @@ from fdiv_jax.checkpoints import model_digest
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.pipeline.loras import origin
+from fdiv_jax.unlearning import _validate as check
 from fdiv_jax.unlearning.cache import ArrayCache, default_cache
 from fdiv_jax.unlearning.concepts import PromptPair, resolve_all, resolve_retained, target_words
 from fdiv_jax.unlearning.config import UnlearningConfig
@@ -114,8 +115,7 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
         for pair in resolve_all(concepts, [each])
     }
     retained = resolve_retained(concepts, [each.target for each in config.erasures], config.retained)
-    if config.preservation.weight and config.preservation.at == "retained" and not retained:
-        raise ValueError("preservation.at 'retained': there are no retained prompts")
+    check.prompts_to_preserve(config.preservation.at if config.preservation.weight else None, retained)
     words = target_words(concepts, config.erasures)
     trainable, frozen, selection = trainable_of(
         pipe, config.trainable, words, rank=config.lora.rank, alpha=config.lora.alpha

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax.diffusion import NoiseSchedule
+from fdiv_jax.unlearning import _validate as check
 
 __all__ = ["TimestepLaw", "Timesteps", "draw_noise", "timesteps_of"]
 
@@ -44,8 +45,7 @@ class Timesteps:
                 f"timestep_range {(self.first, self.last)} must lie within the schedule's "
                 f"(0, {self.total - 1})"
             )
-        if self.law not in get_args(TimestepLaw):
-            raise ValueError(f"timesteps must be one of {', '.join(get_args(TimestepLaw))}, got {self.law!r}")
+        check.one_of("timesteps", self.law, get_args(TimestepLaw))
 
     def probabilities(self) -> np.ndarray:
         """p(t) for t from first to last, float64; adds up to 1."""

@@ -14,7 +14,8 @@ from analysis import convergence, files, framework, parts, sources
 from analysis.cells import decode, encode
 from analysis.claims import CLAIMS
 from analysis.convergence import main
-from analysis.framework import Context, Part, Settings, run_parts
+from analysis.framework import Context, Settings, run_parts
+from analysis.part import Part
 from analysis.parts import PARTS
 from analysis.report import readme
 from fdiv_jax.cli._options import fields_help

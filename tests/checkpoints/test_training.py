@@ -461,3 +461,15 @@ def test_killed_at_each_call_that_touches_the_disk(start, tmp_path):
     assert found == sorted(found)
     assert set(found) == {2, 3}
     assert len(found) > 15
+
+
+def test_parts_of_a_state_that_are_called_otherwise_now_are_read(tmp_path):
+    """Leaves by their former names, whole words alone; without that the state does not fit."""
+    checkpoints = TrainingCheckpoints(tmp_path)
+    checkpoints.save(3, {"old": {"a": np.arange(3)}, "older": np.ones(2)}, {})
+    like = {"new": {"a": np.zeros(3, int)}, "older": np.zeros(2)}
+    with pytest.raises(ValueError, match=r"has state\['old'\]\['a'\], which the state of this run does not"):
+        checkpoints.restore(like)
+    restored = checkpoints.restore(like, {"['old']": "['new']", "['older": "['newer"})
+    np.testing.assert_array_equal(restored.state["new"]["a"], np.arange(3))
+    np.testing.assert_array_equal(restored.state["older"], np.ones(2))

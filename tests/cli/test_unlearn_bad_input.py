@@ -62,7 +62,7 @@ CASES = {
     "average of all": (SNEAKER + "--optimiser.ema 1", "optimiser.ema"),
     "preserved nowhere": (
         SNEAKER + "--preservation.weight 1 --preservation.at retained --retained",
-        "preservation.at 'retained' without retained prompts",
+        "preservation.at 'retained': there are no retained prompts",
     ),
     "nothing retained": (
         "--target boot --anchor hat --preservation.weight 1 --preservation.at retained --prompts a-boot",

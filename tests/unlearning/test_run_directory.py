@@ -474,3 +474,16 @@ def test_a_full_disk(tmp_path):
         assert read_rows(place / "run") == [{"step": 1}, {"step": 2}]
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_configuration_from_before_a_setting_is_that_of_its_default(tmp_path):
+    """A run of a version without `sigma` goes on with sigma 1, and with no other."""
+    with begin(tmp_path / "run"):
+        pass
+    with begin(tmp_path / "run", changed(config__sigma=1.0), resume=True) as directory:
+        assert directory.resumed
+    with (
+        pytest.raises(ValueError, match=r"begun otherwise: sigma: 1.0 -> 2.0"),
+        begin(tmp_path / "run", changed(config__sigma=2.0), resume=True),
+    ):
+        pass
