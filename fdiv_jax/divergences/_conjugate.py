@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import sympy
 from jax.typing import ArrayLike
 
+from fdiv_jax.divergences._curve_functions import curve_functions
 from fdiv_jax.divergences._legendre import (
     S,
     Segment,
@@ -59,6 +60,10 @@ class Conjugate:
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
         return segments_of(self.pieces)
+
+    @property
+    def _is_known(self) -> bool:
+        return len(self.pieces) == 1 and None not in self._known
 
     @cached_property
     def lowest_slope(self) -> sympy.Expr:
@@ -175,13 +180,17 @@ class Conjugate:
                     )
                 )
                 continue
-            piece, formula = segment.piece, self._formulas[segment]
+            piece = segment.piece
+            curve = None if self._is_known else curve_functions(piece, segment.lower, segment.upper)
+            if curve is not None:
+                parts.append((curve.conjugate, curve.maximiser, curve.curvature, _inner(piece)))
+                continue
+            formula = self._formulas[segment]
             if formula is not None and accurate(piece, formula[1], lambda s, t: t):
                 inverse = jax_function(formula[1], S)
             else:
                 inverse = numeric_inverse(piece)
-            known = len(self.pieces) == 1 and self._known[0] is not None
-            if formula is not None and (known or accurate(piece, formula[0])):
+            if formula is not None and (self._is_known or accurate(piece, formula[0])):
                 value = jax_function(formula[0], S)
             else:
                 f = jax_function(stable_form(piece.expression), T)

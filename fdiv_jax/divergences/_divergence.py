@@ -21,6 +21,7 @@ from fdiv_jax.divergences._exact import real_value, tidy_number
 from fdiv_jax.divergences._lower import jax_function, mp_context, mp_function
 from fdiv_jax.divergences._numbers import elementwise
 from fdiv_jax.divergences._parse import T
+from fdiv_jax.divergences._piece_function import piece_function
 from fdiv_jax.divergences._pieces import Piece, split
 
 
@@ -308,10 +309,14 @@ class Divergence:
     @cached_property
     def _f(self) -> Callable[[ArrayLike], jax.Array]:
         known = None if self._entry is None else self._entry.stable
-        parts = [
-            (float(p.lower), float(p.upper), jax_function(known or p.expression, T), _inside(p))
-            for p in self._pieces
-        ]
+        parts = []
+        for p in self._pieces:
+            if known is not None:
+                function = jax_function(known, T)
+            else:
+                slopes = [_legendre.slope_at(p, end, side) for end, side in ((p.lower, "+"), (p.upper, "-"))]
+                function = piece_function(p, *slopes)
+            parts.append((float(p.lower), float(p.upper), function, _inside(p)))
         at_zero = float(_limits.limit_at_end(self._pieces[0].expression, sympy.S.Zero))
 
         def evaluate(t: jax.Array) -> jax.Array:

@@ -138,9 +138,8 @@ class GaussianMoments:
         def rule(primals, tangents):
             (m,), (dm,) = primals, tangents
             log_weight = function(m)
-            finite = jnp.where(jnp.isfinite(log_weight), log_weight, 0.0)
             if self._tabulable(2):
-                rate = 0.5 * scaled_moment(self.profile(2), self._jumps(2), m, finite)
+                rate = 0.5 * self._ratio(2)(m)
             else:
                 safe = jnp.maximum(m, self._least(2, m.dtype))
                 rate = jax.jvp(evaluate, (safe,), (jnp.ones_like(m),))[1]
@@ -148,6 +147,25 @@ class GaussianMoments:
 
         function.defjvp(rule)
         return function
+
+    def _ratio(self, k: int) -> Function:
+        """m -> R_k = E_Q[A_k(r)] / w(m), which does not overflow; R_k' = (R_{k+1} - R_k R_2) / 2."""
+
+        @jax.custom_jvp
+        def ratio(m: jax.Array) -> jax.Array:
+            log_weight = self._log_weight(m)
+            scale = jnp.where(jnp.isfinite(log_weight), log_weight, 0.0)
+            return scaled_moment(self.profile(k), self._jumps(k), m, scale)
+
+        def rule(primals, tangents):
+            (m,), (dm,) = primals, tangents
+            here = ratio(m)
+            if not self._tabulable(k + 1):
+                raise NotImplementedError(f"no derivative of order {k} of the log weight of this generator")
+            return here, 0.5 * (self._ratio(k + 1)(m) - here * self._ratio(2)(m)) * dm
+
+        ratio.defjvp(rule)
+        return ratio
 
 
 def _of_squared_distance(function: Function) -> Callable[[ArrayLike], jax.Array]:

@@ -35,11 +35,14 @@ _LINEAR_REACH = 8.0
 _NEEDED = 30.0
 _REACH = 1e31
 _STEP = 8.0
+_DIGITS = (0, 60, 450)
+_STEP_DIGITS = 15
+_FAR = 2000.0
 
 _ANGLES = (np.arange(DEGREE) + 0.5) * np.pi / DEGREE
-_NODES = np.cos(_ANGLES)
-_TRANSFORM = np.cos(np.outer(np.arange(DEGREE), _ANGLES)) * 2 / DEGREE
-_TRANSFORM[0] /= 2
+CHEBYSHEV_NODES = np.cos(_ANGLES)
+CHEBYSHEV_TRANSFORM = np.cos(np.outer(np.arange(DEGREE), _ANGLES)) * 2 / DEGREE
+CHEBYSHEV_TRANSFORM[0] /= 2
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,9 @@ class Profile:
 def build_profile(pieces: Sequence[Piece], order: int, equilibrium_slope: sympy.Expr) -> Profile:
     """Table of A_order. Takes some tenths of a second of high-precision evaluation."""
     formulas = _formulas(pieces, order, equilibrium_slope)
-    return Profile(_build_side(formulas, -1), _build_side(formulas, 1), _jumps(formulas))
+    low = formulas if order < 2 else _formulas(pieces, 1, equilibrium_slope)
+    left, right = (_build_side(_SideFunction(low, sign, max(order - 1, 0))) for sign in (-1, 1))
+    return Profile(left, right, _jumps(formulas) if len(formulas) > 1 else ())
 
 
 def is_tabulable(pieces: Sequence[Piece], order: int, equilibrium_slope: sympy.Expr) -> bool:
@@ -96,7 +101,7 @@ def is_tabulable(pieces: Sequence[Piece], order: int, equilibrium_slope: sympy.E
             inner = end not in (0, 1, sympy.oo)
             if inner and not sympy.N(piece.expression.subs(T, end), 30).is_finite:
                 return False
-    return all(_zero_order(_SideFunction(formulas, sign)) > -1 for sign in (-1, 1))
+    return all(_zero_order(_SideFunction(formulas, sign, 0)) > -1 for sign in (-1, 1))
 
 
 def _formulas(pieces: Sequence[Piece], order: int, equilibrium_slope: sympy.Expr) -> list[Piece]:
@@ -121,11 +126,17 @@ def _jumps(formulas: Sequence[Piece]) -> tuple[Jump, ...]:
 
 
 class _SideFunction:
-    """A_k as a function of x = |log t| on one side, in high precision."""
+    """A_k as a function of x = |log t| on one side, in high precision.
 
-    def __init__(self, formulas: Sequence[Piece], sign: int):
+    From A_1 on by differences: with l = log t, A_{k+1} = A_k'' - A_k' in l, of which a step of 1e-15
+    leaves an error of 1e-30. A formula for it would be long, and cancel more.
+    """
+
+    def __init__(self, formulas: Sequence[Piece], sign: int, differences: int):
         self.sign = sign
+        self.differences = differences
         self.context = mp_context(50)
+        self.extra_digits = 0
         self.parts: list[tuple[float, Callable[[Any], Any], bool]] = []
         ordered = formulas if sign > 0 else formulas[::-1]
         self.cuts: list[float] = []
@@ -142,11 +153,36 @@ class _SideFunction:
     def __call__(self, x: Any, extra_digits: int = 0) -> Any:
         context = self.context
         # t - sqrt(t**2 + 1) and the like lose as many digits as t has.
-        context.dps = int(50 + (float(x) if x < 2000 else 0)) + extra_digits
+        context.dps = int(50 + (float(x) if x < _FAR else 0)) + self.extra_digits + extra_digits
+        context.dps += 2 * _STEP_DIGITS * self.differences
         for end, function, zero in self.parts:
             if x < end:
-                return context.zero if zero else context.re(function(context.exp(self.sign * context.mpf(x))))
+                return context.zero if zero else self._differentiated(function, context.mpf(x))
         raise AssertionError("unreachable: the last part has no end")
+
+    def _differentiated(self, function: Callable[[Any], Any], x: Any) -> Any:
+        context, k = self.context, self.differences
+        step = min(x, 1) * context.mpf(10) ** -_STEP_DIGITS
+        values = [context.re(function(context.exp(self.sign * x + i * step))) for i in range(-k, k + 1)]
+        rounding = abs(values[k]) * context.mpf(10) ** (5 - context.dps) / step ** (2 * k)
+        for _ in range(k):
+            values = [
+                (c - 2 * b + a) / step**2 - (c - a) / (2 * step)
+                for a, b, c in zip(values, values[1:], values[2:], strict=False)
+            ]
+        return values[0] if k == 0 or abs(values[0]) > rounding else context.zero
+
+    def settle(self, x: Any) -> bool:
+        """Take as many digits as leave the value at x alone, to be used nearby; False where none do.
+
+        1 - tanh(t)**2 = 4 e^(-2 t) + ... loses 2 t / log(10) digits.
+        """
+        return any(_agree(self(x), self(x, 40)) for self.extra_digits in _DIGITS)
+
+    def or_zero(self, x: Any) -> Any:
+        """The value, or 0 where the largest number of digits leaves none: it is smaller than any float64."""
+        value = self(x)
+        return value if x > _FAR or _agree(value, self(x, 40)) else self.context.zero
 
     @property
     def vanishes_outside(self) -> bool:
@@ -159,7 +195,8 @@ def _outward_exponent(function: _SideFunction) -> Any:
     start = max([*function.cuts, 0.0])
     logs, slopes = [], []
     for k in range(3, 11):
-        value = abs(function(start + 2.0**k))
+        x = start + 2.0**k
+        value = abs(function(x) if function.settle(x) else function.or_zero(x))
         if value == 0:
             return context.mpf(-1)
         logs.append(context.log(value))
@@ -182,8 +219,13 @@ def _zero_order(function: _SideFunction) -> float:
     """lim d log|A_k| / d log x at x -> 0 (2 where A_k vanishes identically)."""
     if any(cut < 1e-6 for cut in function.cuts):
         return 0.0
-    context = function.context
+    context, function.extra_digits = function.context, 0
     values = [abs(function(context.mpf(10) ** -k, 200)) for k in (20, 24, 28)]
+    return leading_power(values, context)
+
+
+def leading_power(values: Sequence[Any], context: Any) -> float:
+    """lim d log|A| / d log x at x -> 0 from the values at x = 1e-20, 1e-24, 1e-28 (2 where they vanish)."""
     if 0 in values:
         return 2.0
     logs = [context.log(value) / context.log(10) for value in values]
@@ -194,20 +236,24 @@ def _zero_order(function: _SideFunction) -> float:
     return simple if abs(simple - slope) < 1e-10 else slope
 
 
-def _build_side(formulas: Sequence[Piece], sign: int) -> Side:
-    function = _SideFunction(formulas, sign)
-    context = function.context
+def _build_side(function: _SideFunction) -> Side:
+    context, sign = function.context, function.sign
     # With l = sign x the factor e^{-l/2} adds -sign/2; a side that ends in zeros needs no tilt.
     half = -0.5 * sign
     exponent = context.mpf(-half) if function.vanishes_outside else _outward_exponent(function)
     zero_order = _zero_order(function)
 
-    def profile(x: float, extra_digits: int = 0) -> Any:
-        value = function(x, extra_digits) * context.exp(-exponent * context.mpf(x))
+    def profile(x: float, evaluate: Callable[[Any], Any] = function) -> Any:
+        value = evaluate(x) * context.exp(-exponent * context.mpf(x))
         return value / (-context.expm1(-context.mpf(x))) ** zero_order if zero_order else value
 
+    def values_at(points: np.ndarray) -> np.ndarray:
+        settled = function.settle(float(points[0]))  # the outermost
+        evaluate = function if settled else function.or_zero
+        return np.array([float(profile(float(x), evaluate)) for x in points])
+
     # Where the mass stays near x = 0, what is tiny compared with the rest need not be resolved.
-    panels = _Panels(profile, negligible=1e-18 if exponent + half < 0 else 0.0)
+    panels = _Panels(values_at, negligible=1e-18 if exponent + half < 0 else 0.0)
     linear = [0.0, 0.5, 1.0, 2.0, 4.0, _LINEAR_REACH]
     ends = sorted({*linear, *(c for c in function.cuts if c < _LINEAR_REACH)})
     for a, b in pairwise(ends):
@@ -218,7 +264,7 @@ def _build_side(formulas: Sequence[Piece], sign: int) -> Side:
     while a < _REACH:
         b = min([a * _STEP, *(c for c in outer_cuts if c > a * (1 + 1e-12))])
         inside = any(c >= b * (1 - 1e-12) for c in outer_cuts)
-        if not inside and not _reliable(profile, a * 1.5):
+        if not inside and a * 1.5 > _FAR and not function.settle(a * 1.5):
             tail = float(profile(a))
             break
         values = panels.refine(a, b, logarithmic=True)
@@ -242,17 +288,16 @@ def _build_side(formulas: Sequence[Piece], sign: int) -> Side:
     )
 
 
-def _reliable(profile: Callable[..., Any], x: float) -> bool:
-    """Whether more digits leave the value as it is."""
-    a, b = profile(x), profile(x, 40)
+def _agree(a: Any, b: Any) -> bool:
+    """Whether more digits leave a value as it is."""
     return abs(a - b) <= 1e-17 * abs(b)
 
 
 class _Panels:
     """Chebyshev panels, added from left to right and bisected until resolved."""
 
-    def __init__(self, profile: Callable[[float], Any], negligible: float):
-        self.profile = profile
+    def __init__(self, values_at: Callable[[np.ndarray], np.ndarray], negligible: float):
+        self.values_at = values_at
         self.negligible = negligible
         self.largest = 0.0
         self.ends: list[float] = []
@@ -261,10 +306,10 @@ class _Panels:
 
     def refine(self, a: float, b: float, *, logarithmic: bool, depth: int = 0) -> np.ndarray:
         low, high = (np.log(a), np.log(b)) if logarithmic else (a, b)
-        points = (low + high) / 2 + (high - low) / 2 * _NODES
-        values = np.array([float(self.profile(float(np.exp(x) if logarithmic else x))) for x in points])
+        points = (low + high) / 2 + (high - low) / 2 * CHEBYSHEV_NODES
+        values = self.values_at(np.exp(points) if logarithmic else points)
         values = np.clip(values, -1e300, 1e300)
-        coefficients = _TRANSFORM @ values
+        coefficients = CHEBYSHEV_TRANSFORM @ values
         size = np.max(np.abs(values))
         self.largest = max(self.largest, float(size))
         # Beside a cusp away from x = 0 the rounding of x itself moves the values.
