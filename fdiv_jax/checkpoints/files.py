@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fdiv_jax.checkpoints.atomic import atomic_file, follow_umask
+from fdiv_jax.files import one_line
 
 __all__ = [
     "DTYPES",
@@ -49,13 +50,14 @@ _MAPPED_AT_MOST = 16 * 2**20
 
 @contextmanager
 def blamed(path: Path) -> Iterator[None]:
-    """Errors over what a file holds, with the file's name before them; TypeError becomes ValueError."""
+    """Errors over what a file holds, with the file's name before them, on one line; those over a value's type
+    or size become ValueErrors."""
     try:
         yield
     except NotImplementedError as error:
-        raise NotImplementedError(f"{path}: {error}") from error
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise NotImplementedError(f"{path}: {one_line(error, 2000)}") from error
+    except (ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
+        raise ValueError(f"{path}: {one_line(error, 2000)}") from error
 
 
 def cast(name: str, value: np.ndarray, dtype: str | None) -> np.ndarray:

@@ -6,19 +6,26 @@ from typing import Any
 
 import numpy as np
 
+from fdiv_jax.files import shown
+
+MOST_STEPS = 100_000
+"""Timesteps of a process, at most; models have 1,000."""
+_LARGEST = 1e300
 BETA_SCHEDULES = ("linear", "scaled_linear", "sigmoid", "squaredcos_cap_v2", "laplace", "exp")
 
 
 def betas_from_config(config: Mapping[str, Any]) -> np.ndarray:
     """The betas a scheduler configuration describes: float32 of shape (num_train_timesteps,)."""
     trained = config.get("trained_betas")
+    if trained is not None and not isinstance(trained, list | tuple | np.ndarray):
+        raise ValueError(f"trained_betas must be a list of numbers, got {shown(trained)}")
     steps = config.get("num_train_timesteps", 1000 if trained is None else len(trained))
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
-        raise ValueError(f"num_train_timesteps must be an integer of at least 2, got {steps!r}")
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 2 <= steps <= MOST_STEPS:
+        raise ValueError(f"num_train_timesteps must be an integer from 2 to {MOST_STEPS}, got {shown(steps)}")
     kind = config.get("beta_schedule", "linear")
-    start, end = float(config.get("beta_start", 0.0001)), float(config.get("beta_end", 0.02))
-    if not (start >= 0 and end >= 0):
-        raise ValueError(f"beta_start {start} and beta_end {end}, expected no negative number")
+    start, end = number_of(config, "beta_start", 0.0001), number_of(config, "beta_end", 0.02)
+    if not (0 <= start <= 1 and 0 <= end <= 1):
+        raise ValueError(f"beta_start {start} and beta_end {end}, expected numbers from 0 to 1")
     if trained is not None:
         betas = np.asarray(trained, np.float32)
         if betas.shape != (steps,):
@@ -35,11 +42,23 @@ def betas_from_config(config: Mapping[str, Any]) -> np.ndarray:
         betas = _betas_of(_ALPHA_BARS[kind], steps)
     else:
         raise NotImplementedError(
-            f"beta_schedule {kind!r}; supported: {', '.join(BETA_SCHEDULES)}, trained_betas"
+            f"beta_schedule {shown(kind)}; supported: {', '.join(BETA_SCHEDULES)}, trained_betas"
         )
     if config.get("rescale_betas_zero_snr"):
         betas = _zero_terminal_snr(betas)
     return betas
+
+
+def number_of(config: Mapping[str, Any], key: str, default: float) -> float:
+    """A number of a configuration.
+
+    Raises:
+        ValueError: something else; names the key.
+    """
+    value = config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _LARGEST:
+        raise ValueError(f"{key} must be a number, got {shown(value)}")
+    return float(value)
 
 
 def _cosine(u: float) -> float:

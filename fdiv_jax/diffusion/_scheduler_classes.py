@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fdiv_jax.files import shown
+
 _LATENT = {"beta_start": 0.00085, "beta_end": 0.012}
 _SCALED = {**_LATENT, "beta_schedule": "scaled_linear", "clip_sample": False}
 _UNCLIPPED = {"clip_sample": False}
@@ -63,12 +65,12 @@ def process_entries(config: Mapping[str, Any]) -> dict[str, Any]:
     name = config.get("_class_name")
     if name is not None and name not in PROCESSES:
         raise NotImplementedError(
-            f"scheduler {name!r}{_reason(str(name))}; supported are discrete variance-preserving processes: "
-            f"{', '.join(PROCESSES)}"
+            f"scheduler {shown(name)}{_reason(str(name))}; supported are discrete variance-preserving "
+            f"processes: {', '.join(PROCESSES)}"
         )
     for key, what in (("use_flow_sigmas", _FLOW), ("use_dynamic_shifting", _FLOW)):
         if config.get(key):
-            raise NotImplementedError(f"{key} = {config[key]!r} in the scheduler configuration: {what}")
+            raise NotImplementedError(f"{key} = {shown(config[key])} in the scheduler configuration: {what}")
     if config.get("prediction_type") in ("flow_prediction", "flow"):
         raise NotImplementedError(f"prediction_type {config['prediction_type']!r}: {_FLOW}")
     if config.get("thresholding"):
@@ -77,7 +79,7 @@ def process_entries(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     if str(config.get("variance_type") or "").startswith("learned"):
         raise NotImplementedError(
-            f"variance_type {config['variance_type']!r}: the network's output is its mean only"
+            f"variance_type {shown(config['variance_type'])}: the network's output is its mean only"
         )
     if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
         raise NotImplementedError("timestep_type 'continuous': the network is told log sigma, no timestep")

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdiv_jax.diffusion._betas import betas_from_config
+from fdiv_jax.diffusion._betas import betas_from_config, number_of
 from fdiv_jax.diffusion._scheduler_classes import process_entries
+from fdiv_jax.files import shown
 
 __all__ = ["NoiseSchedule", "PredictionType", "SolverOptions"]
 
@@ -83,9 +84,11 @@ class NoiseSchedule:
         if (
             isinstance(self.steps_offset, bool)
             or not isinstance(self.steps_offset, int)
-            or self.steps_offset < 0
+            or not 0 <= self.steps_offset < max(2, len(betas))
         ):
-            raise ValueError(f"steps_offset must be an integer >= 0, got {self.steps_offset!r}")
+            raise ValueError(
+                f"steps_offset must be an integer >= 0 and < {len(betas)}, got {shown(self.steps_offset)}"
+            )
         if len(betas) < 2:
             raise ValueError(f"a schedule has at least 2 timesteps, got {len(betas)} betas")
         if not all(0 < beta <= 1 for beta in betas):
@@ -116,7 +119,7 @@ class NoiseSchedule:
         prediction = config.get("prediction_type", "epsilon")
         if prediction not in get_args(PredictionType):
             raise NotImplementedError(
-                f"prediction_type {prediction!r}; supported: {', '.join(get_args(PredictionType))}"
+                f"prediction_type {shown(prediction)}; supported: {', '.join(get_args(PredictionType))}"
             )
         clips = config.get("clip_sample", True)
         return cls(
@@ -125,7 +128,7 @@ class NoiseSchedule:
             timestep_spacing=config.get("timestep_spacing"),
             steps_offset=config.get("steps_offset", 0),
             set_alpha_to_one=bool(config.get("set_alpha_to_one", True)),
-            clip_sample_range=float(config.get("clip_sample_range", 1.0)) if clips else None,
+            clip_sample_range=number_of(config, "clip_sample_range", 1.0) if clips else None,
             solver=_solver_options(config),
         )
 
@@ -254,18 +257,21 @@ _LEVELS: dict[str, Levels] = {
 def _solver_options(config: Mapping[str, Any]) -> SolverOptions:
     """Solver types and orders that DPM-Solver++(2M) does not have become its own, as in diffusers."""
     asked: list[Levels] = [kind for key, kind in _LEVELS.items() if config.get(key)]
-    bounds = {key: config.get(key) for key in ("sigma_min", "sigma_max")}
-    clipped = config.get("lambda_min_clipped")
+    bounds = {
+        key: None if config.get(key) is None else number_of(config, key, 0.0)
+        for key in ("sigma_min", "sigma_max")
+    }
+    unclipped = config.get("lambda_min_clipped") in (None, -np.inf)
     return SolverOptions(
         order=1 if config.get("solver_order") == 1 else 2,
         kind="heun" if config.get("solver_type") == "heun" else "midpoint",
         lower_order_final=bool(config.get("lower_order_final", True)),
         euler_at_final=bool(config.get("euler_at_final", False)),
         final_sigma=config.get("final_sigmas_type", "zero"),
-        lambda_min_clipped=-np.inf if clipped is None else float(clipped),
+        lambda_min_clipped=-np.inf if unclipped else number_of(config, "lambda_min_clipped", 0.0),
         levels=(asked or ["schedule"])[0],
         round_timesteps=config.get("beta_schedule") != "squaredcos_cap_v2",
-        **{key: None if value is None else float(value) for key, value in bounds.items()},
+        **bounds,
         log_linear=config.get("interpolation_type") == "log_linear",
     )
 
@@ -295,7 +301,7 @@ def _same_shape(**arrays: jax.Array) -> None:
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {shown(value)}")
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fdiv_jax.files import read_json
-from fdiv_jax.nn.config import require
+from fdiv_jax.files import read_json, shown
+from fdiv_jax.nn.config import COUNT, require
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _DEVIATION = (0.26862954, 0.26130258, 0.27577711)  # of the images that OpenAI's CLIP was trained on
@@ -39,7 +39,25 @@ class CLIPImageProcessor:
     std: tuple[float, ...] = _DEVIATION
 
     def __post_init__(self) -> None:
-        require(len(self.mean) == len(self.std) == 3, f"mean {self.mean} and std {self.std}, expected 3 each")
+        for name in ("size", "crop"):
+            for side in _sides(getattr(self, name)):
+                whole = isinstance(side, int) and not isinstance(side, bool)
+                require(
+                    whole and COUNT[0] <= side <= COUNT[1],
+                    f"{name}={shown(getattr(self, name))}, expected whole numbers from 1 to {COUNT[1]}",
+                )
+        for name in ("mean", "std", "scale"):
+            for number in _sides(getattr(self, name)):
+                known = isinstance(number, int | float) and not isinstance(number, bool)
+                require(
+                    known and abs(number) < 1e30,
+                    f"{name}={shown(getattr(self, name))}, expected numbers",
+                )
+        require(self.resample in range(6), f"resample={shown(self.resample)}, expected 0 to 5")
+        require(
+            len(self.mean) == len(self.std) == 3,
+            f"mean {shown(self.mean)} and std {shown(self.std)}, expected 3 each",
+        )
         require(all(value > 0 for value in self.std), f"std {self.std}, expected positive numbers")
 
     @classmethod
@@ -62,8 +80,8 @@ class CLIPImageProcessor:
             else None,
             resample=mapping.get("resample", 3),
             scale=mapping.get("rescale_factor", 1 / 255) if mapping.get("do_rescale", True) else 1.0,
-            mean=tuple(mapping.get("image_mean", _MEAN)) if normalise else (0.0,) * 3,
-            std=tuple(mapping.get("image_std", _DEVIATION)) if normalise else (1.0,) * 3,
+            mean=_listed("image_mean", mapping.get("image_mean", _MEAN)) if normalise else (0.0,) * 3,
+            std=_listed("image_std", mapping.get("image_std", _DEVIATION)) if normalise else (1.0,) * 3,
         )
 
     @classmethod
@@ -116,6 +134,15 @@ class CLIPImageProcessor:
         if height <= width:
             return short, int(short * width / height)
         return int(short * height / width), short
+
+
+def _listed(name: str, value: Any) -> tuple[Any, ...]:
+    require(isinstance(value, list | tuple), f"{name}={shown(value)}, expected a list of numbers")
+    return tuple(value)
+
+
+def _sides(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else () if value is None else (value,)
 
 
 def _pair(name: str, value: Mapping[str, Any]) -> tuple[int, int]:

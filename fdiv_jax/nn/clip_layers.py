@@ -78,8 +78,14 @@ class CLIPTowerConfig(ModelConfig):
         "model_type": ("clip_text_model", "clip_vision_model"),
         **dict.fromkeys(NOT_READ, ()),
     }
+    ranges: ClassVar[Mapping[str, tuple[int, int]]] = {
+        "intermediate_size": (1, 1 << 20),
+        "layer_norm_eps": (0, 1),
+        "num_hidden_layers": (1, 256),
+    }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.num_attention_heads > 0 and self.hidden_size % self.num_attention_heads == 0,
             f"{self.num_attention_heads} attention heads do not divide hidden_size={self.hidden_size}",

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fdiv_jax.nn.clip_layers import CLIPEncoder, CLIPTowerConfig
-from fdiv_jax.nn.config import require
 from fdiv_jax.nn.layers import Precision, layer_norm, linear
 
 _LEGACY_EOS = 2
@@ -31,11 +30,11 @@ class CLIPTextConfig(CLIPTowerConfig):
     eos_token_id: int | None = 49407
 
     model_type: ClassVar[str] = "clip_text_model"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("vocab_size", "max_position_embeddings"):
-            require(getattr(self, name) > 0, f"{name}={getattr(self, name)}, expected at least 1")
+    ranges: ClassVar[Mapping[str, tuple[int, int]]] = {
+        **CLIPTowerConfig.ranges,
+        "vocab_size": (1, 1 << 24),
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), (0, 1 << 24)),
+    }
 
 
 class CLIPTextFeatures(NamedTuple):

@@ -35,7 +35,7 @@ class CLIPVisionConfig(CLIPTowerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            0 < self.patch_size <= self.image_size,
+            self.patch_size <= self.image_size,
             f"patch_size={self.patch_size} for images of image_size={self.image_size}",
         )
 
@@ -53,6 +53,7 @@ class CLIPConfig(ModelConfig):
         "model_type": ("clip",),
         **dict.fromkeys(NOT_READ, ()),
     }
+    ranges: ClassVar[Mapping[str, tuple[int, int]]] = {"logit_scale_init_value": (-1000, 1000)}
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> Self:

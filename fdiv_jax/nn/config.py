@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
+from fdiv_jax.files import shown
+
 ConfigT = TypeVar("ConfigT", bound="ModelConfig")
+
+COUNT = (1, 1 << 16)
+"""The range of counts that a configuration gives no other: widths, heads, groups, pixels of a side."""
+LAYERS = (1, 64)
+"""The range of layers of one block; building a network takes time for each of them."""
+_ENTRIES = 64
+"""Entries of a list in a configuration, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +27,18 @@ class ModelConfig:
 
     Subclasses list their fields with the names that diffusers or transformers use. A key of the file that is
     not a field is looked up in `neutral`: the values with which this library's model and the original agree.
-    Any other value of such a key names a capability that is missing here.
+    Any other value of such a key names a capability that is missing here. Whole numbers lie within `ranges`
+    (least, most; `COUNT` where nothing is said), so that no configuration asks for a network that takes
+    minutes to build, or for arrays whose size has no number.
     """
 
     class_name: ClassVar[str] = ""
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    ranges: ClassVar[Mapping[str, tuple[int, int]]] = {}
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_numbers(field.name, getattr(self, field.name), self.ranges.get(field.name))
 
     @classmethod
     def from_dict(cls: type[ConfigT], mapping: Mapping[str, Any]) -> ConfigT:
@@ -32,9 +49,11 @@ class ModelConfig:
 
         Raises:
             NotImplementedError: a key asks for something the model here cannot do; names key and value.
-            ValueError: a value of another type, a negative number where a whole one is expected, or one that
-                makes no sense (raised by the subclass's own checks).
+            ValueError: a value of another type, a number out of its range, or one that makes no sense (raised
+                by the subclass's own checks).
         """
+        if not isinstance(mapping, Mapping):
+            raise ValueError(f"a configuration must be a mapping, got {shown(mapping)}")
         hints = typing.get_type_hints(cls)
         fields = {field.name for field in dataclasses.fields(cls)}
         known: dict[str, Any] = {}
@@ -44,18 +63,19 @@ class ModelConfig:
             if key in fields:
                 if not _fits(value, hints[key]):
                     expected = hints[key].__name__ if isinstance(hints[key], type) else str(hints[key])
-                    raise ValueError(f"{key}={value!r}, expected {expected}")
+                    raise ValueError(f"{key}={shown(value)}, expected {expected}")
                 known[key] = value
             elif key.startswith("_") or (key in cls.neutral and _is_neutral(value, cls.neutral[key])):
                 continue
             elif key in cls.neutral:
                 raise NotImplementedError(
-                    f"{cls.class_name or cls.__name__}: {key}={value!r} is not supported; "
+                    f"{cls.class_name or cls.__name__}: {shown(key)[1:-1]}={shown(value)} is not supported; "
                     f"supported: {', '.join(map(repr, cls.neutral[key]))}"
                 )
             elif value:
                 raise NotImplementedError(
-                    f"{cls.class_name or cls.__name__}: unknown configuration key {key}={value!r}"
+                    f"{cls.class_name or cls.__name__}: unknown configuration key "
+                    f"{shown(key)[1:-1]}={shown(value)}"
                 )
         return cls(**known)
 
@@ -67,6 +87,21 @@ class ModelConfig:
         return result
 
 
+def _check_numbers(name: str, value: Any, bounds: tuple[int, int] | None) -> None:
+    """Raise ValueError for a number that is out of its range or not finite, or a list too long."""
+    if isinstance(value, tuple):
+        if len(value) > _ENTRIES:
+            raise ValueError(f"{name} has {len(value)} entries, expected at most {_ENTRIES}")
+        for entry in value:
+            _check_numbers(name, entry, bounds)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name}={value}, expected a finite number")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        least, most = bounds or (COUNT if isinstance(value, int) else (-math.inf, math.inf))
+        if not least <= value <= most:
+            raise ValueError(f"{name}={shown(value)}, expected a number from {least} to {most}")
+
+
 def _is_neutral(value: Any, neutral: tuple[Any, ...]) -> bool:
     """Whether a value, or each of those a block, is neutral; any is where none is listed."""
     if not neutral:
@@ -75,7 +110,7 @@ def _is_neutral(value: Any, neutral: tuple[Any, ...]) -> bool:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON is of an annotated type; whole numbers must not be negative."""
+    """Whether a value read from JSON is of an annotated type."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return any(_fits(value, one) for one in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
@@ -84,7 +119,7 @@ def _fits(value: Any, hint: Any) -> bool:
             return False
         return all(_fits(item, kinds[0]) for item in value)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        return isinstance(value, int) and not isinstance(value, bool)
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return not isinstance(hint, type) or isinstance(value, hint)
@@ -108,7 +143,7 @@ def per_block(name: str, value: Any, blocks: int) -> tuple[Any, ...]:
         return (value,) * blocks
     if len(value) != blocks:
         raise ValueError(
-            f"{name} has {len(value)} entries {value!r}, expected one for each of {blocks} blocks"
+            f"{name} has {len(value)} entries {shown(value)}, expected one for each of {blocks} blocks"
         )
     return tuple(value)
 

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fdiv_jax.files import shown
 from fdiv_jax.nn.conditioning import Text, TextConditioning
-from fdiv_jax.nn.config import ModelConfig, per_block, require
+from fdiv_jax.nn.config import LAYERS, ModelConfig, per_block, require
 from fdiv_jax.nn.layers import Precision, activation, conv, group_norm
 from fdiv_jax.nn.resnet import (
     Downsample2D,
@@ -29,6 +30,8 @@ from fdiv_jax.nn.transformer import Transformer2DModel
 _DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
 _UP = ("CrossAttnUpBlock2D", "UpBlock2D")
 _MID = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
+_MOST_LAYERS = 1000
+"""Residual blocks and transformer layers; Stable Diffusion XL has 87."""
 
 Depth = int | tuple[int, ...]
 """Transformer layers: the same number after each residual block of a level, or a number for each."""
@@ -88,8 +91,18 @@ class UNetConfig(ModelConfig):
         "cross_attention_norm": (None,),
         "addition_embed_type_num_heads": (),  # read only with addition_embed_type "text", which is refused
     }
+    ranges: ClassVar[Mapping[str, tuple[int, int]]] = {
+        "downsample_padding": (0, 1),
+        "freq_shift": (0, 1 << 16),
+        "layers_per_block": LAYERS,
+        "norm_eps": (0, 1),
+        "projection_class_embeddings_input_dim": (1, 1 << 20),
+        "reverse_transformer_layers_per_block": (0, LAYERS[1]),
+        "transformer_layers_per_block": (0, LAYERS[1]),
+    }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         blocks = len(self.block_out_channels)
         require(blocks > 0, "block_out_channels is empty")
         require(
@@ -110,7 +123,11 @@ class UNetConfig(ModelConfig):
                 if not isinstance(value, int):
                     raise NotImplementedError(f"{name}={getattr(self, name)!r}; supported: a number a block")
         self._check_depths(blocks)
-        require(self.sample_size not in (0, (0, 0)), f"sample_size={self.sample_size}, expected at least 1")
+        self._check_total()
+        require(
+            self.freq_shift < self.block_out_channels[0] // 2,
+            f"freq_shift={self.freq_shift}, expected less than half of {self.block_out_channels[0]} channels",
+        )
         activation(self.act_fn)
         if self.addition_embed_type not in (None, "text_time"):
             raise NotImplementedError(
@@ -144,9 +161,17 @@ class UNetConfig(ModelConfig):
                 if kind.startswith("CrossAttn") and isinstance(depth, tuple):
                     require(
                         len(depth) >= count + more,
-                        f"{name}={depths!r}: {depth!r} for a {kind} of {count + more} residual blocks, "
-                        f"expected {count + more} numbers",
+                        f"{name}={shown(depths)}: {shown(depth)} for a {kind} of {count + more} residual "
+                        f"blocks, expected {count + more} numbers",
                     )
+
+    def _check_total(self) -> None:
+        layers = per_block("layers_per_block", self.layers_per_block, len(self.block_out_channels))
+        total = sum(2 * count + 1 for count in layers)
+        for counts, depths in ((layers, self.down_depths), (layers[::-1], self.up_depths)):
+            for count, depth in zip(counts, depths, strict=True):
+                total += sum(depth) if isinstance(depth, tuple) else (count + 1) * depth
+        require(total <= _MOST_LAYERS, f"a network of {total} layers, expected at most {_MOST_LAYERS}")
 
     @property
     def down_depths(self) -> list[Depth]:

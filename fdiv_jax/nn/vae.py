@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fdiv_jax.nn.attention import Attention
-from fdiv_jax.nn.config import ModelConfig, require
+from fdiv_jax.nn.config import LAYERS, ModelConfig, require
 from fdiv_jax.nn.layers import Precision, activation, conv, group_norm
 from fdiv_jax.nn.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 
 _EPSILON = 1e-6
+_MOST_BLOCKS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +45,15 @@ class VAEConfig(ModelConfig):
         "latents_mean": (None,),
         "latents_std": (None,),
     }
+    ranges: ClassVar[Mapping[str, tuple[int, int]]] = {
+        "force_upcast": (0, 1),
+        "layers_per_block": LAYERS,
+        "scaling_factor": (0, 1 << 16),
+        "shift_factor": (-(1 << 16), 1 << 16),
+    }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         blocks = len(self.block_out_channels)
         require(blocks > 0, "block_out_channels is empty")
         require(
@@ -60,6 +68,7 @@ class VAEConfig(ModelConfig):
             for name in names:
                 if name != supported:
                     raise NotImplementedError(f"VAE block type {name!r}; supported: {supported}")
+        require(blocks <= _MOST_BLOCKS, f"{blocks} block_out_channels, expected at most {_MOST_BLOCKS}")
         activation(self.act_fn)
         require(self.scaling_factor > 0, f"scaling_factor={self.scaling_factor}, expected a positive number")
 
