@@ -177,7 +177,7 @@ def test_what_is_missing_is_named(changes, named):
         ({"trained_betas": [0.1, 0.2], "num_train_timesteps": 3}, "trained_betas"),
         ({"trained_betas": [0.1, 0.0], "num_train_timesteps": 2}, "timestep 1"),
         ({"trained_betas": [0.1, float("nan")], "num_train_timesteps": 2}, "timestep 1"),
-        ({"beta_start": -0.1, "beta_schedule": "linear"}, "no negative number"),
+        ({"beta_start": -0.1, "beta_schedule": "linear"}, "expected numbers from 0 to 1"),
         ({"clip_sample": True, "clip_sample_range": 0}, "clip_sample_range"),
     ],
 )

@@ -1,0 +1,119 @@
+"""The memory that drawing takes, from shapes alone, before anything is allocated."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from fdiv_jax.nn.conditioning import TextConditioning
+from fdiv_jax.nn.memory import array_bytes, peak_bytes
+from fdiv_jax.nn.room import require_room
+
+if TYPE_CHECKING:
+    from fdiv_jax.pipeline.text_to_image import TextToImagePipeline
+
+__all__ = ["check_decoding", "check_drawing", "decoding_bytes", "drawing_bytes", "latent_text"]
+
+Shape = tuple[int, ...]
+
+_ADVICE = "expected fewer or smaller images, tiles (tile=), or dtype bfloat16"
+
+
+def drawing_bytes(pipe: TextToImagePipeline, count: int, at_once: int, shape: Shape, guided: bool) -> int:
+    """Bytes that the sampler takes beside the model.
+
+    Args:
+        pipe: the model.
+        count: images.
+        at_once: of them in one call of the UNet.
+        shape: h w c of the latents of an image.
+        guided: with classifier-free guidance, which doubles the batch.
+    """
+    rows = min(count, at_once) * (2 if guided else 1)
+    # the latents of all images: noise, result, and their parts; and the state of the sampler in a call
+    latents = 4 * _size(shape) * (3 * count + 3 * rows)
+    return latents + _denoising(*nnx.split(pipe.unet), (rows, *shape), latent_text(pipe, rows))
+
+
+def decoding_bytes(pipe: TextToImagePipeline, count: int, at_once: int, shape: Shape) -> int:
+    """Bytes that the autoencoder takes to decode latents of h w c, `at_once` of `count` images a call."""
+    pixels = pipe.vae.config.out_channels * (pipe.vae.config.downsampling**2) * _size(shape[:2])
+    # all images in single precision, twice while they are joined, and as bytes
+    return (4 + 4 + 1) * count * pixels + _decoding(*nnx.split(pipe.vae), (min(count, at_once), *shape))
+
+
+def check_drawing(pipe: TextToImagePipeline, count: int, at_once: int, shape: Shape, guided: bool) -> None:
+    """See that there is memory for drawing latents.
+
+    Raises:
+        MemoryError: there is not; see `require_room`.
+    """
+    factor = pipe.vae.config.downsampling
+    what = f"drawing {count} images of {shape[0] * factor} x {shape[1] * factor} px"
+    require_room(drawing_bytes(pipe, count, at_once, shape, guided), what, _ADVICE)
+
+
+def check_decoding(pipe: TextToImagePipeline, count: int, at_once: int, shape: Shape) -> None:
+    """See that there is memory for decoding latents.
+
+    Raises:
+        MemoryError: there is not; see `require_room`.
+    """
+    factor = pipe.vae.config.downsampling
+    what = f"decoding {count} images of {shape[0] * factor} x {shape[1] * factor} px"
+    require_room(decoding_bytes(pipe, count, at_once, shape), what, _ADVICE)
+
+
+def latent_text(pipe: TextToImagePipeline, rows: int) -> Any:
+    """The shapes of what the UNet is given of `rows` prompts."""
+    width = sum(encoder.config.hidden_size for _, encoder in pipe.text_towers)
+    hidden = jax.ShapeDtypeStruct((rows, pipe.text_length, width), jnp.float32)
+    if pipe.text_encoder_2 is None:
+        return hidden
+    pooled = jax.ShapeDtypeStruct((rows, pipe.text_encoder_2.config.projection_dim), jnp.float32)
+    return TextConditioning(hidden, pooled, jax.ShapeDtypeStruct((rows, 6), jnp.float32))
+
+
+def _size(shape: Shape) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def _denoising(graph: Any, parameters: Any, latents: Shape, text: Any) -> int:
+    leaves, structure = jax.tree.flatten((_shapes(parameters), text))
+    return _traced_denoising(graph, structure, tuple(leaves), latents)
+
+
+@functools.lru_cache(maxsize=256)
+def _traced_denoising(graph: Any, structure: Any, leaves: tuple[Any, ...], latents: Shape) -> int:
+    parameters, text = jax.tree.unflatten(structure, leaves)
+    x = jax.ShapeDtypeStruct(latents, jnp.float32)
+    t = jax.ShapeDtypeStruct(latents[:1], jnp.int32)
+    return peak_bytes(lambda p, x, t, text: nnx.merge(graph, p)(x, t, text), parameters, x, t, text)
+
+
+def _decoding(graph: Any, parameters: Any, latents: Shape) -> int:
+    leaves, structure = jax.tree.flatten(_shapes(parameters))
+    return _traced_decoding(graph, structure, tuple(leaves), latents)
+
+
+@functools.lru_cache(maxsize=256)
+def _traced_decoding(graph: Any, structure: Any, leaves: tuple[Any, ...], latents: Shape) -> int:
+    x = jax.ShapeDtypeStruct(latents, jnp.float32)
+    parameters = jax.tree.unflatten(structure, leaves)
+    return peak_bytes(lambda p, x: nnx.merge(graph, p).decode(x), parameters, x)
+
+
+def parameter_bytes(network: nnx.Module) -> int:
+    """Bytes of the parameters of a network, which may be abstract."""
+    return array_bytes(nnx.state(network))
