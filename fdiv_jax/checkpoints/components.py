@@ -14,6 +14,8 @@ from fdiv_jax.checkpoints.files import STORED_DTYPES, TensorFiles, blamed, save_
 from fdiv_jax.checkpoints.state_dicts import canonical_name, load_state_dict, state_dict, tensor_names
 from fdiv_jax.checkpoints.weight_files import find_weights
 from fdiv_jax.files import read_json
+from fdiv_jax.nn.memory import array_bytes
+from fdiv_jax.nn.room import require_room
 from fdiv_jax.nn.shapes import abstract_network
 
 __all__ = ["LoadedComponent", "load_component", "save_component"]
@@ -62,6 +64,8 @@ def load_component(
     with blamed(directory / "config.json"):
         model = abstract_network(module_cls, config, dtype=dtype, param_dtype=param_dtype)
     files = find_weights(directory, variant)
+    advice = "expected a smaller model, or param_dtype bfloat16"
+    require_room(array_bytes(nnx.state(model)), f"{directory}: a model of its size", advice)
     with TensorFiles(files) as tensors:
         filled = load_state_dict(model, tensors, source=", ".join(map(str, files)))
         expected = tensor_names(filled)

@@ -31,6 +31,8 @@ COMMANDS = {
     "unlearn": "remove a concept from a model",
 }
 
+_LONGEST = 4000
+"""Characters of a complaint, at most."""
 _USER_ERRORS = (ValueError, TypeError, NotImplementedError, OSError)
 
 
@@ -91,10 +93,27 @@ def _guarded(work: Callable[[], int], program: str = "fdiv-jax") -> int:
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", 130, program)
     except Exception as error:
-        code = getattr(error, "exit_code", 2 if isinstance(error, _USER_ERRORS) else None)
+        told = _out_of_memory(error)
+        code = getattr(error, "exit_code", 2 if told or isinstance(error, _USER_ERRORS) else None)
         if code is None or os.environ.get("FDIV_JAX_TRACEBACK"):
             raise
-        return _fail(str(error) or type(error).__name__, code, program)
+        return _fail(told or str(error) or type(error).__name__, code, program)
+
+
+def _out_of_memory(error: BaseException) -> str | None:
+    """What to do about an error, where it is that memory ran out; None: it is another."""
+    text = str(error)
+    if isinstance(error, MemoryError) and "are free" in text:  # foreseen, with advice of its own
+        return text
+    ran_out = "RESOURCE_EXHAUSTED" in text or "Out of memory" in text
+    if not isinstance(error, MemoryError) and not (ran_out and isinstance(error, RuntimeError)):
+        return None
+    asked = re.search(r"(?:allocate|allocating) ([\d.]+ ?\w*)", text)
+    needed = f" ({asked[1].strip()} more were asked for)" if asked else ""
+    return (
+        f"out of memory{needed}: choose fewer or smaller images, a smaller --batch-size or a larger "
+        "--accumulation, fewer trained parameters (--lora.rank), or a model in bfloat16"
+    )
 
 
 def _run(name: str, arguments: list[str]) -> int:
@@ -171,5 +190,7 @@ def _print_help() -> None:
 def _fail(message: str, code: int = 2, program: str = "fdiv-jax") -> int:
     from fdiv_jax.terminal import printable
 
-    print(f"{program}: {printable(' '.join(message.split()))}", file=sys.stderr)
+    line = " ".join(message[: 4 * _LONGEST].split())
+    line = line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
+    print(f"{program}: {printable(line)}", file=sys.stderr)
     return code

@@ -18,8 +18,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 __all__ = ["MARGIN", "array_bytes", "peak_bytes"]
 
 MARGIN = 1.4
-"""What the estimate is multiplied by: measured against XLA's own figures it errs by -20 to +30 per cent, most for
-gradients, whose convolutions put copies aside."""
+"""What the estimate is multiplied by. With it, it lies between 0.75 and 1.5 of XLA's own figures: networks
+come out a little large, their gradients, whose convolutions put copies aside, a little small."""
 
 _STORED = frozenset(
     {
@@ -58,10 +58,14 @@ def peak_bytes(function: Callable[..., Any], *arguments: Any) -> int:
     """Bytes that a compiled call takes beside its arguments, its results among them; an estimate.
 
     Args:
-        function: of arrays; pure.
+        function: of arrays; pure. That of `jax.jit` is not traced again when it is called.
         arguments: arrays, or `jax.ShapeDtypeStruct`s in their place.
     """
-    return round(MARGIN * _Walk(jax.make_jaxpr(function)(*arguments).jaxpr).peak)
+    if hasattr(function, "trace"):
+        program = function.trace(*arguments).jaxpr.jaxpr  # type: ignore[attr-defined]
+    else:
+        program = jax.make_jaxpr(function)(*arguments).jaxpr
+    return round(MARGIN * _Walk(program).peak)
 
 
 class _Operation(NamedTuple):

@@ -16,11 +16,12 @@ from fdiv_jax.unlearning._progress import Display
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.data import Batches
 from fdiv_jax.unlearning.edit import edit_cross_attention
+from fdiv_jax.unlearning.memory import check_memory
 from fdiv_jax.unlearning.observer import Observer
 from fdiv_jax.unlearning.preemption import Preempted, TerminationGuard
 from fdiv_jax.unlearning.prepare import Cache, Prepared, prepare
 from fdiv_jax.unlearning.result import DivergedError, UnlearningResult
-from fdiv_jax.unlearning.run import Run
+from fdiv_jax.unlearning.run import Run, compiled
 from fdiv_jax.unlearning.run_directory import RunDirectory
 
 __all__ = ["train", "unlearn"]
@@ -65,6 +66,7 @@ def unlearn(
             timesteps outside the schedule, a batch that the devices do not divide; or a directory whose run
             has another configuration.
         FileExistsError: the output directory holds something already. All of these before any work is done.
+        MemoryError: more memory would be needed than is free; before any work too.
         DivergedError: a loss, a gradient or a parameter was not finite for `optimiser.patience` steps in a
             row; names the step, the loss and the batch.
         Preempted: SIGTERM came; the state is saved.
@@ -74,6 +76,7 @@ def unlearn(
     if not isinstance(config, UnlearningConfig):
         raise TypeError(f"config must be an UnlearningConfig, got {type(config).__name__}")
     prepared = prepare(pipe, config)
+    check_memory([prepared], compiled)
     with contextlib.ExitStack() as stack:
         directory = None
         if output is not None:

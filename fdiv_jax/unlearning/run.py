@@ -39,7 +39,7 @@ class Run:
         config, plan = prepared.config, prepared.plan
         self.prepared, self.directory, self.observers = prepared, directory, observers
         devices = prepared.devices if config.devices == "all" else None
-        self.runner, self.reference, self._step = _compiled(plan, devices)
+        self.runner, self.reference, self._step = compiled(plan, devices)
         self.frozen = self.runner.place(prepared.frozen)
         critic_key, self.key = jax.random.split(jax.random.key(config.seed))
         state = initial_state(plan, prepared.frozen, config.learning_rate, critic_key)
@@ -155,7 +155,7 @@ class Run:
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(
+def compiled(
     plan: Plan, devices: tuple[Any, ...] | None
 ) -> tuple[SingleDevice | DataParallel, Callable[..., Any], Callable[..., Any]]:
     """The runner, the reference and the step; runs that differ in prompts, data, seed or learning rate alone

@@ -27,6 +27,7 @@ from fdiv_jax.unlearning._metrics import metrics_row
 from fdiv_jax.unlearning._scores import kept_scores
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.loop import train
+from fdiv_jax.unlearning.memory import check_memory
 from fdiv_jax.unlearning.losses import LossFamily
 from fdiv_jax.unlearning.outcome import outcome_of
 from fdiv_jax.unlearning.prepare import Cache, prepare
@@ -160,6 +161,8 @@ def sweep(
                 cell.config, divergence="kl", loss="closed", normalise_curvature=False
             )
             groups.setdefault((alike, cell.config.method), []).append(cell)
+    for group in groups.values():
+        check_memory([prepared[cell.name] for cell in group])
     for group in groups.values():
         none: list[Any] = [None] * len(group)
         lost: dict[int, DivergedError] = {}

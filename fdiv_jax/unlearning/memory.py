@@ -1,0 +1,101 @@
+"""The memory that runs take, from shapes alone, before anything is drawn or allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from fdiv_jax.nn.memory import array_bytes, peak_bytes
+from fdiv_jax.nn.room import require_room
+from fdiv_jax.pipeline.memory import latent_text
+from fdiv_jax.unlearning.batch import Batch, Prior
+from fdiv_jax.unlearning.state import initial_state
+from fdiv_jax.unlearning.step import make_step
+
+if TYPE_CHECKING:
+    from fdiv_jax.unlearning.prepare import Prepared
+
+__all__ = ["abstract_batch", "check_memory", "training_bytes"]
+
+_ADVICE = (
+    "expected a smaller batch_size, a larger accumulation, fewer trained parameters (lora.rank) or a model "
+    "in bfloat16"
+)
+
+
+def check_memory(cells: Sequence[Prepared], compiled: Any = None) -> None:
+    """See that there is memory for runs that are made side by side.
+
+    Args:
+        cells: the runs.
+        compiled: gives the runner, the reference and the step of a plan, as the loop compiles them, so that
+            tracing is done once; None: the step is traced apart.
+
+    Raises:
+        MemoryError: there is not; says how much is needed and how much is free.
+    """
+    first = cells[0]
+    if first.config.method == "edit":
+        return
+    alone = len(first.devices) == 1 and first.config.devices != "all"
+    step = compiled(first.plan, None)[2] if compiled is not None and alone else None
+    runs = "a run" if len(cells) == 1 else f"{len(cells)} runs side by side"
+    what = f"{runs} with a batch of {first.config.batch_size}"
+    require_room(training_bytes(cells, step), what, _ADVICE, first.devices[0])
+
+
+def training_bytes(cells: Sequence[Prepared], step: Any = None) -> int:
+    """Bytes that the steps of runs take on a device beside the model; on a CPU, whose devices share memory,
+    on all of them together."""
+    first = cells[0]
+    share = 1 if first.devices[0].platform == "cpu" else len(first.devices)
+    copies = len(first.devices) if first.devices[0].platform == "cpu" else 1
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    states = [_state(cell, key) for cell in cells]
+    batch = abstract_batch(first, first.config.batch_size // share)
+    reference = batch.latents if first.plan.reference == "frozen" else ()
+    function = make_step(first.plan) if step is None else step
+    within = peak_bytes(function, states[0], _shapes(first.frozen), batch, reference, key)
+    held = array_bytes(states) + array_bytes(batch) + array_bytes(reference)
+    # the new state takes the place of the old one
+    return copies * held + max(0, within - array_bytes(states[0]))
+
+
+def abstract_batch(prepared: Prepared, rows: int) -> Batch:
+    """The shapes of a batch of the run."""
+    pipe, config = prepared.pipe, prepared.config
+    h, w, c = pipe.latent_shape
+    text = latent_text(pipe, rows)
+    latents, mask = _array(rows, h, w, c), _array(rows, h, w)
+    tokens: tuple[Any, ...] = ()
+    if prepared.frozen.encoders:
+        tokens = tuple(_array(rows, pipe.text_length, dtype=jnp.int32) for _ in pipe.text_towers)
+    return Batch(
+        latents=latents,
+        target_text=text,
+        anchor_text=text,
+        mask=mask,
+        position=_array(rows, dtype=jnp.int32),
+        negative=_array(rows) if any(prepared.negative) else None,
+        tokens=tokens,
+        prior=Prior(latents, text, tokens, mask) if config.preservation.weight else None,
+    )
+
+
+def _state(prepared: Prepared, key: Any) -> Any:
+    return jax.eval_shape(
+        lambda frozen, key: initial_state(prepared.plan, frozen, prepared.config.learning_rate, key),
+        prepared.frozen,
+        key,
+    )
+
+
+def _array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)

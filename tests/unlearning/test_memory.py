@@ -1,0 +1,82 @@
+"""The memory of a run, refused before any work, and its tracing, done once."""
+
+import jax
+import pytest
+
+from fdiv_jax.nn import room
+from fdiv_jax.nn.memory import array_bytes
+from fdiv_jax.pipeline import TextToImagePipeline
+from fdiv_jax.unlearning import cells_of, memory, prepare, sweep, unlearn
+from fdiv_jax.unlearning.run import compiled
+from fdiv_jax.unlearning.parameters import Network
+from fdiv_jax.unlearning.prepare import prepare
+
+
+@pytest.fixture
+def scarce(monkeypatch):
+    """Little memory left, and no drawing."""
+
+    def no_work(*_, **__):
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr(room, "free_bytes", lambda device=None: 10**5)
+    monkeypatch.setattr(TextToImagePipeline, "generate", no_work)
+
+
+def test_a_run_and_a_sweep_are_refused_before_any_work(pipe, config, scarce, tmp_path):
+    message = (
+        r"with a batch of 4 needs about .* of memory, 100000 bytes are free; expected a smaller batch_size"
+    )
+    with pytest.raises(MemoryError, match=f"a run {message}"):
+        unlearn(pipe, config(), tmp_path / "run", cache=False)
+    with pytest.raises(MemoryError, match=f"2 runs side by side {message}"):
+        sweep(pipe, cells_of(config(), ["kl", "squared_hellinger"]), tmp_path / "sweep", cache=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_step_is_traced_once(pipe, config, monkeypatch):
+    """The look at the memory is the tracing that the run needs anyway: the batch is foreseen exactly."""
+    calls = []
+    original = Network.__call__
+
+    def counted(self, *arguments):
+        calls.append(1)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Network, "__call__", counted)
+    settings = config(steps=1, learning_rate=0.0123, timestep_range=(3, 7))
+    prepared = prepare(pipe, settings)
+    memory.check_memory([prepared], compiled)
+    before = len(calls)
+    assert before > 0
+    unlearn(pipe, settings, cache=False, progress=False)
+    assert len(calls) - before == 1  # that of the reference
+
+
+def test_more_of_everything_takes_more(pipe, config):
+    def needed(number=1, **changes):
+        return memory.training_bytes([prepare(pipe, config(**changes))] * number)
+
+    one = needed()
+    assert needed(batch_size=8) > 1.5 * one
+    assert needed(batch_size=8, accumulation=2) < needed(batch_size=8)
+    assert needed(trainable="full") > one
+    state = array_bytes(memory._state(prepare(pipe, config()), jax.eval_shape(lambda: jax.random.key(0))))
+    assert needed(3) == one + 2 * state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"trainable": "full"}, {"loss": "variational"}, {"accumulation": 2}])
+def test_the_step_as_xla_stores_it(pipe, config, changes):
+    prepared = prepare(pipe, config(batch_size=32, **changes))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state, batch = memory._state(prepared, key), memory.abstract_batch(prepared, 32)
+    step = compiled(prepared.plan, None)[2]
+    told = (
+        step.lower(state, memory._shapes(prepared.frozen), batch, batch.latents, key)
+        .compile()
+        .memory_analysis()
+    )
+    true = told.temp_size_in_bytes + told.output_size_in_bytes - told.alias_size_in_bytes
+    true += array_bytes((state, batch, batch.latents))
+    assert 0.7 < memory.training_bytes([prepared], step) / true < 1.7
