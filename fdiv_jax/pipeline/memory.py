@@ -10,17 +10,32 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fdiv_jax.nn.conditioning import TextConditioning
-from fdiv_jax.nn.memory import array_bytes, peak_bytes
+from fdiv_jax.nn.memory import peak_bytes
 from fdiv_jax.nn.room import require_room
 
 if TYPE_CHECKING:
     from fdiv_jax.pipeline.text_to_image import TextToImagePipeline
 
-__all__ = ["check_decoding", "check_drawing", "decoding_bytes", "drawing_bytes", "latent_text"]
+__all__ = [
+    "LATENT_PIXELS_A_CALL",
+    "check_decoding",
+    "check_drawing",
+    "decoding_bytes",
+    "drawing_bytes",
+    "images_a_call",
+    "latent_text",
+]
 
 Shape = tuple[int, ...]
 
+LATENT_PIXELS_A_CALL = 16_384
+"""How many latent pixels one call of the networks takes: 4 images of 512 px, 256 of the world `fashion`."""
 _ADVICE = "expected fewer or smaller images, tiles (tile=), or dtype bfloat16"
+
+
+def images_a_call(shape: Shape) -> int:
+    """How many images of latents h w ... one call of the networks takes."""
+    return max(1, LATENT_PIXELS_A_CALL // (shape[0] * shape[1]))
 
 
 def drawing_bytes(pipe: TextToImagePipeline, count: int, at_once: int, shape: Shape, guided: bool) -> int:
@@ -46,7 +61,7 @@ def decoding_bytes(pipe: TextToImagePipeline, count: int, at_once: int, shape: S
     return (4 + 4 + 1) * count * pixels + _decoding(*nnx.split(pipe.vae), (min(count, at_once), *shape))
 
 
-def check_drawing(pipe: TextToImagePipeline, count: int, at_once: int, shape: Shape, guided: bool) -> None:
+def check_drawing(pipe: TextToImagePipeline, count: int, shape: Shape, guided: bool) -> None:
     """See that there is memory for drawing latents.
 
     Raises:
@@ -54,10 +69,10 @@ def check_drawing(pipe: TextToImagePipeline, count: int, at_once: int, shape: Sh
     """
     factor = pipe.vae.config.downsampling
     what = f"drawing {count} images of {shape[0] * factor} x {shape[1] * factor} px"
-    require_room(drawing_bytes(pipe, count, at_once, shape, guided), what, _ADVICE)
+    require_room(drawing_bytes(pipe, count, images_a_call(shape), shape, guided), what, _ADVICE)
 
 
-def check_decoding(pipe: TextToImagePipeline, count: int, at_once: int, shape: Shape) -> None:
+def check_decoding(pipe: TextToImagePipeline, count: int, shape: Shape) -> None:
     """See that there is memory for decoding latents.
 
     Raises:
@@ -65,7 +80,7 @@ def check_decoding(pipe: TextToImagePipeline, count: int, at_once: int, shape: S
     """
     factor = pipe.vae.config.downsampling
     what = f"decoding {count} images of {shape[0] * factor} x {shape[1] * factor} px"
-    require_room(decoding_bytes(pipe, count, at_once, shape), what, _ADVICE)
+    require_room(decoding_bytes(pipe, count, images_a_call(shape), shape), what, _ADVICE)
 
 
 def latent_text(pipe: TextToImagePipeline, rows: int) -> Any:
@@ -112,8 +127,3 @@ def _traced_decoding(graph: Any, structure: Any, leaves: tuple[Any, ...], latent
     x = jax.ShapeDtypeStruct(latents, jnp.float32)
     parameters = jax.tree.unflatten(structure, leaves)
     return peak_bytes(lambda p, x: nnx.merge(graph, p).decode(x), parameters, x)
-
-
-def parameter_bytes(network: nnx.Module) -> int:
-    """Bytes of the parameters of a network, which may be abstract."""
-    return array_bytes(nnx.state(network))

@@ -38,11 +38,8 @@ from fdiv_jax.pipeline.inputs import (
     one_an_image,
 )
 from fdiv_jax.pipeline.kept import KeptComponent
-from fdiv_jax.pipeline.memory import check_decoding, check_drawing
+from fdiv_jax.pipeline.memory import LATENT_PIXELS_A_CALL, check_decoding, check_drawing, images_a_call
 from fdiv_jax.pipeline.tokens import token_rows, warn_of_cuts
-
-_LATENT_PIXELS_A_CALL = 16_384
-"""How many latent pixels one call of the networks takes: 4 images of 512 px, 256 of the world `fashion`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,7 +274,7 @@ class TextToImagePipeline:
         if images.dtype == jnp.uint8:
             images = images.astype(jnp.float32) / 127.5 - 1.0
         graph, parameters = nnx.split(self.vae)
-        size = max(1, _LATENT_PIXELS_A_CALL * factor**2 // (images.shape[1] * images.shape[2]))
+        size = max(1, LATENT_PIXELS_A_CALL * factor**2 // (images.shape[1] * images.shape[2]))
         parts = [images[i : i + size] for i in range(0, len(images), size)]
         return jnp.concatenate([_encode_images(graph, parameters, part) for part in parts])
 
@@ -335,7 +332,7 @@ class TextToImagePipeline:
         keys = image_keys(seed, count)
         shape = self._latent_shape_of(size)
         if initial is None:
-            check_drawing(self, count, _images_a_call(shape), shape, guidance > 1)
+            check_drawing(self, count, shape, guidance > 1)
             initial = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         initial = jnp.asarray(initial)
         if initial.ndim != 4 or initial.shape[0] != count or initial.shape[-1] != shape[-1]:
@@ -394,8 +391,7 @@ class TextToImagePipeline:
         """
         self._check_tile(tile)
         if tile is None:
-            shape = self._latent_shape_of(options.get("size"))
-            check_decoding(self, len(check_prompts(prompts)), _images_a_call(shape), shape)
+            check_decoding(self, len(check_prompts(prompts)), self._latent_shape_of(options.get("size")))
         return to_uint8(self.decode(self.generate(prompts, **options), tile=tile))
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -415,12 +411,8 @@ class TextToImagePipeline:
             raise ValueError(f"latents of shape {x.shape}, expected (n, h, w, {self.latent_shape[-1]})")
         if batch is not None and batch < 1:
             raise ValueError(f"{batch} images a call, expected at least 1")
-        size = batch or _images_a_call(x.shape[1:])
+        size = batch or images_a_call(x.shape[1:])
         return [x[i : i + size] for i in range(0, len(x), size)]
-
-
-def _images_a_call(shape: tuple[int, ...]) -> int:
-    return max(1, _LATENT_PIXELS_A_CALL // (shape[0] * shape[1]))
 
 
 def _share_out(x: jax.Array, others: Any, parameters: Any) -> tuple[jax.Array, Any, Any]:

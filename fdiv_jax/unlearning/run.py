@@ -22,7 +22,7 @@ from fdiv_jax.unlearning.run_directory import RunDirectory
 from fdiv_jax.unlearning.state import Plan, TrainState, initial_state, with_rate_of
 from fdiv_jax.unlearning.step import make_reference, make_step
 
-__all__ = ["Run"]
+__all__ = ["Run", "compiled"]
 
 
 class Run:

@@ -27,8 +27,8 @@ from fdiv_jax.unlearning._metrics import metrics_row
 from fdiv_jax.unlearning._scores import kept_scores
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.loop import train
-from fdiv_jax.unlearning.memory import check_memory
 from fdiv_jax.unlearning.losses import LossFamily
+from fdiv_jax.unlearning.memory import check_memory
 from fdiv_jax.unlearning.outcome import outcome_of
 from fdiv_jax.unlearning.prepare import Cache, prepare
 from fdiv_jax.unlearning.result import DivergedError, check_output

@@ -6,10 +6,10 @@ import pytest
 from fdiv_jax.nn import room
 from fdiv_jax.nn.memory import array_bytes
 from fdiv_jax.pipeline import TextToImagePipeline
-from fdiv_jax.unlearning import cells_of, memory, prepare, sweep, unlearn
-from fdiv_jax.unlearning.run import compiled
+from fdiv_jax.unlearning import cells_of, memory, sweep, unlearn
 from fdiv_jax.unlearning.parameters import Network
 from fdiv_jax.unlearning.prepare import prepare
+from fdiv_jax.unlearning.run import compiled
 
 
 @pytest.fixture
