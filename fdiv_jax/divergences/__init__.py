@@ -5,6 +5,7 @@ from fdiv_jax.divergences._checks import GeneratorError, InfiniteDivergenceError
 from fdiv_jax.divergences._divergence import Divergence
 from fdiv_jax.divergences._make import catalogue, divergence
 from fdiv_jax.divergences._parse import ExpressionError, parse_expression
+from fdiv_jax.divergences._unequal import unequal_gaussian_divergence
 from fdiv_jax.divergences.switch import DivergenceFunctions, DivergenceSwitch, SwitchedDivergence
 from fdiv_jax.divergences.variational import variational_value
 
@@ -19,5 +20,6 @@ __all__ = [
     "catalogue",
     "divergence",
     "parse_expression",
+    "unequal_gaussian_divergence",
     "variational_value",
 ]
