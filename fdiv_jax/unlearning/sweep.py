@@ -1,7 +1,8 @@
 """Many runs in one call: divergences, anchors and seeds, side by side on the same batches.
 
 Runs that share anchor and seed see the same batches, and what the frozen model says of a batch is computed
-once for all of them. Every run is the one that `unlearn` would make alone.
+once for all of them. Runs that differ in their divergence alone share one compiled step. Every run is the one
+that `unlearn` would make alone.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from fdiv_jax.unlearning.loop import train
 from fdiv_jax.unlearning.losses import LossFamily
 from fdiv_jax.unlearning.memory import check_memory
 from fdiv_jax.unlearning.outcome import outcome_of
-from fdiv_jax.unlearning.prepare import Cache, prepare
+from fdiv_jax.unlearning.prepare import Cache, prepare, share_program
 from fdiv_jax.unlearning.result import DivergedError, check_output
 from fdiv_jax.unlearning.run_directory import RunDirectory
 
@@ -166,7 +167,7 @@ def sweep(
     for group in groups.values():
         none: list[Any] = [None] * len(group)
         lost: dict[int, DivergedError] = {}
-        runs = [prepared[cell.name] for cell in group]
+        runs = share_program([prepared[cell.name] for cell in group])
         results = iter(train(runs, none, [() for _ in group], progress, cache, diverged=lost))
         for number, cell in enumerate(group):
             if number in lost:
