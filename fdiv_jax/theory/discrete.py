@@ -130,10 +130,9 @@ def update_matrix(
         alike = method.momentum[0] == method.momentum[1]
         if scheme == "alternating" or decay or not alike:
             raise ValueError(f"expected 0 < model_size < {n} for the alternating scheme, got {model_size}")
-        model_size = n
     elif not 0 < model_size < n:
         raise ValueError(f"expected 0 < model_size < {n} for the alternating scheme, got {model_size}")
-    return _matrix(j, h, method, model_size, decay)
+    return _matrix(j, h, method, n if model_size is None else model_size, decay)
 
 
 def _matrix(j: Floats, h: float, method: _Method, model_size: int, decay: float = 0.0) -> Floats:
