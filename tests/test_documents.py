@@ -59,8 +59,7 @@ def test_taught_names_exist(page):
 def test_named_paths_exist(page):
     folders = "fdiv_jax|analysis|benchmarks|tests|docs|paper_figures|launch|examples"
     for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text()):
-        made_by_benchmark = path == "benchmarks/results/unlearning_step.json"
-        assert made_by_benchmark or (ROOT / path).exists(), f"{page.name} names {path}"
+        assert (ROOT / path).exists(), f"{page.name} names {path}"
 
 
 def test_the_documents_teach_something():
