@@ -59,7 +59,8 @@ def test_taught_names_exist(page):
 def test_named_paths_exist(page):
     folders = "fdiv_jax|analysis|benchmarks|tests|docs|paper_figures|launch|examples"
     for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text()):
-        assert (ROOT / path).exists(), f"{page.name} names {path}"
+        made_by_running = path.startswith("paper_figures/quick")
+        assert made_by_running or (ROOT / path).exists(), f"{page.name} names {path}"
 
 
 def test_the_documents_teach_something():
