@@ -52,8 +52,8 @@ class Command:
     def run(self) -> int:
         """Run the parts; returns the exit status."""
         _share_cores()
-        from .framework import Settings, run_parts
         from .parts import PARTS
+        from .runner import Settings, run_parts
 
         _check_names(self.only, PARTS)
         output = self.output or _HOME / "paper_figures" / ("quick" if self.quick else "")

@@ -43,7 +43,7 @@ from .sources import source_digest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .framework import Context
+    from .runner import Context
 
 __all__ = ["RETAINED", "TARGET", "Budget", "Erasure", "Laboratory", "Run", "Scores", "budget", "load_world"]
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .games import Game
+from .toy_games import Game
 
 __all__ = ["descend", "double_root", "flow", "one_pole", "poles", "two_poles"]
 

@@ -32,9 +32,9 @@ LAYERS: dict[str, set[str]] = {
     "distributed": _MATHS | _MODELS,
     "unlearning": _MATHS | _MODELS | {"distributed"},
     "evaluation": _MATHS | _MODELS | {"distributed"},
-    "watching": _MATHS | _MODELS | {"distributed", "unlearning"},
-    "worlds": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation", "watching"},
-    "cli": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation", "watching", "worlds"},
+    "monitoring": _MATHS | _MODELS | {"distributed", "unlearning"},
+    "worlds": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation", "monitoring"},
+    "cli": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation", "monitoring", "worlds"},
 }
 # Calls that reach another package by its name: modules, and the files that lie in it.
 READERS = ("import_module", "__import__", "resources.files", "resources.path", "resources.open_text")

@@ -12,7 +12,7 @@ from ..erasures import RETAINED, TARGET, Erasure, Laboratory, Run, Scores
 from ..style import INK, panel_letters, panels
 
 if TYPE_CHECKING:
-    from ..framework import Context
+    from ..runner import Context
 
 __all__ = ["run"]
 

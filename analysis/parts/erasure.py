@@ -10,11 +10,11 @@ from fdiv_jax.divergences import divergence
 from fdiv_jax.worlds import STYLE_NAMES
 
 from ..erasures import RETAINED, TARGET, Erasure, Laboratory, Run, Scores
-from ..mosaic import draw_mosaic
+from ..image_grid import draw_image_grid
 from ..style import label
 
 if TYPE_CHECKING:
-    from ..framework import Context
+    from ..runner import Context
 
 __all__ = ["kernel_distance", "run"]
 
@@ -75,7 +75,7 @@ def _picture(laboratory: Laboratory, rows: list[tuple[str, Scores]]) -> Any:
         ("retained: one image of each other item, the styles in turn", list(RETAINED)),
     ]
     ends = [f"{s.target_accuracy:.2f}      {s.retained_accuracy:.2f}" for _, s in rows]
-    return draw_mosaic(
+    return draw_image_grid(
         [(name, _strip(scores, shown), end) for (name, scores), end in zip(rows, ends, strict=True)],
         blocks,
         end=f"judged as prompted\n{TARGET}   retained",

@@ -11,11 +11,11 @@ import sympy
 
 from fdiv_jax.divergences import Divergence
 
-from ..games import catalogue_entries
 from ..style import INK, label, line_style, panel_letters, panels
+from ..toy_games import catalogue_entries
 
 if TYPE_CHECKING:
-    from ..framework import Context
+    from ..runner import Context
 
 __all__ = ["run"]
 

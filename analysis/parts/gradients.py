@@ -12,7 +12,7 @@ from ..erasures import Erasure, Laboratory, Run
 from ..style import INK, label, line_style, panel_letters, panels
 
 if TYPE_CHECKING:
-    from ..framework import Context
+    from ..runner import Context
 
 __all__ = ["run"]
 

@@ -11,12 +11,12 @@ import numpy as np
 from fdiv_jax.divergences import Divergence
 from fdiv_jax.theory import PhaseDiagram, mode_rate, phase_diagram
 
-from ..games import line_game, smooth_divergences
 from ..simulate import flow, two_poles
 from ..style import INK, label, line_style, panel_letters, panels
+from ..toy_games import line_game, smooth_divergences
 
 if TYPE_CHECKING:
-    from ..framework import Context
+    from ..runner import Context
 
 __all__ = ["run"]
 

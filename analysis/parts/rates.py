@@ -11,12 +11,12 @@ import numpy as np
 from fdiv_jax.divergences import Divergence
 from fdiv_jax.theory import damping_ratio, game_rate, mode_eigenvalues
 
-from ..games import catalogue_entries, line_game, smooth_divergences
 from ..simulate import double_root, flow, one_pole, two_poles
 from ..style import INK, line_style, panel_letters, panels
+from ..toy_games import catalogue_entries, line_game, smooth_divergences
 
 if TYPE_CHECKING:
-    from ..framework import Context
+    from ..runner import Context
 
 __all__ = ["run"]
 

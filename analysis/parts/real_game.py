@@ -17,7 +17,7 @@ from ..simulate import two_poles
 from ..style import INK, label, line_style, panel_letters, panels
 
 if TYPE_CHECKING:
-    from ..framework import Context
+    from ..runner import Context
 
 __all__ = ["run"]
 

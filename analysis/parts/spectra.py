@@ -13,11 +13,11 @@ from fdiv_jax.divergences import Divergence
 from fdiv_jax.theory import game_spectrum, mode_eigenvalues
 
 from ..compare import spectrum_error
-from ..games import Game, line_game, smooth_divergences, wave_blocks, wave_game
 from ..style import INK, label, line_style, panel_letters, panels
+from ..toy_games import Game, line_game, smooth_divergences, wave_blocks, wave_game
 
 if TYPE_CHECKING:
-    from ..framework import Context
+    from ..runner import Context
 
 __all__ = ["run"]
 

@@ -11,12 +11,12 @@ import numpy as np
 from fdiv_jax.divergences import Divergence, divergence
 from fdiv_jax.theory import Scheme, discrete_rate, game_step_limit
 
-from ..games import line_game
 from ..simulate import descend, one_pole, poles
 from ..style import INK, label, panel_letters, panels
+from ..toy_games import line_game
 
 if TYPE_CHECKING:
-    from ..framework import Context
+    from ..runner import Context
 
 __all__ = ["run"]
 

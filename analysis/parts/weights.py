@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..games import catalogue_entries
 from ..style import INK, line_style, panel_letters, panels
+from ..toy_games import catalogue_entries
 
 if TYPE_CHECKING:
-    from ..framework import Context
+    from ..runner import Context
 
 __all__ = ["run"]
 

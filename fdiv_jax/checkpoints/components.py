@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fdiv_jax.checkpoints.files import STORED_DTYPES, TensorFiles, blamed, save_tensors
+from fdiv_jax.checkpoints.files import STORED_DTYPES, TensorFiles, errors_from, save_tensors
 from fdiv_jax.checkpoints.state_dicts import canonical_name, load_state_dict, state_dict, tensor_names
 from fdiv_jax.checkpoints.weight_files import find_weights
 from fdiv_jax.files import read_json
@@ -61,7 +61,7 @@ def load_component(
         raise ValueError(
             f"{directory / 'config.json'} is of class {written_for}, expected {module_cls.__name__}"
         )
-    with blamed(directory / "config.json"):
+    with errors_from(directory / "config.json"):
         model = abstract_network(module_cls, config, dtype=dtype, param_dtype=param_dtype)
     files = find_weights(directory, variant)
     advice = "expected a smaller model, or param_dtype bfloat16"

@@ -20,8 +20,8 @@ __all__ = [
     "PICKLE_SUFFIXES",
     "STORED_DTYPES",
     "TensorFiles",
-    "blamed",
     "cast",
+    "errors_from",
     "is_pickle",
     "read_metadata",
     "save_tensors",
@@ -49,7 +49,7 @@ _MAPPED_AT_MOST = 16 * 2**20
 
 
 @contextmanager
-def blamed(path: Path) -> Iterator[None]:
+def errors_from(path: Path) -> Iterator[None]:
     """Errors over what a file holds, with the file's name before them, on one line; those over a value's type
     or size become ValueErrors."""
     try:

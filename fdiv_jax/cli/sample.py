@@ -81,7 +81,7 @@ class Command:
         with bar:
             task = bar.add_task(f"loading {self.model}", total=None)
             from fdiv_jax.checkpoints import atomic_file
-            from fdiv_jax.watching import contact_sheet
+            from fdiv_jax.monitoring import contact_sheet
 
             pipe = self.loading.load(self.model)
             bar.update(task, description=f"drawing {len(every)} images, sampler steps")

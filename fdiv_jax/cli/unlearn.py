@@ -12,9 +12,9 @@ from fdiv_jax.cli._loading import Loading
 from fdiv_jax.cli._summary import report_counts, summarise
 from fdiv_jax.cli._tables import print_table
 from fdiv_jax.cli._unlearning_options import concept_score, configured, erasure_count
+from fdiv_jax.monitoring import make_observers
 from fdiv_jax.unlearning import Observer, UnlearningConfig, UnlearningResult, unlearn
 from fdiv_jax.unlearning.sequence import unlearn_sequence
-from fdiv_jax.watching import watchers
 
 if TYPE_CHECKING:
     from fdiv_jax.pipeline import TextToImagePipeline
@@ -103,7 +103,7 @@ class Command:
                 cache=self.cache,
                 resume=self.resume,
                 checkpoint_every=self.checkpoint_every,
-                observers=self._watching(pipe, self.config),
+                observers=self._observers(pipe, self.config),
                 allow_changes=self.allow_changes,
                 takeover=self.takeover,
             )
@@ -121,10 +121,10 @@ class Command:
                 before, after = count(pipe), count(result.pipeline)
             report_counts(console, output, before, after)
 
-    def _watching(
+    def _observers(
         self, pipe: "TextToImagePipeline", config: UnlearningConfig
     ) -> Callable[[Path], Sequence[Observer]]:
-        return watchers(
+        return make_observers(
             pipe,
             config,
             sample_every=self.sample_every,
@@ -142,7 +142,7 @@ class Command:
             cache=self.cache,
             resume=self.resume,
             checkpoint_every=self.checkpoint_every,
-            observers=self._watching,
+            observers=self._observers,
             allow_changes=self.allow_changes,
             takeover=self.takeover,
         )

@@ -7,8 +7,8 @@ Latents are channels-last (n h w c) or of any other shape with the batch first; 
 from fdiv_jax.diffusion._ddim import ddim
 from fdiv_jax.diffusion._dpm_solver import dpm_solver_pp
 from fdiv_jax.diffusion._euler import euler, euler_ancestral
-from fdiv_jax.diffusion.plans import Sampler, SamplingPlan
 from fdiv_jax.diffusion.sampling import SAMPLERS, sample, sampling_plan, with_karras
+from fdiv_jax.diffusion.sampling_plan import Sampler, SamplingPlan
 from fdiv_jax.diffusion.schedule import NoiseSchedule, SolverOptions
 
 __all__ = [

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fdiv_jax.diffusion._timesteps import check_eta, check_steps, check_timesteps, trailing
-from fdiv_jax.diffusion.plans import SamplingPlan, predictions
+from fdiv_jax.diffusion.sampling_plan import SamplingPlan, predictions
 from fdiv_jax.diffusion.schedule import NoiseSchedule
 
 

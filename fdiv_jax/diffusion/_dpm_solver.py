@@ -12,7 +12,7 @@ from fdiv_jax.diffusion._timesteps import (
     spread_levels,
     trailing,
 )
-from fdiv_jax.diffusion.plans import SamplingPlan, predictions
+from fdiv_jax.diffusion.sampling_plan import SamplingPlan, predictions
 from fdiv_jax.diffusion.schedule import NoiseSchedule, SolverOptions
 
 

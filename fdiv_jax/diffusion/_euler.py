@@ -14,7 +14,7 @@ from fdiv_jax.diffusion._timesteps import (
     trailing,
     whole,
 )
-from fdiv_jax.diffusion.plans import SamplingPlan, predictions
+from fdiv_jax.diffusion.sampling_plan import SamplingPlan, predictions
 from fdiv_jax.diffusion.schedule import NoiseSchedule
 
 

@@ -14,7 +14,7 @@ from jax.tree_util import Partial
 from fdiv_jax.diffusion._ddim import ddim
 from fdiv_jax.diffusion._dpm_solver import dpm_solver_pp
 from fdiv_jax.diffusion._euler import euler, euler_ancestral
-from fdiv_jax.diffusion.plans import Sampler, SamplingPlan
+from fdiv_jax.diffusion.sampling_plan import Sampler, SamplingPlan
 from fdiv_jax.diffusion.schedule import NoiseSchedule
 
 __all__ = ["SAMPLERS", "sample", "sampling_plan", "with_karras"]

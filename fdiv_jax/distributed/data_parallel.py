@@ -27,11 +27,11 @@ class SingleDevice:
         """`make(None)` compiled; the buffers of its first argument are given up to it with `donate`."""
         return jax.jit(make(None), donate_argnums=(0,) if donate else ())
 
-    def place(self, tree: Any) -> Any:
+    def replicate(self, tree: Any) -> Any:
         """A state or constants, where the functions want them."""
         return jax.tree.map(jnp.asarray, tree)
 
-    def share_out(self, batch: Any) -> Any:
+    def shard(self, batch: Any) -> Any:
         """The batch as the functions take it."""
         return batch
 
@@ -83,11 +83,11 @@ class DataParallel:
 
         return call
 
-    def place(self, tree: Any) -> Any:
+    def replicate(self, tree: Any) -> Any:
         """A copy on every device."""
         return self._in_turn(self._spread(np.arange(self.count), tree))
 
-    def share_out(self, batch: Any) -> Any:
+    def shard(self, batch: Any) -> Any:
         """n ... -> devices n/devices ..., in order."""
 
         def cut(leaf: Any) -> Any:

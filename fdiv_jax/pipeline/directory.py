@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 
 from fdiv_jax.checkpoints import atomic_directory, load_component, save_component
-from fdiv_jax.checkpoints.files import blamed
+from fdiv_jax.checkpoints.files import errors_from
 from fdiv_jax.checkpoints.weight_files import has_weights
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.files import check_regular, read_json
@@ -136,7 +136,7 @@ def load_pipeline(
         kind == "StableDiffusionPipeline"
     ):  # diffusers sets these whatever the file says; latents are not clipped
         process = {**scheduler, "clip_sample": False, "steps_offset": 1}
-    with blamed(path):
+    with errors_from(path):
         schedule = NoiseSchedule.from_config(process)
     return TextToImagePipeline(
         **components,

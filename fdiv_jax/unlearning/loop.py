@@ -91,8 +91,8 @@ def unlearn(
             )
             if directory.finished:
                 raise FileExistsError(f"output {output}: its run is finished; pipeline/ holds the result")
-        watching = observers(directory.path) if observers is not None and directory is not None else ()
-        return train([prepared], [directory], [watching], progress, cache, checkpoint_every)[0]
+        its_observers = observers(directory.path) if observers is not None and directory is not None else ()
+        return train([prepared], [directory], [its_observers], progress, cache, checkpoint_every)[0]
 
 
 def train(
@@ -114,7 +114,7 @@ def train(
     with Display(progress, first.config.batch_size) as display, TerminationGuard() as guard:
         if first.config.method == "edit":
             each = zip(cells, directories, observers, strict=True)
-            return [_edited(cell, directory, watching) for cell, directory, watching in each]
+            return [_edited(cell, directory, its_observers) for cell, directory, its_observers in each]
 
         def drawn(done: int, images: int) -> None:
             display.images(done, images)
@@ -123,8 +123,8 @@ def train(
 
         data = first.data(cache, drawn)
         runs = [
-            Run(cell, data, directory, watching)
-            for cell, directory, watching in zip(cells, directories, observers, strict=True)
+            Run(cell, data, directory, its_observers)
+            for cell, directory, its_observers in zip(cells, directories, observers, strict=True)
         ]
         started, total = time.monotonic(), max(run.total for run in runs)
         batches = Batches(data, first.config.seed, first.config.batch_size, total)
@@ -139,7 +139,7 @@ def train(
             if not active:
                 break
             lead = active[0]
-            batch = lead.runner.share_out(next(batches))
+            batch = lead.runner.shard(next(batches))
             reference = lead.reference(lead.frozen, batch, lead.step_key())
             for run in active:
                 try:

@@ -40,7 +40,7 @@ class Run:
         self.prepared, self.directory, self.observers = prepared, directory, observers
         devices = prepared.devices if config.devices == "all" else None
         self.runner, self.reference, self._step = compiled(plan, devices)
-        self.frozen = self.runner.place(prepared.frozen)
+        self.frozen = self.runner.replicate(prepared.frozen)
         critic_key, self.key = jax.random.split(jax.random.key(config.seed))
         state = initial_state(plan, prepared.frozen, config.learning_rate, critic_key)
         self.record = Record(data, config, plan.warmup)
@@ -52,7 +52,7 @@ class Run:
             self.position = restored.extra["batches"]
             self.key = jax.random.wrap_key_data(jnp.asarray(restored.extra["key"], jnp.uint32))
             self.record.restore(directory.rows)
-        self.state: TrainState = self.runner.place(state)
+        self.state: TrainState = self.runner.replicate(state)
         self._waiting: tuple[int, Any] | None = None
 
     @property

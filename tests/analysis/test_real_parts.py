@@ -11,8 +11,8 @@ from flax import nnx
 from analysis import erasures
 from analysis.equilibrium import critic_features, find_equilibrium, play, speeds
 from analysis.erasures import Budget, Laboratory, Run
-from analysis.framework import Context
 from analysis.parts.erasure import kernel_distance
+from analysis.runner import Context
 from analysis.simulate import two_poles
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.divergences import divergence

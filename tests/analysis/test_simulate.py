@@ -7,9 +7,16 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from analysis.compare import spectrum_error
-from analysis.games import catalogue_entries, hermite, line_game, smooth_divergences, wave_blocks, wave_game
 from analysis.parts import phases, rates, spectra, steps
 from analysis.simulate import descend, double_root, flow, one_pole, poles, two_poles
+from analysis.toy_games import (
+    catalogue_entries,
+    hermite,
+    line_game,
+    smooth_divergences,
+    wave_blocks,
+    wave_game,
+)
 from fdiv_jax import divergence, theory
 
 TAU = 0.3

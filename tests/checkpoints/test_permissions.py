@@ -15,8 +15,8 @@ from fdiv_jax.checkpoints import (
     save_delta,
 )
 from fdiv_jax.checkpoints.files import save_tensors, write_tensors
+from fdiv_jax.monitoring import make_observers
 from fdiv_jax.unlearning import AnchorImagesConfig, LoraConfig, unlearn
-from fdiv_jax.watching import watchers
 from tests.tiny import tiny_pipeline
 
 
@@ -76,7 +76,7 @@ def test_a_whole_run(mask, tmp_path, pipe):
         images=AnchorImagesConfig(number=2, steps=1),
         lora=LoraConfig(rank=1),
     )
-    observers = watchers(pipe, config, sample_every=1, tensorboard=True)
+    observers = make_observers(pipe, config, sample_every=1, tensorboard=True)
     before = os.umask(mask)
     try:
         unlearn(pipe, config, tmp_path / "run", cache=tmp_path / "cache", observers=observers, progress=False)

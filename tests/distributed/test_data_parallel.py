@@ -28,8 +28,8 @@ def make(axis):
 
 
 def run(runner):
-    state = runner.place({"w": np.ones(2, np.float32)})
-    state, metrics = runner.compile(make)(state, runner.share_out(BATCH), jax.random.key(3))
+    state = runner.replicate({"w": np.ones(2, np.float32)})
+    state, metrics = runner.compile(make)(state, runner.shard(BATCH), jax.random.key(3))
     return jax.device_get(runner.fetch(state)), runner.metrics(metrics)
 
 
@@ -46,22 +46,22 @@ def test_the_result_does_not_depend_on_the_devices(count):
 
 
 def test_a_batch_is_shared_out_in_order():
-    shared = DataParallel(jax.local_devices()[:4]).share_out(BATCH)
+    shared = DataParallel(jax.local_devices()[:4]).shard(BATCH)
     assert shared["x"].shape == (4, 2, 3)
     np.testing.assert_array_equal(np.concatenate(shared["x"]), BATCH["x"])
     with pytest.raises(ValueError, match="batch of 8 for 3 devices; expected a multiple of them"):
-        DataParallel(jax.local_devices()[:3]).share_out(BATCH)
+        DataParallel(jax.local_devices()[:3]).shard(BATCH)
 
 
 def test_every_device_holds_the_same():
-    placed = DataParallel(jax.local_devices()[:4]).place({"w": np.arange(3.0, dtype=np.float32)})
+    placed = DataParallel(jax.local_devices()[:4]).replicate({"w": np.arange(3.0, dtype=np.float32)})
     assert len(placed["w"].sharding.device_set) == 4
     np.testing.assert_array_equal(placed["w"], np.broadcast_to(np.arange(3.0), (4, 3)))
 
 
 def test_the_state_may_be_given_up():
     runner = SingleDevice()
-    state = runner.place({"w": np.ones(2, np.float32)})
+    state = runner.replicate({"w": np.ones(2, np.float32)})
     after, _ = runner.compile(make, donate=True)(state, BATCH, jax.random.key(0))
     assert state["w"].is_deleted()
     assert not after["w"].is_deleted()
@@ -78,9 +78,9 @@ def test_a_function_is_compiled_once(count):
         return lambda *arguments: (traces.append(1), step(*arguments))[1]
 
     function = runner.compile(counted)
-    state = runner.place({"w": np.ones(2, np.float32)})
+    state = runner.replicate({"w": np.ones(2, np.float32)})
     for number in range(3):
-        state, _ = function(state, runner.share_out(BATCH), jax.random.key(number))
+        state, _ = function(state, runner.shard(BATCH), jax.random.key(number))
     assert len(traces) == 1
 
 
@@ -96,6 +96,6 @@ def test_virtual_devices_run_one_program_at_a_time():
         return step
 
     function = runner.compile(long)
-    state = runner.place({"w": np.ones((256, 256), np.float32)})
+    state = runner.replicate({"w": np.ones((256, 256), np.float32)})
     for number in range(3):
-        assert function(state, runner.share_out(BATCH), jax.random.key(number)).is_ready()
+        assert function(state, runner.shard(BATCH), jax.random.key(number)).is_ready()

@@ -7,10 +7,10 @@ import pytest
 
 from fdiv_jax import UnlearningConfig
 from fdiv_jax.files import check_no_links, open_own, refuse_links
+from fdiv_jax.monitoring import SampleSheets, TensorBoardEvents
+from fdiv_jax.monitoring._files import write_file
 from fdiv_jax.unlearning import AnchorImagesConfig, cells_of, sweep, unlearn, unlearn_sequence
 from fdiv_jax.unlearning.run_directory import RunDirectory
-from fdiv_jax.watching import SampleSheets, TensorBoardEvents
-from fdiv_jax.watching._files import write_file
 from tests.tiny import tiny_pipeline
 
 DESCRIPTION = {"config": {"target": "sneaker"}, "model": {"name": "tiny", "sha256": "abc"}}

@@ -9,7 +9,7 @@ import typing
 import numpy as np
 import pytest
 
-from fdiv_jax.checkpoints.files import blamed
+from fdiv_jax.checkpoints.files import errors_from
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.files import read_json
 from fdiv_jax.nn import (
@@ -109,7 +109,7 @@ def test_every_count_with_huge_and_silly_values(kind, name, tmp_path):
         path.write_text(json.dumps({**TINY[kind], name: value}))
 
         def read(path=path):
-            with blamed(path):
+            with errors_from(path):
                 config = read_json(path)
                 kind.from_dict(config)
                 if kind in NETWORKS:
@@ -177,7 +177,7 @@ def test_schedules(name, tmp_path):
         path.write_text(json.dumps({**SCHEDULER, "clip_sample": True, name: value}))
 
         def read(path=path):
-            with blamed(path), np.errstate(all="ignore"):
+            with errors_from(path), np.errstate(all="ignore"):
                 NoiseSchedule.from_config(read_json(path, finite=False))
 
         text = complaint(read)

@@ -157,10 +157,10 @@ def test_every_stage_is_watched(pipe, quiet, tmp_path):
         def end(self, result):
             assert result.config.target == self.target
 
-    def watching(pipe, stage):
+    def its_observers(pipe, stage):
         return lambda path: [Watcher(path, stage.target)]
 
-    unlearn_sequence(pipe, config, tmp_path / "out", None, observers=watching, **quiet)
+    unlearn_sequence(pipe, config, tmp_path / "out", None, observers=its_observers, **quiet)
     assert seen == [(f"0{k}-{name}", name, i) for k, name in ((1, "sneaker"), (2, "shirt")) for i in (1, 2)]
 
 

@@ -67,11 +67,11 @@ def run(runner, plan, toy, steps):
     frozen = Frozen(toy.parameters())
     look = runner.compile(lambda axis: make_reference(plan))
     step = runner.compile(lambda axis: make_step(plan, axis=axis))
-    state = runner.place(initial_state(plan, frozen, 1e-2, jax.random.key(1)))
-    frozen = runner.place(frozen)
+    state = runner.replicate(initial_state(plan, frozen, 1e-2, jax.random.key(1)))
+    frozen = runner.replicate(frozen)
     states, rows = [jax.device_get(runner.fetch(state))], []
     for k in range(steps):
-        b, key = runner.share_out(batch(seed=k)), jax.random.fold_in(KEY, k)
+        b, key = runner.shard(batch(seed=k)), jax.random.fold_in(KEY, k)
         state, metrics = step(state, frozen, b, look(frozen, b, key), key)
         states.append(jax.device_get(runner.fetch(state)))
         rows.append(runner.metrics(metrics))
@@ -167,7 +167,7 @@ def test_four_devices_are_one(name, family, toy):
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
     runner = DataParallel(jax.local_devices()[:2])
     with pytest.raises(ValueError, match="batch of 7 for 2 devices"):
-        runner.share_out(batch(7))
+        runner.shard(batch(7))
 
 
 def test_draws_depend_on_the_position_alone():

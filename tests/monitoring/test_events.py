@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from fdiv_jax.watching import TensorBoardEvents, WandbEvents
-from fdiv_jax.watching._event_file import record, restart_event, scalar_event, version_event
+from fdiv_jax.monitoring import TensorBoardEvents, WandbEvents
+from fdiv_jax.monitoring._event_file import record, restart_event, scalar_event, version_event
 
 
 def row(step, loss, **more):
@@ -88,7 +88,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("fdiv_jax.watching.events.open_own", full)
+    monkeypatch.setattr("fdiv_jax.monitoring.events.open_own", full)
     with pytest.raises(OSError, match=r"cannot write .*tfevents.*: No space left on device") as caught:
         watcher.row(row(2, 0.5))
     assert "\n" not in str(caught.value)

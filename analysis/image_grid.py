@@ -9,7 +9,7 @@ import numpy as np
 
 from .style import INK, panels
 
-__all__ = ["draw_mosaic"]
+__all__ = ["draw_image_grid"]
 
 _GAP = 2
 _BETWEEN = 12
@@ -17,7 +17,7 @@ _BETWEEN = 12
 Row = tuple[str, Sequence[Sequence[np.ndarray]], str]
 
 
-def draw_mosaic(
+def draw_image_grid(
     rows: Sequence[Row], blocks: Sequence[tuple[str, Sequence[str]]], *, end: str, width: float = 11.5
 ) -> Any:
     """A figure of images in rows, cut into blocks of columns.

@@ -1,4 +1,4 @@
-"""What the tests of watching share: a tiny model, another one that stands for what became of it, results."""
+"""What the tests of monitoring share: a tiny model, another one that it became, results."""
 
 import numpy as np
 import pytest

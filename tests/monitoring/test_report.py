@@ -14,6 +14,10 @@ import tyro
 from PIL import Image
 
 from fdiv_jax.cli.unlearn import Command
+from fdiv_jax.monitoring import Report
+from fdiv_jax.monitoring._command import changes, repeating
+from fdiv_jax.monitoring._curves import curves
+from fdiv_jax.monitoring.report import page
 from fdiv_jax.unlearning import (
     AnchorImagesConfig,
     CriticConfig,
@@ -24,11 +28,7 @@ from fdiv_jax.unlearning import (
     PromptPair,
     UnlearningConfig,
 )
-from fdiv_jax.watching import Report
-from fdiv_jax.watching._command import changes, repeating
-from fdiv_jax.watching._curves import curves
-from fdiv_jax.watching.report import page
-from tests.watching.conftest import history_of
+from tests.monitoring.conftest import history_of
 
 VOID = {"meta", "img", "br", "path", "use"}
 HOSTILE = """</title><script>alert("1")</script><img src=x onerror='a()'>&amp; {x}"""

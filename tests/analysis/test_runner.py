@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from analysis import convergence, files, framework, parts, sources
+from analysis import convergence, files, parts, runner, sources
 from analysis.cells import decode, encode
 from analysis.claims import CLAIMS
 from analysis.convergence import main
-from analysis.framework import Context, Settings, run_parts
 from analysis.part import Part
 from analysis.parts import PARTS
 from analysis.report import readme
+from analysis.runner import Context, Settings, run_parts
 from fdiv_jax.cli._options import fields_help
 from fdiv_jax.cli.reproduce import Command
 
@@ -47,7 +47,7 @@ def make(tmp_path, monkeypatch):
     (package / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two versions within one second
-    monkeypatch.setattr(framework, "source_digest", lambda module, inputs: digest(module))
+    monkeypatch.setattr(runner, "source_digest", lambda module, inputs: digest(module))
 
     def path(name):
         return package / f"{name}.py"
@@ -301,7 +301,7 @@ STOPPED = """
 def test_an_interrupted_part_goes_on_from_its_finished_cells(make, tmp_path, capsys, monkeypatch):
     arguments = ["--output", str(tmp_path / "o"), "--work", str(tmp_path / "w")]
     (tmp_path / "o").mkdir()
-    monkeypatch.setattr(framework, "source_digest", lambda *_: "the same code")
+    monkeypatch.setattr(runner, "source_digest", lambda *_: "the same code")
     monkeypatch.setattr(parts, "PARTS", [make("first", STOPPED, at=2)])
     assert main(arguments) == 130
     told = capsys.readouterr().err.splitlines()
@@ -446,14 +446,14 @@ def test_sources_follow_imports_but_not_types(tmp_path):
         "fdiv_jax/low/_inner.py": "x = 1",
         "fdiv_jax/other.py": "",
         "analysis/__init__.py": "",
-        "analysis/parts/__init__.py": "from analysis import framework",
-        "analysis/framework.py": "",
+        "analysis/parts/__init__.py": "from analysis import runner",
+        "analysis/runner.py": "",
         "analysis/tools.py": "import numpy",
         "analysis/parts/one.py": """
 from typing import TYPE_CHECKING
 from .. import tools
 if TYPE_CHECKING:
-    from analysis.framework import Context
+    from analysis.runner import Context
 def run(context):
     from fdiv_jax.low import x
 """,
@@ -476,7 +476,7 @@ def run(context):
     assert {"fdiv_jax/other.py", "fdiv_jax/low/_inner.py"} <= names("analysis.parts.two")
     before = sources.source_digest("analysis.parts.one", root=tmp_path)
     (tmp_path / "fdiv_jax/other.py").write_text("y = 2")
-    (tmp_path / "analysis/framework.py").write_text("y = 2")
+    (tmp_path / "analysis/runner.py").write_text("y = 2")
     assert sources.source_digest("analysis.parts.one", root=tmp_path) == before
     (tmp_path / "fdiv_jax/low/_inner.py").write_text("x = 2")
     assert sources.source_digest("analysis.parts.one", root=tmp_path) != before

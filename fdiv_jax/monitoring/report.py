@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from fdiv_jax.files import read_bytes
+from fdiv_jax.monitoring._command import changes, repeating
+from fdiv_jax.monitoring._curves import curves
+from fdiv_jax.monitoring._files import explained, write_file
+from fdiv_jax.monitoring.sheets import FADING, PROMPTS, draw_at, shrunk, spread
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import UnlearningResult
 from fdiv_jax.unlearning.result import versions
-from fdiv_jax.watching._command import changes, repeating
-from fdiv_jax.watching._curves import curves
-from fdiv_jax.watching._files import explained, write_file
-from fdiv_jax.watching.sheets import FADING, PROMPTS, draw_at, shrunk, spread
 
 __all__ = ["NAME", "Report", "page"]
 

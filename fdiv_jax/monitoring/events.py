@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from fdiv_jax.files import open_own, read_text, refuse_links
+from fdiv_jax.monitoring._event_file import PREFIX, record, restart_event, scalar_event, version_event
+from fdiv_jax.monitoring._files import explained, write_file
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import UnlearningConfig, UnlearningResult
-from fdiv_jax.watching._event_file import PREFIX, record, restart_event, scalar_event, version_event
-from fdiv_jax.watching._files import explained, write_file
 
 __all__ = ["TensorBoardEvents", "WandbEvents", "check_wandb"]
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from fdiv_jax.monitoring import Report, SampleSheets, TensorBoardEvents, make_observers
 from fdiv_jax.pipeline import Concept
 from fdiv_jax.unlearning import Erasure, UnlearningConfig, unlearn
-from fdiv_jax.watching import Report, SampleSheets, TensorBoardEvents, watchers
-from tests.watching.conftest import IMAGES
+from tests.monitoring.conftest import IMAGES
 
 OPTIONS = {"sample_every": 2, "tensorboard": True}
 
@@ -29,7 +29,14 @@ def cache(tmp_path_factory):
 def run(pipe, config, cache, tmp_path_factory):
     """The directory of a run that was watched."""
     directory = tmp_path_factory.mktemp("runs") / "run"
-    unlearn(pipe, config, directory, progress=False, cache=cache, observers=watchers(pipe, config, **OPTIONS))
+    unlearn(
+        pipe,
+        config,
+        directory,
+        progress=False,
+        cache=cache,
+        observers=make_observers(pipe, config, **OPTIONS),
+    )
     return directory
 
 
@@ -76,39 +83,39 @@ def test_a_run_that_dies_and_is_resumed_shows_the_same(run, pipe, config, cache,
                 raise Death
 
     def dying(directory):
-        return [*watchers(pipe, config, **OPTIONS)(directory), Dying()]
+        return [*make_observers(pipe, config, **OPTIONS)(directory), Dying()]
 
     quiet = {"progress": False, "cache": cache, "checkpoint_every": 3}
     with pytest.raises(Death):
         unlearn(pipe, config, tmp_path / "run", observers=dying, **quiet)
     assert not (tmp_path / "run" / "pipeline").exists()
-    observers = watchers(pipe, config, **OPTIONS)
+    observers = make_observers(pipe, config, **OPTIONS)
     unlearn(pipe, config, tmp_path / "run", observers=observers, resume=True, **quiet)
     assert sheets(tmp_path / "run") == sheets(run)
     assert events(tmp_path / "run") == events(run)
 
 
 def test_who_watches(pipe, config, tmp_path):
-    kinds = [type(one) for one in watchers(pipe, config, **OPTIONS)(tmp_path)]
+    kinds = [type(one) for one in make_observers(pipe, config, **OPTIONS)(tmp_path)]
     assert kinds == [TensorBoardEvents, SampleSheets, Report]  # the report last: it shows the sheets
-    assert [type(one) for one in watchers(pipe, config)(tmp_path)] == [Report]
-    assert watchers(pipe, config, report=False)(tmp_path) == []
+    assert [type(one) for one in make_observers(pipe, config)(tmp_path)] == [Report]
+    assert make_observers(pipe, config, report=False)(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_does_not_fit_is_told_before_any_work(pipe, config, monkeypatch):
     with pytest.raises(ValueError, match="sample_every must be at least 0, got -1"):
-        watchers(pipe, config, sample_every=-1)
+        make_observers(pipe, config, sample_every=-1)
     with pytest.raises(ValueError, match="did you mean 'sneaker'"):
-        watchers(pipe, UnlearningConfig("sneeker"))
+        make_observers(pipe, UnlearningConfig("sneeker"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(NotImplementedError, match="needs the package wandb"):
-        watchers(pipe, config, wandb_project="erasure")
+        make_observers(pipe, config, wandb_project="erasure")
 
 
 def test_all_of_several_concepts_are_shown(pipe, tmp_path):
     both = UnlearningConfig(concepts=(Erasure("sneaker"), Erasure("shirt")))
-    (observer,) = watchers(pipe, both, sample_every=1, report=False)(tmp_path)
+    (observer,) = make_observers(pipe, both, sample_every=1, report=False)(tmp_path)
     prompts = observer._prompts
     assert prompts == ["a sneaker, photo style", "a sneaker, sketch style", "a shirt, photo style"]
 
@@ -116,5 +123,5 @@ def test_all_of_several_concepts_are_shown(pipe, tmp_path):
 def test_concepts_that_the_user_defines_are_shown(pipe, tmp_path):
     mine = Concept("my cat", "object", "my cat", "a cat", "a dog", ("my cat on a sofa",))
     config = UnlearningConfig("my cat", anchor="near", defined=(mine,))
-    (observer,) = watchers(pipe, config, sample_every=1, report=False)(tmp_path)
+    (observer,) = make_observers(pipe, config, sample_every=1, report=False)(tmp_path)
     assert observer._prompts == ["my cat on a sofa"]

@@ -1,6 +1,6 @@
 """What watches a run: sample sheets, events for TensorBoard and Weights & Biases, a report.
 
-`unlearn(pipe, config, output, observers=watchers(pipe, config, sample_every=50, tensorboard=True))`.
+`unlearn(pipe, config, output, observers=make_observers(pipe, config, sample_every=50, tensorboard=True))`.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fdiv_jax.monitoring.events import TensorBoardEvents, WandbEvents, check_wandb
+from fdiv_jax.monitoring.report import Report
+from fdiv_jax.monitoring.sheets import SampleSheets, contact_sheet
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import Observer, UnlearningConfig, resolve_all
 from fdiv_jax.unlearning.library import known_concepts
-from fdiv_jax.watching.events import TensorBoardEvents, WandbEvents, check_wandb
-from fdiv_jax.watching.report import Report
-from fdiv_jax.watching.sheets import SampleSheets, contact_sheet
 
 __all__ = [
     "Report",
@@ -21,11 +21,11 @@ __all__ = [
     "TensorBoardEvents",
     "WandbEvents",
     "contact_sheet",
-    "watchers",
+    "make_observers",
 ]
 
 
-def watchers(
+def make_observers(
     pipe: TextToImagePipeline,
     config: UnlearningConfig,
     *,
@@ -55,7 +55,7 @@ def watchers(
     concepts = known_concepts(pipe.concepts, config.defined)
     prompts = [pair.target for pair in resolve_all(concepts, config.erasures)]
 
-    def watching(directory: Path) -> list[Observer]:
+    def of_run(directory: Path) -> list[Observer]:
         observers: list[Observer] = []
         if tensorboard:
             observers.append(TensorBoardEvents(directory))
@@ -79,4 +79,4 @@ def watchers(
             observers.append(Report(pipe, directory))
         return observers
 
-    return watching
+    return of_run

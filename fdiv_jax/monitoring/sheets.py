@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from fdiv_jax.files import parse_json, read_bytes
+from fdiv_jax.monitoring._files import explained, write_file
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import UnlearningResult
-from fdiv_jax.watching._files import explained, write_file
 
 if TYPE_CHECKING:
     from PIL import Image
