@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import threading
 from decimal import Decimal, localcontext
@@ -19,6 +20,7 @@ from fdiv_jax.divergences._pieces import Piece, split
 from fdiv_jax.divergences._rewrite import tidy, with_reciprocal
 
 _ALPHA = re.compile(r"\s*alpha\s*\((.*)\)\s*", re.DOTALL)
+_WORDS = re.compile(r"[^\W\d]\w+(?:[ -]\w+)*")
 _MAX_ALPHA = 64
 _CACHE: dict[Any, Divergence] = {}
 _LOCK = threading.Lock()
@@ -95,13 +97,33 @@ def _from_text(text: str, allow_infinite: bool) -> Divergence:
     try:
         expr = parse_expression(text)
     except ExpressionError as error:
-        if name.isidentifier():
+        near = _alike(name)
+        if name.isidentifier() or near:
+            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
             raise ExpressionError(
-                f"unknown divergence {name[:60]!r}; named are {', '.join(CATALOGUE)} and alpha(a), "
+                f"unknown divergence {name[:60]!r}; {hint}named are {', '.join(CATALOGUE)} and alpha(a), "
                 "or give an expression in t"
             ) from None
         raise error
     return _from_expression(expr, name, allow_infinite)
+
+
+def _alike(text: str) -> list[str]:
+    """The names that the text is close to, as a whole, in one of its words or by its initials."""
+    if not _WORDS.fullmatch(text[:60]):
+        return []
+    words = re.split(r"[ _-]", text.lower())
+    typed = "_".join(words)
+    whole = difflib.get_close_matches(typed, CATALOGUE, n=1, cutoff=0.8)
+    if whole:
+        return whole
+    parts: dict[str, list[str]] = {"alpha": ["alpha(0.5)"]}
+    for name in CATALOGUE:
+        initials = "".join(word[0] for word in name.split("_"))
+        for part in {*name.split("_"), initials if len(initials) > 1 else name}:
+            parts.setdefault(part, []).append(name)
+    near = [part for word in [typed, *words] for part in difflib.get_close_matches(word, parts, 1, 0.75)]
+    return list(dict.fromkeys(name for part in near for name in parts[part]))
 
 
 def _alpha(text: str) -> Divergence:

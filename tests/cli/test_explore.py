@@ -48,6 +48,9 @@ def test_explore_without_a_linear_rate(capsys):
     assert "kink" in run_json(capsys, "explore", "total_variation")["game"]["note"]
     facts = run_json(capsys, "explore", "(t - 1)**4")
     assert "f''(1) = 0" in facts["game"]["note"]
+    note = run_json(capsys, "explore", "abs(t - 1)**1.5")["game"]["note"]
+    assert "f''(1) is infinite" in note
+    assert "kink" not in note
     assert facts["conjugate_is_numeric"] in (True, False)
 
 
@@ -59,6 +62,7 @@ def test_explore_reads_an_expression_that_begins_with_a_minus(capsys):
     ("text", "reason"),
     [
         ("t**2", "f(1) must be 0"),
+        ("hellinger", "did you mean 'squared_hellinger'?"),
         ("log(t)", "not convex"),
         ("x*log(x)", "only variable is t"),
         ("exp(t) - E*t", "infinite"),

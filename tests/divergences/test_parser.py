@@ -1,5 +1,6 @@
 """What is read, what is refused, how quickly, and what the message says."""
 
+import re
 import time
 
 import numpy as np
@@ -100,6 +101,33 @@ def test_refused_quickly_with_a_message_that_says_what_is_allowed(text):
 def test_the_reason_is_named(text, word):
     with pytest.raises(ValueError, match=word):
         divergence(text)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("hellinger", "'squared_hellinger'"),
+        ("Squared-Hellinger", "'squared_hellinger'"),
+        ("jensen shanon", "'jensen_shannon'"),
+        ("js", "'jensen_shannon'"),
+        ("jefreys", "'jeffreys'"),
+        ("chi2", "'pearson_chi2' or 'neyman_chi2'"),
+        ("KL", "'kl'"),
+        ("reverse-kl", "'reverse_kl'"),
+        ("tv", "'total_variation'"),
+        ("alpha", "'alpha(0.5)'"),
+    ],
+)
+def test_a_name_close_to_a_known_one(typed, meant):
+    with pytest.raises(ExpressionError, match=re.escape(f"did you mean {meant}? named are")):
+        divergence(typed)
+
+
+@pytest.mark.parametrize("text", ["wasserstein", "x", "log t", "t-x", "2 kl", "kl/2", "a" * 500])
+def test_nothing_is_suggested_for_what_is_close_to_no_name(text):
+    with pytest.raises(ExpressionError) as caught:
+        divergence(text)
+    assert "did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
