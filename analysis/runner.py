@@ -33,8 +33,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from fdiv_jax.terminal import Console, TextColumn
 
 from . import files
 from .cells import Cells
@@ -318,12 +319,11 @@ def run_parts(
                 outcomes[part.name] = record | {"status": "done"}
                 console.print(
                     f"{place}: {'unchanged, kept' if kept else str(record['seconds']) + ' s'}",
-                    markup=False,
                     highlight=False,
                 )
             except Exception as error:  # one part's failure must not cost the others
                 outcomes[part.name] = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-                console.print(f"{place}: FAILED\n{traceback.format_exc()}", markup=False, highlight=False)
+                console.print(f"{place}: FAILED\n{traceback.format_exc()}", highlight=False)
             _summarise(settings, parts, outcomes)
             progress.remove_task(inner)
             progress.advance(overall)

@@ -8,11 +8,16 @@ import fcntl
 import json
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from fdiv_jax.files import open_own, read_json, shown
+from fdiv_jax.files import open_own, parse_json, read_json, shown
 
 NAME = ".lock"
+_TAKER = "taken_over_by"
+_LONGEST = 1000
+"""Bytes of a lock file, at most."""
 
 
 class DirectoryLock:
@@ -47,46 +52,44 @@ class DirectoryLock:
             os.close(descriptor)  # another process has removed or replaced the file meanwhile
         self._descriptor = descriptor
         self._place = os.open(self._directory, os.O_RDONLY)
-        holder = json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode()
-        with contextlib.suppress(OSError):  # a full disk: the lock holds without the words
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, holder, 0)
+        _write(descriptor, {"host": socket.gethostname(), "pid": os.getpid()})
 
     def check(self) -> None:
         """See that the lock is still this process's.
 
         Raises:
-            FileNotFoundError: the directory was moved or removed, or its lock file was.
+            FileNotFoundError: the directory was moved or removed, or its lock file was removed or replaced.
             BlockingIOError: another process has taken the lock over; names it.
         """
         if self._descriptor is None or self._is_at_its_place(self._descriptor):
             return
         where = f"output {self._directory}"
+        taker = _taker(self._descriptor)
+        if taker is not None:
+            raise BlockingIOError(errno.EAGAIN, f"{where} was taken over by {taker}")
         if self._place is not None and not _is_same(self._place, self._directory):
             now = _path_of(self._place)
             moved = f"moved to {now}" if now is not None else "moved or removed"
             raise FileNotFoundError(
                 errno.ENOENT, f"{where} was {moved} while its run went on; resume the run where it is now"
             )
-        if not os.path.lexists(self._path):
-            raise FileNotFoundError(
-                errno.ENOENT, f"{self._path} was removed, by which the run held {where}; resume it"
-            )
-        raise BlockingIOError(errno.EAGAIN, f"{where} was taken over by {self._holder()}")
+        if self._is_held():
+            raise BlockingIOError(errno.EAGAIN, f"{where} was taken over by {self._holder()}")
+        what = "replaced by another file" if os.path.lexists(self._path) else "removed"
+        raise FileNotFoundError(
+            errno.ENOENT, f"{self._path}, by which the run held {where}, was {what}; resume the run"
+        )
 
     def release(self) -> None:
         """Give it back, and remove the file if it is still this process's."""
-        if self._descriptor is None:
+        if self._descriptor is None or self._place is None:
             return
-        if self._is_at_its_place(self._descriptor):
-            with contextlib.suppress(OSError):
-                self._path.unlink()
-        elif self._place is not None and not _is_same(self._place, self._directory):
-            with contextlib.suppress(OSError):  # the directory was moved, the lock with it
+        with contextlib.suppress(OSError):  # through the directory itself, which may have been moved
+            found = os.stat(NAME, dir_fd=self._place, follow_symlinks=False)
+            if os.path.samestat(found, os.fstat(self._descriptor)):
                 os.unlink(NAME, dir_fd=self._place)
         os.close(self._descriptor)
-        if self._place is not None:
-            os.close(self._place)
+        os.close(self._place)
         self._descriptor = self._place = None
 
     def _lock(self, descriptor: int, takeover: bool) -> None:
@@ -96,6 +99,10 @@ class DirectoryLock:
             if not takeover:
                 text = f"output {self._directory} is in use by {self._holder()}"
                 raise BlockingIOError(errno.EAGAIN, text) from error
+            if (
+                os.fstat(descriptor).st_nlink == 1
+            ):  # the former process, which has it open, can read who it was
+                _write(descriptor, {_TAKER: {"host": socket.gethostname(), "pid": os.getpid()}})
             self._path.unlink(missing_ok=True)
         except OSError as error:
             if not takeover:
@@ -105,12 +112,43 @@ class DirectoryLock:
     def _is_at_its_place(self, descriptor: int) -> bool:
         return _is_same(descriptor, self._path)
 
+    def _is_held(self) -> bool:
+        """Whether another process holds the file that is at the place of this one's."""
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:  # where there are no locks, whoever wrote it is taken to live
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     def _holder(self) -> str:
         try:
-            holder = read_json(self._path, limit=1000)
-            return f"process {int(holder['pid'])} on {shown(holder['host'])[1:-1]}"
+            return _named(read_json(self._path, limit=_LONGEST))
         except (OSError, ValueError, TypeError, KeyError):
             return "another process"
+
+
+def _named(holder: Mapping[str, Any]) -> str:
+    return f"process {int(holder['pid'])} on {shown(holder['host'])[1:-1]}"
+
+
+def _taker(descriptor: int) -> str | None:
+    """Who took over the lock of an open file; None: nobody has."""
+    try:
+        return _named(parse_json(os.pread(descriptor, _LONGEST, 0).decode(), NAME)[_TAKER])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _write(descriptor: int, content: Mapping[str, Any]) -> None:
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without the words
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(content).encode(), 0)
 
 
 def _is_same(descriptor: int, path: Path) -> bool:

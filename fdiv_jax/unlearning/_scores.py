@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from fdiv_jax.checkpoints import atomic_file
+from fdiv_jax.checkpoints import atomic_file, clean_leftovers
 from fdiv_jax.files import read_json, refuse_links, shown
 
 __all__ = ["kept_scores"]
@@ -29,6 +29,7 @@ def kept_scores(
     """
     file = directory / NAME
     refuse_links(file, within)
+    clean_leftovers(directory, NAME)
     if not file.exists():
         scores = {name: float(value) for name, value in make().items()}
         with atomic_file(file) as temporary:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from analysis import convergence, files, parts, runner, sources
 from analysis.cells import decode, encode
@@ -20,6 +19,7 @@ from analysis.report import readme
 from analysis.runner import Context, Settings, run_parts
 from fdiv_jax.cli._options import fields_help
 from fdiv_jax.cli.reproduce import Command
+from fdiv_jax.terminal import Console
 
 GOOD = """
     from analysis.style import panels
@@ -165,6 +165,15 @@ def test_a_failure_costs_only_its_part(make, settings):
     failed, said = run(parts, settings)
     assert (failed, said.count("unchanged, kept")) == (0, 2)
     assert summary(settings)["parts"]["second"]["status"] == "done"
+
+
+def test_what_a_failure_says_is_shown_as_it_is(make, settings):
+    r"""No markup, no emoji codes, nothing that a terminal obeys."""
+    text = r'def run(context):\n    raise RuntimeError("[/b] [red]:cat: \x1b]0;title\x07")\n'
+    failed, said = run([make("first", text.encode().decode("unicode_escape"))], settings)
+    assert failed == 1
+    assert r"RuntimeError: [/b] [red]:cat: \x1b]0;title\x07" in said
+    assert "\x1b" not in said
 
 
 def test_two_parts_may_not_write_the_same_entry(make, settings):

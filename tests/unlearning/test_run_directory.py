@@ -8,28 +8,21 @@ import resource
 import shutil
 import socket
 import subprocess
-import sys
 from collections import deque
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fdiv_jax.unlearning import _lock
-from fdiv_jax.unlearning.run_directory import RunDirectory
-
-DESCRIPTION = {
-    "config": {
-        "target": "sneaker",
-        "learning_rate": 0.1,
-        "optimiser": {"name": "adam", "b1": 0.9},
-        "at": (1, 2),
-    },
-    "model": {"name": "tiny", "sha256": "abc"},
-    "versions": {"jax": "0.10.2", "python": "3.11"},
-    "devices": ["cpu:0"],
-}
-LIKE = {"x": np.zeros(3, np.float32)}
+from tests.unlearning.run_directories import (
+    DESCRIPTION,
+    LIKE,
+    begin,
+    contents,
+    read_rows,
+    state,
+    write_result,
+)
 
 
 def changed(**changes):
@@ -44,20 +37,8 @@ def changed(**changes):
     return description
 
 
-def begin(path, description=DESCRIPTION, *, resume=False, **options):
-    return RunDirectory.open(path, description, resume=resume, **options)
-
-
 def names(directory):
     return sorted(path.name for path in directory.iterdir())
-
-
-def read_rows(directory):
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-
-
-def contents(directory):
-    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_a_new_run(tmp_path, monkeypatch):
@@ -198,10 +179,6 @@ def test_a_damaged_description(content, tmp_path):
         pass
 
 
-def state(step):
-    return {"x": np.full(3, step, np.float32)}
-
-
 def rows(last):
     return [{"step": step, "loss": 1 / step} for step in range(1, last + 1)]
 
@@ -253,12 +230,6 @@ def test_a_run_without_a_checkpoint_starts_again(tmp_path):
         assert (tmp_path / "metrics.jsonl").read_bytes() == b""
 
 
-def write_result(path):
-    (path / "pipeline").mkdir()
-    (path / "pipeline" / "weights").write_text("learned")
-    (path / "lora.safetensors").write_text("learned")
-
-
 def test_a_finished_run(tmp_path):
     with begin(tmp_path) as run:
         run.log({"step": 1})
@@ -279,6 +250,23 @@ def test_a_finished_run(tmp_path):
         ):
             with pytest.raises(FileExistsError, match="its run is finished; pipeline/ is there"):
                 action()
+    assert contents(tmp_path) == before
+
+
+def test_a_finished_run_without_its_metrics_is_refused(tmp_path):
+    with begin(tmp_path) as run:
+        run.log({"step": 1})
+        run.finish(write_result)
+    (tmp_path / "metrics.jsonl").unlink()
+    before = contents(tmp_path)
+    for options in ({}, {"allow_changes": True}, {"takeover": True}):
+        with (
+            pytest.raises(
+                FileNotFoundError, match=r"is finished, but metrics\.jsonl is missing; .* Put it back"
+            ),
+            begin(tmp_path, resume=True, **options),
+        ):
+            pass
     assert contents(tmp_path) == before
 
 
@@ -327,94 +315,6 @@ def test_a_result_that_cannot_be_written(tmp_path, monkeypatch):
         run.finish(write_result)
     assert names(tmp_path) == ["config.json", "lora.safetensors", "metrics.jsonl", "pipeline"]
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
-
-
-HOLD = """
-import importlib.util, pathlib, sys
-spec = importlib.util.spec_from_file_location("lock", sys.argv[1])
-lock = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(lock)
-held = lock.DirectoryLock(pathlib.Path(sys.argv[2]))
-held.acquire(False)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-@contextlib.contextmanager
-def another_process_in(directory):
-    command = [sys.executable, "-c", HOLD, _lock.__file__, str(directory)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout.readline() == "held\n"
-            yield process
-        finally:
-            process.kill()
-
-
-def test_a_run_that_is_going_on_is_not_disturbed(tmp_path):
-    with begin(tmp_path) as run:
-        run.log({"step": 1})
-    with another_process_in(tmp_path) as process:
-        before = contents(tmp_path)
-        holder = f"is in use by process {process.pid} on {socket.gethostname()}"
-        with pytest.raises(BlockingIOError, match=holder), begin(tmp_path, resume=True):
-            pass
-        assert contents(tmp_path) == before
-        process.kill()
-        process.wait()
-        assert (tmp_path / ".lock").exists()
-        with begin(tmp_path, resume=True) as run:  # the lock died with its process
-            assert run.resumed
-    assert not (tmp_path / ".lock").exists()
-
-
-def test_a_run_can_be_taken_over_and_the_former_one_notices(tmp_path):
-    with begin(tmp_path) as former:
-        former.log({"step": 1})
-        former.save(1, state(1), {})
-        with pytest.raises(BlockingIOError, match="in use"), begin(tmp_path, resume=True):
-            pass
-        with begin(tmp_path, resume=True, takeover=True) as run:
-            assert run.restore(LIKE).step == 1
-            for action in (
-                lambda: former.log({"step": 2}),
-                lambda: former.save(2, state(2), {}),
-                lambda: former.finish(write_result),
-            ):
-                with pytest.raises(BlockingIOError, match=f"was taken over by process {os.getpid()} on"):
-                    action()
-            with another_attempt_is_refused(tmp_path):
-                run.log({"step": 2})
-        assert not (tmp_path / ".lock").exists()
-    assert read_rows(tmp_path) == [{"step": 1}, {"step": 2}]
-
-
-@contextlib.contextmanager
-def another_attempt_is_refused(path):
-    with pytest.raises(BlockingIOError, match="in use"), begin(path, resume=True):
-        pass
-    yield
-
-
-def test_the_former_run_leaves_the_lock_of_the_one_that_took_over(tmp_path):
-    with contextlib.ExitStack() as later:
-        with begin(tmp_path):
-            later.enter_context(begin(tmp_path, resume=True, takeover=True))
-        assert (tmp_path / ".lock").exists()
-        with another_attempt_is_refused(tmp_path):
-            pass
-
-
-def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    def none(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(_lock.fcntl, "flock", none)
-    with pytest.raises(OSError, match=r"no lock to be had .*; takeover goes on without one"), begin(tmp_path):
-        pass
-    with begin(tmp_path, takeover=True) as run:
-        run.log({"step": 1})
 
 
 @pytest.mark.parametrize("fault", ["limit", "short write", "refused"])
