@@ -1,4 +1,4 @@
-"""What goes to the terminal: text of users and of files is shown as it is, and is never markup.
+"""Terminal output that shows text from users and files literally, never as markup.
 
 Rich reads `[b]` as bold and `:cat:` as a picture in every string that it is given, and a terminal obeys the
 control characters in what it is sent. Prompts, patterns, paths and names out of a model's files hold all of
@@ -25,7 +25,7 @@ _DIRECTIONS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\
 
 
 def printable(text: str) -> str:
-    r"""The text with what a terminal would obey, or could not print, written as `\x1b`, `\u202e`, ...
+    r"""The text with every character that a terminal obeys or cannot print written as `\x1b`, `\u202e`, ...
 
     >>> print(printable("a \x1b[31mred dog"))
     a \x1b[31mred dog
@@ -46,16 +46,16 @@ def _escaped(character: str) -> str:
 
 
 class Console(rich.console.Console):
-    """Rich's console, for which no string is markup, the cells and titles of tables among them.
+    """Rich's console without markup in strings, including the cells and titles of tables.
 
-    Styles are given as such: `print(Text("heading", "bold"))`, `add_column(style="bold")`.
+    Styles are passed explicitly: `print(Text("heading", "bold"))`, `add_column(style="bold")`.
     """
 
     def __init__(self, **options: Any):
         super().__init__(**options, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
-        """What Rich makes of a string."""
+        """A string as Rich's text, without markup."""
         return super().render_str(printable(text), **{**options, "markup": False, "emoji": False})
 
     @contextlib.contextmanager
@@ -73,5 +73,5 @@ class TextColumn(ProgressColumn):
         self._format = text_format
 
     def render(self, task: Task) -> Text:
-        """The text of a task."""
+        """The column's text for a task."""
         return Text(printable(self._format.format(task=task)))

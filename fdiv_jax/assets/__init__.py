@@ -1,6 +1,6 @@
 """Data that ships with the package: the embedded world's model and its judge.
 
-Files alone, read by the layers above (`fdiv_jax.pipeline`, `fdiv_jax.worlds`). They are written by
+Only files, which the layers above read (`fdiv_jax.pipeline`, `fdiv_jax.worlds`). They are written by
 `python -m fdiv_jax.worlds.build_fashion`.
 """
 
@@ -14,7 +14,7 @@ def asset_directory(name: str) -> Path:
     """Where a folder of this package lies; it need not be there.
 
     Raises:
-        ValueError: a name that is no plain folder name.
+        ValueError: not a plain folder name.
     """
     if not name.isidentifier():
         raise ValueError(f"asset {name!r}, expected the plain name of a folder of fdiv_jax.assets")

@@ -1,4 +1,4 @@
-"""More than one device: data parallelism by pmap."""
+"""Data parallelism over several devices, by pmap."""
 
 from fdiv_jax.distributed.data_parallel import DataParallel, SingleDevice
 

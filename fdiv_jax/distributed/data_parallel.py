@@ -1,7 +1,7 @@
 """Pure functions on one device, or on many that share a batch, behind one interface.
 
-A function takes what every device holds (a state, constants), what the devices share out (a batch, with its
-axis of samples first), and last a random key.
+A function takes arguments that every device holds (a state, constants), a batch that the devices share out
+(samples along the first axis), and last a random key.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class SingleDevice:
     count = 1
 
     def compile(self, make: Make, *, donate: bool = False) -> Callable[..., Any]:
-        """`make(None)` compiled; the buffers of its first argument are given up to it with `donate`."""
+        """`make(None)`, compiled; `donate` lets it reuse the buffers of its first argument."""
         return jax.jit(make(None), donate_argnums=(0,) if donate else ())
 
     def replicate(self, tree: Any) -> Any:
-        """A state or constants, where the functions want them."""
+        """A state or constants, placed where the functions read them."""
         return jax.tree.map(jnp.asarray, tree)
 
     def shard(self, batch: Any) -> Any:
-        """The batch as the functions take it."""
+        """A batch, placed where the functions read it."""
         return batch
 
     def metrics(self, metrics: Any) -> Any:
@@ -47,18 +47,19 @@ class SingleDevice:
 class DataParallel:
     """Functions under `jax.pmap` over local devices, each with an equal share of the batch.
 
-    They average over the batch by `jax.lax.pmean` over the axis that they are made with.
+    The functions average over the batch by `jax.lax.pmean` over the axis passed to `make`.
 
-    On virtual devices of a CPU a call returns when it is done: their programs share a few threads, and with
-    two of them in flight the one that waits in its average can hold the thread that the other needs.
+    On virtual devices of a CPU a call returns when its work is done: the devices share a few threads, and with two
+    calls in flight one that waits in its average can hold the thread that the other needs.
 
-    Raises ValueError for a batch that the devices do not divide.
+    Raises:
+        ValueError: the number of devices does not divide the batch.
     """
 
     AXIS = "devices"
 
     def __init__(self, devices: Sequence[Any] | None = None):
-        """`devices` are by default all local ones."""
+        """Use `devices`, by default all local ones."""
         self.devices = list(jax.local_devices() if devices is None else devices)
         self.count = len(self.devices)
         self._share_threads = self.count > 1 and self.devices[0].platform == "cpu"

@@ -1,4 +1,4 @@
-"""Files of users and of strangers: read within bounds, never waited for, and named in every complaint."""
+"""Reading untrusted files: bounded in size and time, and named in every error message."""
 
 from fdiv_jax.files.json_files import parse_json, read_json
 from fdiv_jax.files.links import check_no_links, open_own, refuse_links

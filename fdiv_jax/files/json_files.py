@@ -1,4 +1,4 @@
-"""JSON of users and of strangers: strict, in bounded time and memory, with the place of every mistake."""
+"""Strict JSON from untrusted files: bounded time and memory, and the place of every mistake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fdiv_jax.files.wording import one_line, shown
 __all__ = ["parse_json", "read_json"]
 
 DEPTH = 64
-"""Lists and objects within each other, at most."""
+"""Deepest nesting of lists and objects."""
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 """A string (to the end of the text where it is not closed), or a bracket."""
 
@@ -23,14 +23,14 @@ def read_json(path: str | os.PathLike[str], *, limit: int = LIMIT, finite: bool 
     """The JSON object that a file holds.
 
     Args:
-        path: of the file.
-        limit: bytes that it may have.
-        finite: refuse NaN and Infinity, which the standard does not know and Python writes all the same.
+        path: the file.
+        limit: largest size in bytes.
+        finite: refuse NaN and Infinity, which Python writes although the standard does not have them.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no regular file, too large, not UTF-8, not JSON, a key that comes twice in an object,
-            nested more than 64 deep, or another value than an object. Names the file and the place in it.
+        ValueError: not a regular file, too large, not UTF-8, not JSON, a key twice in one object,
+            nested more than 64 deep, or not an object. Names the file and the place in it.
     """
     value = parse_json(read_text(path, limit=limit), str(path), finite=finite)
     if not isinstance(value, dict):
@@ -39,10 +39,10 @@ def read_json(path: str | os.PathLike[str], *, limit: int = LIMIT, finite: bool 
 
 
 def parse_json(text: str, where: str, *, finite: bool = True) -> Any:
-    """The value of a JSON text; `where` is what errors name it by.
+    """The value of a JSON text, which errors call `where`.
 
     Raises:
-        ValueError: as `read_json` does for what a file holds.
+        ValueError: as `read_json` for the content of a file.
     """
     _check_depth(text, where)
     options: dict[str, Any] = {"object_pairs_hook": _once}

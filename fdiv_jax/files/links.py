@@ -1,7 +1,7 @@
-"""Directories that nothing is written out of: a link in them leads to a file that is somebody else's.
+"""Writing inside a directory only: a link in it could lead to somebody else's file.
 
 A run directory may come from a stranger, in an archive. Were its `metrics.jsonl` a symbolic link, or another
-name (a hard link) of a file elsewhere, writing it in its place would write there.
+name (a hard link) of a file elsewhere, writing to it would change that file.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 __all__ = ["check_no_links", "open_own", "refuse_links"]
 
 _GUESTS = ("wandb",)
-"""Folders that another program fills, with links of its own; only what we write there is checked."""
+"""Folders that another program fills, with links of its own; only the files we write there are checked."""
 
 
 def check_no_links(directory: Path) -> None:
-    """See that what is in a directory are files and directories of its own, before anything is written.
+    """Check that a directory holds only files and directories of its own, before anything is written.
 
     The directory itself may be a link, which its user has made.
 
@@ -31,10 +31,10 @@ def check_no_links(directory: Path) -> None:
 
 
 def refuse_links(path: Path, within: Path) -> None:
-    """See that a file that is about to be written, and the folders from `within` to it, are no links.
+    """Check that a file about to be written, and the folders from `within` to it, are not links.
 
     Raises:
-        ValueError: one of them is, or is neither file nor folder; names it.
+        ValueError: one of them is a link, or neither a file nor a folder; names it.
     """
     for part in (path, *path.parents):
         if part == within:
@@ -44,10 +44,10 @@ def refuse_links(path: Path, within: Path) -> None:
 
 
 def open_own(path: Path, flags: int) -> int:
-    """A descriptor of a file that is to be written in its place; it is made where there is none.
+    """Open a file for writing in place, and return its descriptor; a missing file is created.
 
     Raises:
-        ValueError: it is a symbolic link, or no file.
+        ValueError: it is a symbolic link, or not a file.
     """
     refuse_links(path, path.parent)
     descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)

@@ -1,4 +1,4 @@
-"""Small files read whole: regular ones alone, and up to a size."""
+"""Reading small files whole: regular files only, up to a given size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 __all__ = ["check_regular", "read_bytes", "read_text"]
 
 LIMIT = 16 << 20
-"""Bytes of the largest file of text that is read."""
+"""Size in bytes of the largest text file that is read."""
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -21,12 +21,12 @@ _KINDS = (
 
 
 def read_bytes(path: str | os.PathLike[str], *, limit: int = LIMIT) -> bytes:
-    """What a regular file holds. A FIFO or a device, from which reading may wait for ever, is refused.
+    """The content of a regular file. A FIFO or a device, which could block reading forever, is refused.
 
     Raises:
         FileNotFoundError: no such file.
         IsADirectoryError: a directory.
-        ValueError: no regular file, or one of more than `limit` bytes.
+        ValueError: not a regular file, or more than `limit` bytes.
         OSError: it cannot be read. All of them name the file.
     """
     try:
@@ -46,7 +46,7 @@ def read_text(path: str | os.PathLike[str], *, limit: int = LIMIT) -> str:
     """The text of a file in UTF-8, with or without a byte-order mark.
 
     Raises:
-        ValueError: not UTF-8 (names the line), and as `read_bytes`, which see.
+        ValueError: not UTF-8 (names the line), and as for `read_bytes`.
     """
     content = read_bytes(path, limit=limit)
     try:
@@ -57,10 +57,10 @@ def read_text(path: str | os.PathLike[str], *, limit: int = LIMIT) -> str:
 
 
 def check_regular(directory: Path) -> None:
-    """See that a directory, and those below it, hold files and directories alone (or links to such).
+    """Check that a directory, and those below it, hold only files and directories (or links to them).
 
     Raises:
-        ValueError: something else, from which reading may wait for ever; names it.
+        ValueError: something else, which could block reading forever; names it.
     """
     for root, _, names in os.walk(directory):
         for name in names:

@@ -1,4 +1,4 @@
-"""Values and errors in messages: on one line, and never longer than a line."""
+"""Values and errors as parts of messages: on one line, cut to a length."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
     theory.phase_diagram(["kl", "squared_hellinger", "pearson_chi2"], [0.1, 1, 10], [1.0]).winner
 
 theta descends with speed a (`model_step`), omega ascends with speed b (`critic_step`). Every function takes a
-Divergence, a catalogue name or an expression in t. Numbers are float64 on the host whatever JAX's default;
+Divergence, a catalogue name or an expression in t. Numbers are float64 on the host for any default of JAX;
 `mode_rate` and `mode_eigenvalues` also run inside jit.
 """
 

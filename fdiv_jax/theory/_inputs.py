@@ -1,4 +1,4 @@
-"""Checks of what users pass, and what a divergence contributes to the linearised game."""
+"""Checks of arguments, and what a divergence contributes to the linearised game."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 
 class Linearisation(NamedTuple):
-    """What f and g leave at the equilibrium: `relaxation` d, `slope` g'(v0); the coupling is c = slope^2."""
+    """The game linearised at the equilibrium: `relaxation` d, `slope` g'(v0), `coupling` c = slope^2."""
 
     relaxation: float
     slope: float
@@ -70,7 +70,7 @@ def finite_curvature_of(d: Any) -> float:
 def linearisation(d: Any, activation: bool) -> Linearisation:
     """(d, g'(v0)): d = 1/f''(1) and slope 1 for T = v; d = g'(v0)^2/f''(1) for T = g(v); 0 at a kink.
 
-    Where f'' jumps at 1, d is the reciprocal of its mean, f*'' jumps as well, and rates are of the mean.
+    Where f'' jumps at 1, d is the reciprocal of its mean, f*'' jumps as well, and rates are those of the mean.
     """
     d = as_divergence(d)
     curvature = curvature_of(d)

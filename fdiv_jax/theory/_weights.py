@@ -33,7 +33,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(_DEGREE)
 
 
 def log_weights(d: Divergence, m: Floats) -> Floats:
-    """log w_f(m) in float64 whatever JAX's default, in blocks of one size so that it is compiled once."""
+    """log w_f(m) in float64 for any default of JAX, in blocks of one size so that it is compiled once."""
     flat = np.ravel(m).astype(np.float64)
     padded = np.append(flat, np.ones(-flat.size % _BLOCK))
     with jax.enable_x64(True):
@@ -106,12 +106,12 @@ class WeightTable:
         return time / (2 * np.exp(self.log_weight(np.array(LOWEST))))
 
     def _pace(self, x: Floats) -> Floats:
-        """1 / (2 w)"""
+        """dG/dx = 1 / (2 w_f(e^x))."""
         with np.errstate(over="ignore"):
             return np.exp(np.clip(-self.log_weight(x), -740.0, 740.0)) / 2
 
     def clock(self, low: float, high: float) -> Clock:
-        """G on [low, high]."""
+        """G between `low` and `high`, with its inverse."""
         edges = np.unique(
             np.concatenate([[low, high], self.breaks[(self.breaks > low) & (self.breaks < high)]])
         )

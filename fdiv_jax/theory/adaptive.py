@@ -23,16 +23,19 @@ def preconditioned(
 
         Gram' = D_omega^-1/2 Gram D_omega^-1/2,    K' = D_omega^-1/2 K D_theta^-1/2,
 
-    a game of the same form: D^-1 J and the Jacobian of (Gram', K') have the same eigenvalues. So whatever is
-    said of plain steps holds for Adam where its second moments stand still, D = sqrt(v) + epsilon, with
-    b1 as `averaged` momentum.
+    a game of the same form: D^-1 J and the Jacobian of (Gram', K') have the same eigenvalues. So every
+    statement about plain steps holds for Adam where its second moments stand still, D = sqrt(v) + epsilon,
+    with b1 as `averaged` momentum.
 
     Args:
-      gram: (n_omega, n_omega). coupling: (n_omega, n_theta). As for `game_jacobian`.
-      model: D_theta > 0, (n_theta,) or a number. critic: D_omega > 0, (n_omega,) or a number.
+      gram: (n_omega, n_omega), as for `game_jacobian`.
+      coupling: (n_omega, n_theta), as for `game_jacobian`.
+      model: D_theta > 0, (n_theta,) or a number.
+      critic: D_omega > 0, (n_omega,) or a number.
 
     Raises:
-      ValueError: wrong shapes, scales not > 0. TypeError: not numbers.
+      ValueError: wrong shapes, scales not > 0.
+      TypeError: not numbers.
 
     >>> preconditioned(4.0, 1.0, model=0.25, critic=4.0)
     (array([[1.]]), array([[1.]]))
@@ -49,7 +52,7 @@ def preconditioned(
 
 
 class _Generator(NamedTuple):
-    """What the linearised game asks of a divergence."""
+    """The attributes of a divergence that the linearised game reads."""
 
     name: str
     curvature: float
@@ -75,13 +78,13 @@ def rate_by_curvature(
     minimisation the gradient is f''(1) times the squared error's, and Adam does remove the order.)
 
     Args:
-      curvatures: f''(1) > 0 of each.
+      curvatures: the values of f''(1), each > 0.
       gram, coupling: as for `game_jacobian`; under Adam those of `preconditioned` with the scales of T = v.
       step: h > 0.
       activation_slope: g'(v0), 1 for T = v.
       adam: whether both players' steps are divided by the size of their gradients.
-      method: of `discrete_rate`: scheme, critic_steps, model_step, critic_step, critic_penalty, momentum,
-        averaged.
+      method: further arguments of `discrete_rate`: scheme, critic_steps, model_step, critic_step,
+        critic_penalty, momentum, averaged.
 
     Returns:
       Rates, the shape of `curvatures`, 1/iteration; negative where the iteration moves away.

@@ -55,7 +55,8 @@ def descent_time(d: Divergence | str, m0: ArrayLike, m1: ArrayLike, kernel: floa
       float64 does not hold it.
 
     Raises:
-      ValueError: negative or infinite m, m1 > m0, kernel not > 0. TypeError: not numbers.
+      ValueError: negative or infinite m, m1 > m0, kernel not > 0.
+      TypeError: not numbers.
 
     >>> round(descent_time("kl", 7.0, 0.7), 6)   # log(10) / 2
     1.151293
@@ -100,7 +101,8 @@ def descent_flow(d: Divergence | str, m0: ArrayLike, time: ArrayLike, kernel: Ar
       m, of the shape of `time` followed by the shape of `m0`; 0 below 1e-35.
 
     Raises:
-      ValueError: negative or infinite m0 or time, kernels not > 0 or of another shape. TypeError: no numbers.
+      ValueError: negative or infinite m0 or time, kernels not > 0 or of another shape.
+      TypeError: not numbers.
 
     >>> descent_flow("kl", [1.0, 4.0], 0.5).round(4)   # m0 exp(-2 t)
     array([0.3679, 1.4715])
@@ -122,7 +124,9 @@ def _kernels(kernel: ArrayLike, start: Floats) -> Floats:
     try:
         return np.broadcast_to(kernels, start.shape)
     except ValueError:
-        raise ValueError(f"expected one kernel or one a sample, {start.shape}; got {kernels.shape}") from None
+        raise ValueError(
+            f"expected one kernel or one per sample, {start.shape}; got {kernels.shape}"
+        ) from None
 
 
 def descent_curve(
@@ -155,11 +159,12 @@ def descent_curve(
 
     Returns:
       Predicted m at the same steps, of the shape of `reference`; nan from the step at which the run with d
-      is farther than the kl run ever came: nothing is known of the path there.
+      is farther than the kl run ever came: the path there is not known.
 
     Raises:
       ValueError: fewer than two steps, negative or infinite m, an unknown clock; normalise_curvature where
-        f''(1) is 0 or infinite. TypeError: not numbers.
+        f''(1) is 0 or infinite.
+      TypeError: not numbers.
 
     >>> import numpy as np
     >>> reference = 7.0 * np.exp(-0.1 * np.arange(60))

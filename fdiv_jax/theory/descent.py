@@ -61,7 +61,7 @@ def descent_step_limit(d: Divergence | str, eigenvalues: ArrayLike, m0: float | 
     At the equilibrium L = f''(1). With m0, L is `descent_smoothness`, the largest curvature on the whole way
     from m0: below this step no error ever grows.
 
-    Arguments and errors as for `descent_rate`; with m0 there may be f''(1) = 0, and a kink has the limit 0.
+    Arguments and errors as for `descent_rate`; with m0, f''(1) may be 0, and a kink has the limit 0.
 
     >>> descent_step_limit("pearson_chi2", [1.0]), round(descent_step_limit("pearson_chi2", [1.0], 2.0), 4)
     (1.0, 0.0271)
@@ -91,7 +91,8 @@ def descent_smoothness(d: Divergence | str, m0: float) -> float:
       L_f, a float > 0; infinite with a kink at 1, and where it exceeds float64.
 
     Raises:
-      ValueError: m0 not finite or not > 0. TypeError: not a number.
+      ValueError: m0 not finite or not > 0.
+      TypeError: not a number.
 
     >>> import math
     >>> descent_smoothness("kl", 9.0), round(descent_smoothness("squared_hellinger", 9.0), 9)
@@ -143,8 +144,9 @@ def descent_steps(d: Divergence | str, m0: float, m1: float, condition: float = 
 
     Args:
       d: the divergence, or its name or expression.
-      m0: squared distance at the start, > 0. m1: at the end, 0 < m1 <= m0.
-      condition: k_max / k >= 1, of the mode that has to come down.
+      m0: squared distance at the start, > 0.
+      m1: squared distance at the end, 0 < m1 <= m0.
+      condition: k_max / k >= 1, k being the eigenvalue of the mode that has to come down.
 
     Returns:
       A float >= 0; infinite with a kink at 1, where no step is stable.
@@ -161,8 +163,9 @@ def descent_steps(d: Divergence | str, m0: float, m1: float, condition: float = 
 class DescentReach(NamedTuple):
     """Squared distances up to which f pulls harder the farther a sample is.
 
-    force: where e w_f(e^2) is largest: beyond it the gradient itself shrinks (D is concave in e).
-    speed: where m w_f(m) is largest: beyond it m falls more slowly the larger it is: the plateau.
+    Attributes:
+      force: where e w_f(e^2) is largest: beyond it the gradient itself shrinks (D is concave in e).
+      speed: where m w_f(m) is largest: beyond it m falls more slowly the larger it is: the plateau.
     """
 
     force: float
@@ -170,13 +173,13 @@ class DescentReach(NamedTuple):
 
 
 def descent_reach(d: Divergence | str) -> DescentReach:
-    """How far f reaches: the m at which the pull on one sample is largest, and that at which m falls fastest.
+    """How far f reaches: the m at which the pull on a sample is largest, and the m at which m falls fastest.
 
     squared_hellinger, w = e^{-m/8}/2, has 4 and 8; beyond 8 lies a plateau that takes a time exponential in
-    m. kl and whatever grows faster has no such end.
+    m. kl, and every f that grows faster, has no such end.
 
     Returns:
-      Both as floats; infinite where there is none up to m = 1e8.
+      Both as floats; infinite where there is no such m up to 1e8.
 
     >>> reach = descent_reach("squared_hellinger")
     >>> round(reach.force, 6), round(reach.speed, 6)

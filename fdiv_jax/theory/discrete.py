@@ -22,12 +22,12 @@ Scheme = Literal["simultaneous", "alternating", "extragradient", "optimistic"]
 
 
 Momentum = float | tuple[float, float]
-"""Of both players, or of (model, critic)."""
+"""One number for both players, or (model, critic)."""
 
 
 @dataclass(frozen=True)
 class _Method:
-    """How steps are taken, checked."""
+    """The checked arguments that say how steps are taken."""
 
     scheme: str
     critic_steps: int = 1
@@ -36,7 +36,7 @@ class _Method:
 
     @property
     def plain(self) -> bool:
-        """Whether there is no memory."""
+        """Whether both momenta are zero, so that a step needs no buffer."""
         return self.momentum == (0.0, 0.0)
 
     def gains(self) -> tuple[float, float]:
@@ -96,7 +96,8 @@ def update_matrix(
       scheme: one of the four above.
       model_size: number of model rows; needed where the players are told apart.
       critic_steps: n, for "alternating" only.
-      momentum: beta in (-1, 1) of both players or of (model, critic), for "simultaneous" and "alternating".
+      momentum: beta in (-1, 1), one number for both players or (model, critic), for "simultaneous" and
+        "alternating".
       averaged: whether the buffer is Adam's average instead of heavy ball's sum.
       preconditioner: D > 0, (n,), by which each row of J is divided.
       critic_decay: lambda >= 0; each critic step also subtracts h lambda omega.
@@ -105,7 +106,8 @@ def update_matrix(
       (n, n), or (2 n, 2 n) for "optimistic" and with momentum.
 
     Raises:
-      ValueError: wrong shapes, an unknown scheme, step not > 0. TypeError: not numbers.
+      ValueError: wrong shapes, an unknown scheme, step not > 0.
+      TypeError: not numbers.
 
     Source: Mescheder et al. 2017; Korpelevich 1976 (extra-gradient); Daskalakis et al. 2018 (optimistic);
     Polyak 1964 and Gidel et al. 2019 (positive and negative momentum); Kingma and Ba 2015 (Adam).
@@ -205,8 +207,9 @@ def discrete_rate(
     1 - beta). Negative: the iteration moves away.
 
     Args:
-      step: h > 0. scheme, critic_steps, momentum, averaged: as for `update_matrix`. The rest: as for
-        `game_jacobian`.
+      step: h > 0.
+      scheme, critic_steps, momentum, averaged: as for `update_matrix`.
+      d, gram, coupling, model_step, critic_step, activation, critic_penalty: as for `game_jacobian`.
 
     Returns:
       A float; infinite when one iteration lands on the equilibrium.

@@ -35,7 +35,7 @@ def game_jacobian(
     has g' = 1 and d = 1/f''(1); T = g(v) has g' = g'(v0) and d = g'(v0)^2/f''(1). Where f has a kink at 1,
     d = 0: the critic is not damped at all (inside its range f* is a straight line there).
 
-    R is the Hessian of what is subtracted from the critic's objective to regularise it: lambda I for weight
+    R is the Hessian of the penalty that is subtracted from the critic's objective: lambda I for weight
     decay (lambda/2) |omega|^2, gamma E[(d_x d_omega T)^T (d_x d_omega T)] for the gradient penalty
     (gamma/2) E|d_x T|^2. It damps the same for every f, so the larger R is beside d Gram, the less f matters.
 
@@ -54,7 +54,8 @@ def game_jacobian(
 
     Raises:
       ValueError: wrong shapes, gram not symmetric or not positive semi-definite, entries not finite, steps
-        not > 0, f''(1) = 0. TypeError: not numbers.
+        not > 0, f''(1) = 0.
+      TypeError: not numbers.
 
     Source: Nagarajan and Kolter 2017, section 3; Mescheder, Nowozin and Geiger 2017, equation 6, for any f;
     Mescheder, Geiger and Nowozin 2018 (penalties).
@@ -72,7 +73,7 @@ def game_jacobian(
 
 
 def _penalty(value: ArrayLike | None, gram: Floats) -> Floats:
-    """R as a matrix."""
+    """R, the Hessian of the critic's penalty, as a matrix."""
     if value is None:
         return np.zeros_like(gram)
     if np.ndim(value) == 0:
@@ -90,8 +91,10 @@ class GameSpectrum:
     """Eigenvalues of the game's Jacobian, sorted by what they mean.
 
     Attributes:
-      eigenvalues: of the modes in which model and critic move together, slowest first (complex, 1/time).
-      gauge: of the critic's directions that never reach the model, such as a constant added to T (real, < 0).
+      eigenvalues: those of the modes in which model and critic move together, slowest first (complex,
+        1/time).
+      gauge: eigenvalues of the critic's directions that never reach the model, such as a constant added to T
+        (real, < 0).
       neutral: how many directions do not move at all: model parameters the critic cannot see (K x = 0) and
         critic parameters without any effect.
       coupled: the Jacobian on the coupled modes only, in an orthonormal basis, model directions first.
@@ -142,7 +145,10 @@ def game_spectrum(
     What lies below epsilon^(2/3) of the largest, 4e-11 for float64 matrices and 2e-5 for float32, counts as
     zero: couplings, eigenvalues of Gram and the gaps between them.
 
-    Arguments and errors as for `game_jacobian`; also ValueError when coupling is zero altogether.
+    Arguments and errors as for `game_jacobian`.
+
+    Raises:
+      ValueError: a coupling without a non-zero entry, too.
     """
     g, k = blocks(gram, coupling)
     lin = linearisation(d, activation)

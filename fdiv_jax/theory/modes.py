@@ -36,7 +36,7 @@ def mode_eigenvalues(beta: Any, omega: Any) -> Any:
       omega: undamped frequency, >= 0, same shape up to broadcasting, 1/time.
 
     Returns:
-      complex array of shape (..., 2). A complex pair has the positive imaginary part first.
+      Complex array of shape (..., 2). A complex pair has the positive imaginary part first.
     """
     xp = _namespace(beta, omega)
     beta, omega = xp.broadcast_arrays(xp.asarray(beta, float), xp.asarray(omega, float))
@@ -51,7 +51,11 @@ def mode_eigenvalues(beta: Any, omega: Any) -> Any:
 def mode_rate(beta: Any, omega: Any) -> Any:
     """-max Re(lambda) of one mode: beta/2 below critical damping (beta < 2 omega), the slow root above it.
 
-    Args and shapes as for `mode_eigenvalues`; real, shape of the broadcast arguments, 1/time.
+    Args:
+      beta, omega: as for `mode_eigenvalues`.
+
+    Returns:
+      Real array of the broadcast shape, 1/time.
     """
     xp = _namespace(beta, omega)
     beta, omega = xp.asarray(beta, float), xp.asarray(omega, float)

@@ -35,7 +35,8 @@ def stationary_covariance(update: ArrayLike, noise: ArrayLike) -> Floats:
       noise: Q, (n, n), symmetric.
 
     Raises:
-      ValueError: wrong shapes, a spectral radius of 1 or more. TypeError: not numbers.
+      ValueError: wrong shapes, a spectral radius of 1 or more.
+      TypeError: not numbers.
 
     Source: Smith 1968; Anderson 1978 (doubling).
 
@@ -84,7 +85,7 @@ def descent_noise(
     """Where m comes to rest in minibatch descent on D_f: the plateau above the minimum, E[e^T metric e].
 
     Near the minimum the gradient of one sample is f''(1) (k_i x - b_i), with mean f''(1) H x: a sample's
-    kernel k_i = A_i^T A_i / s^2, H = E[k_i], and b_i, E[b_i] = 0, what the sample pulls on its own, of
+    kernel k_i = A_i^T A_i / s^2, H = E[k_i], and b_i, E[b_i] = 0, the sample's own pull, of
     covariance S. A batch of B samples gives x' = x - (h f''(1) / B) sum (k_i x - b_i), so with
     g = h f''(1)
 
@@ -97,16 +98,18 @@ def descent_noise(
     Args:
       d: the divergence, or its name or expression.
       kernel: H, (n, n), or its eigenvalues (n,), or a number; > 0.
-      covariance: S of one sample's kl gradient, in the same shape; (n, n) in any case allowed.
-      step: h > 0. batch_size: B >= 1 samples, drawn with replacement.
-      metric: of m = E[x^T metric x], (n, n); H where not given.
+      covariance: S, that of one sample's kl gradient, of the same shape as `kernel` or (n, n).
+      step: h > 0.
+      batch_size: B >= 1 samples, drawn with replacement.
+      metric: the matrix in m = E[x^T metric x], (n, n); H where not given.
       second: the matrix of Sigma -> E[k_i Sigma k_i] on vec(Sigma), E[k_i (x) k_i], (n^2, n^2).
 
     Returns:
       The plateau of m, a float >= 0.
 
     Raises:
-      ValueError: wrong shapes; a kink (no linear rate); a step at which noise grows. TypeError: no numbers.
+      ValueError: wrong shapes; a kink (no linear rate); a step at which noise grows.
+      TypeError: not numbers.
 
     >>> round(descent_noise("kl", 1.0, 0.5, 0.01, 16), 7)      # h S / (2 B) = 1.5625e-4, and 1/(1 - h/2)
     0.000157
@@ -127,7 +130,7 @@ def descent_noise(
         linear = np.kron(update, update) + gain**2 / count * (pairs - np.kron(h, h))
         radius = float(np.abs(np.linalg.eigvals(linear)).max())
         if radius >= 1:
-            raise ValueError(f"expected a step at which noise dies out, got a growth of {radius} a step")
+            raise ValueError(f"expected a step at which noise dies out, got a growth of {radius} per step")
         sigma = np.linalg.solve(np.eye(n * n) - linear, gain**2 / count * s.ravel()).reshape(n, n)
     return float(np.sum(seen * sigma))
 
@@ -151,19 +154,21 @@ def game_noise(
     """Where m comes to rest in the minibatch game: E[theta^T metric theta].
 
     At the equilibrium the critic's gradient on one pair of samples is g'(v0) (phi(x_P) - phi(x_Q)), phi the
-    gradient of v, whatever f is: its covariance is 2 g'^2 C, C the covariance of phi. The model's gradient
+    gradient of v, for every f: its covariance is 2 g'^2 C, C the covariance of phi. The model's gradient
     vanishes there with the slope of T. So Sigma = U Sigma U^T + (h b)^2 (2 g'^2 / B) diag(0, C) with U the
     update matrix. For one mode and small steps
 
         m = h a C f''(1) / (B q),
 
-    whatever the coupling, the critic's speed and the activation: **the plateau rises with f''(1)**, so
+    for every coupling, critic's speed and activation: **the plateau rises with f''(1)**, so
     squared_hellinger and jensen_shannon rest at half the m of kl and a quarter of that of pearson_chi2.
 
     Args:
       d: the divergence, or its name or expression.
-      gram: E[phi phi^T]. coupling: K. As for `game_jacobian`, without idle directions.
-      step: h > 0. batch_size: B >= 1 pairs a step.
+      gram: E[phi phi^T], as for `game_jacobian`, without idle directions.
+      coupling: K, as for `game_jacobian`.
+      step: h > 0.
+      batch_size: B >= 1 pairs per step.
       feature_covariance: C = Gram - E[phi] E[phi]^T, (n_omega, n_omega) or a number.
       metric: (n_theta, n_theta); the identity where not given.
       model_step, critic_step, activation, critic_penalty: as for `game_jacobian`.
@@ -173,7 +178,8 @@ def game_noise(
       The plateau of m, a float >= 0.
 
     Raises:
-      ValueError: wrong shapes, an unstable step, a scheme whose noise is not known. TypeError: not numbers.
+      ValueError: wrong shapes, an unstable step, a scheme whose noise is not known.
+      TypeError: not numbers.
 
     >>> [round(game_noise(d, 1.0, 1.0, 0.001, 10, feature_covariance=1.0), 6)
     ...  for d in ("squared_hellinger", "kl", "pearson_chi2")]
@@ -181,7 +187,7 @@ def game_noise(
     """
     if scheme not in ("simultaneous", "alternating") or method.get("critic_steps", 1) != 1:
         raise ValueError(
-            f"expected simultaneous or alternating steps, one of the critic's each; got {scheme!r}"
+            f"expected simultaneous steps, or alternating ones with one critic step each; got {scheme!r}"
         )
     if scheme == "alternating" and method.get("momentum", 0.0) != 0.0:
         raise ValueError("expected no momentum with alternating steps")

@@ -31,14 +31,15 @@ def descent_orbit(
       d: the divergence, or its name or expression.
       m0: squared distances at the start, any shape.
       step: h > 0.
-      steps: how many, >= 1.
+      steps: number of steps, >= 1.
       kernel: k > 0, a number or one for each sample.
 
     Returns:
       m, of shape (steps + 1,) followed by the shape of m0; infinite from where it exceeds 1e8.
 
     Raises:
-      ValueError: negative or infinite m0, step or kernel not > 0, steps < 1. TypeError: not numbers.
+      ValueError: negative or infinite m0, step or kernel not > 0, steps < 1.
+      TypeError: not numbers.
 
     >>> descent_orbit("kl", 4.0, 0.5, 2)   # m (1 - 1/2)^2
     array([4.  , 1.  , 0.25])
@@ -66,7 +67,7 @@ class DescentFate:
     Attributes:
       kind: "converges": m comes below the target and stays there. "diverges": m ends above its start, without
         bound or thrown out to where the weight has all but vanished. "stalls": neither; m stays on a plateau,
-        circles about the equilibrium (too large a step, a kink) or is on its way still.
+        circles about the equilibrium (too large a step, a kink) or is still on its way.
       steps: the step from which on m stays below the target; None where it does not.
       m: squared distance after the last step.
       largest: the largest m of the run.
@@ -87,8 +88,9 @@ def descent_fate(
     steps: int = 1000,
     reduction: float = 1e-3,
 ) -> DescentFate:
-    """Whether gradient descent on D_f with step h from m0 converges, stalls or diverges: `descent_orbit`,
-    played for a number of steps.
+    """Whether gradient descent on D_f with step h from m0 converges, stalls or diverges.
+
+    `descent_orbit` is followed for a number of steps.
 
     Args:
       d: the divergence, or its name or expression.
@@ -99,7 +101,8 @@ def descent_fate(
       reduction: the run converges where m comes below reduction * m0, in (0, 1).
 
     Raises:
-      ValueError: arguments not finite or not > 0, reduction not < 1. TypeError: not numbers.
+      ValueError: arguments not finite or not > 0, reduction not < 1.
+      TypeError: not numbers.
 
     >>> descent_fate("pearson_chi2", 7.0, 0.02).kind, descent_fate("kl", 7.0, 0.02).kind
     ('diverges', 'converges')

@@ -38,7 +38,7 @@ class PhaseDiagram:
     """The fastest divergence in every cell of a grid over damping per coupling (q/k) and step ratio (b/a).
 
     Attributes:
-      names: of the divergences, in the order given.
+      names: the divergences' names, in the order given.
       damping_over_coupling: q/k > 0, (n_x,).
       step_ratio: b/a > 0, (n_y,).
       activation: whether T = g(v).
@@ -48,7 +48,7 @@ class PhaseDiagram:
       groups: names that cannot be told apart anywhere: the same d and the same coupling.
       boundaries: where the winner changes, by increasing ratio; exact, not read off the grid.
       critical_ratio: (n_divergences,), the (q/k) sqrt(b/a) at which each is critically damped, and so at its
-        own fastest; infinite where f''(1) is.
+        own fastest; infinite where f''(1) is infinite.
     """
 
     names: tuple[str, ...]
@@ -69,7 +69,7 @@ class PhaseDiagram:
 
     @property
     def boundary_distance(self) -> Floats:
-        """Relative change of q/k that takes each cell to the nearest boundary, (n_y, n_x); else infinite."""
+        """Relative change of q/k from each cell to the nearest boundary, (n_y, n_x); infinite without one."""
         if not self.boundaries:
             return np.full(self.winner.shape, np.inf)
         edges = np.array([boundary.ratio for boundary in self.boundaries])
@@ -77,7 +77,7 @@ class PhaseDiagram:
 
 
 def _rates(lines: Sequence[Linearisation], ratio: Floats) -> Floats:
-    """(n_divergences, *ratio.shape), in units of k sqrt(a b)."""
+    """Rates (n_divergences, *ratio.shape), in units of k sqrt(a b)."""
     return np.stack([mode_rate(line.relaxation * ratio, np.full_like(ratio, line.slope)) for line in lines])
 
 
@@ -153,6 +153,7 @@ def phase_diagram(
       activation: T = g(v) with each divergence's own activation, instead of T = v.
 
     Raises:
+      TypeError: a string in place of a sequence of divergences.
       ValueError: no divergences, equal names, axes not > 0, or only divergences without damping (a
         kink): all tie at 0.
     """

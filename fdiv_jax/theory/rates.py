@@ -44,15 +44,17 @@ def game_rate(
       d: the divergence, or its name or expression.
       damping: q >= 0, a number or an array of modes.
       coupling: k >= 0, a number or an array of modes of the same shape up to broadcasting.
-      model_step: a > 0. critic_step: b > 0.
+      model_step: a > 0.
+      critic_step: b > 0.
       activation: T = g(v) instead of T = v.
 
     Returns:
       The rate, 1/time, a float > 0. It is 0.0 exactly where a mode is not damped: q = 0, or f with a kink
-      at 1 (d = 0), where model and critic circle for ever.
+      at 1 (d = 0), where model and critic circle forever.
 
     Raises:
-      ValueError: negative, infinite or nan arguments; all couplings zero; f''(1) = 0. TypeError: not numbers.
+      ValueError: negative, infinite or nan arguments; all couplings zero; f''(1) = 0.
+      TypeError: not numbers.
 
     Source: Mescheder, Nowozin and Geiger 2017, section 3, for any f.
     """
@@ -80,7 +82,7 @@ def damping_ratio(
 ) -> Any:
     """zeta = b d q / (2 k sqrt(a b c)): below 1 a mode circles, at 1 it is critically damped, above 1 creeps.
 
-    Arguments as for `game_rate`, but every coupling must be > 0. T = v: this is critical_curvature / f''(1).
+    For T = v this is critical_curvature / f''(1). Arguments as for `game_rate`, but with every coupling > 0.
 
     Returns:
       A float, or an array of the modes' shape.
@@ -110,8 +112,10 @@ def critical_curvature(
     and one factor g' remains. A smaller f''(1) is over-damped, a larger one under-damped; both are slower.
 
     Args:
-      damping: q > 0, a number or an array of modes. coupling: k > 0, likewise.
-      model_step: a > 0. critic_step: b > 0.
+      damping: q > 0, a number or an array of modes.
+      coupling: k > 0, likewise.
+      model_step: a > 0.
+      critic_step: b > 0.
       activation_slope: g'(v0) of the output activation, held fixed; 1 for T = v. (Scaling a divergence
         *together with* its activation, f -> c f and g -> c g, changes f''(1) and g' by the same factor and so
         never its damping.)
@@ -120,7 +124,8 @@ def critical_curvature(
       A float, or an array of the modes' shape.
 
     Raises:
-      ValueError: arguments not finite or not > 0. TypeError: not numbers.
+      ValueError: arguments not finite or not > 0.
+      TypeError: not numbers.
     """
     q, k = _modes(damping, coupling)
     if not ((q > 0).all() and (k > 0).all()):

@@ -1,4 +1,4 @@
-"""Who is served first: samples of unequal m under each divergence."""
+"""Which samples a divergence serves first: the spread of m over samples at equal mean."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Served:
     """The distribution of m over samples when their mean has come down to a given value.
 
     Attributes:
-      name: of the divergence.
-      time: at which the mean is reached, in gradient flow.
-      m: of every sample, as given.
-      median, percentile_90, maximum: of m.
+      name: the divergence's name.
+      time: when gradient flow reaches the mean.
+      m: squared distance of every sample, in the order given.
+      median, percentile_90, maximum: statistics of m.
     """
 
     name: str
@@ -56,7 +56,8 @@ def served_first(
       One `Served` per divergence, in the order given.
 
     Raises:
-      ValueError: a mean above that of m0, negative m0, kernels not > 0. TypeError: not numbers.
+      ValueError: a mean above that of m0, negative m0, kernels not > 0.
+      TypeError: not numbers.
 
     >>> hellinger, kl, chi2 = served_first(["squared_hellinger", "kl", "pearson_chi2"], [1.0, 2.0, 9.0], 2.0)
     >>> hellinger.median < kl.median < chi2.median and hellinger.maximum > kl.maximum > chi2.maximum

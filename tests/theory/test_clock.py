@@ -167,7 +167,7 @@ def test_who_is_served_first():
         (lambda: theory.descent_time("kl", -1.0, 0.0), ValueError, "m0 >= 0"),
         (lambda: theory.descent_time("kl", 1.0, 0.5, kernel=0.0), ValueError, "kernel"),
         (lambda: theory.descent_time("kl", "a", 0.5), TypeError, "m0"),
-        (lambda: theory.descent_flow("kl", [1.0, 2.0], 0.1, [1.0, 2.0, 3.0]), ValueError, "one a sample"),
+        (lambda: theory.descent_flow("kl", [1.0, 2.0], 0.1, [1.0, 2.0, 3.0]), ValueError, "one per sample"),
         (lambda: theory.descent_curve("kl", [1.0]), ValueError, "n_steps"),
         (lambda: theory.descent_curve("total_variation", [1.0, 0.5], True), ValueError, "infinite"),
         (lambda: theory.descent_curve(FLAT, [1.0, 0.5], True), ValueError, r"f''\(1\) = 0"),
