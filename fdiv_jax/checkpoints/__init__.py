@@ -1,7 +1,7 @@
-"""Models on disk: a component's directory as diffusers and transformers keep it, read and written.
+"""Models on disk: reads and writes a component's directory in the layout of diffusers and transformers.
 
-A directory holds `config.json` and weights in safetensors.
-Names and layouts convert by rule (`state_dict`, `load_state_dict`); pickles are never opened.
+A directory holds `config.json` and weights in safetensors. Names and layouts convert by rule
+(`state_dict`, `load_state_dict`); pickles are never opened.
 """
 
 from fdiv_jax.checkpoints.atomic import atomic_directory, atomic_file, check_place, clean_leftovers

@@ -1,7 +1,7 @@
 """Directories and files that are written whole or not at all.
 
-What is being written is in a hidden directory beside its place, `.NAME.tmp-1a2b3c4d`, which the process that
-writes holds a lock on. One that a dead process left there is removed by whoever writes the same name next.
+Content being written is in a hidden directory beside its place, `.NAME.tmp-1a2b3c4d`, on which the writing
+process holds a lock. The next process that writes the same name removes one that a dead process left.
 """
 
 import contextlib
@@ -17,14 +17,15 @@ from pathlib import Path
 __all__ = ["LEFTOVER", "atomic_directory", "atomic_file", "check_place", "clean_leftovers", "follow_umask"]
 
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-[0-9a-f]{8}")
-"""Names of what a process that dies can leave behind: what it was writing, or had put aside."""
+"""Names of directories that a dying process can leave behind: half written, or put aside."""
 
 
 def check_place(path: str | os.PathLike[str]) -> None:
-    """Whether a file, or the content of a directory, can be made at `path`, asked before the work for it.
+    """Check, before the work for it, that a file or directory can be made at `path`.
 
-    Raises NotADirectoryError where what it would be in is a file, PermissionError where that cannot be
-    written to.
+    Raises:
+        NotADirectoryError: the parent is a file.
+        PermissionError: the parent cannot be written to.
     """
     target = _target(path)
     above = target if target.is_dir() else next(place for place in target.parents if place.exists())
@@ -36,14 +37,17 @@ def check_place(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Gives a temporary sibling of `path` to write into, and renames it to `path` when the block ends well.
+    """A temporary sibling of `path` to write into, renamed to `path` when the block ends without an error.
 
     Everything is flushed to disk before the rename, so that a reader (or a machine that loses power) sees the
     old state or the whole new one. When the block raises, the temporary directory is removed and `path` is as
-    it was. Missing parents are made. Files have the permissions of any new file, whoever wrote them.
+    it was. Missing parents are made. Files have the permissions of any new file.
 
-    Raises FileExistsError when `path` is a directory with something in it and `overwrite` is off,
-    NotADirectoryError when it is a file; both before the block runs.
+    Both exceptions are raised before the block runs.
+
+    Raises:
+        FileExistsError: `path` is a directory that is not empty, and `overwrite` is False.
+        NotADirectoryError: `path` is a file.
     """
     target = _target(path)
     _refuse(target, overwrite)
@@ -56,13 +60,13 @@ def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Gives a file of the same name in a temporary directory to write, and moves it to `path` when the block
-    ends well.
+    """A file in a temporary directory to write, moved to `path` when the block ends without an error.
 
     As `atomic_directory`, for one file.
 
-    Raises FileExistsError when `path` is there and `overwrite` is off, IsADirectoryError when it is a
-    directory; both before the block runs.
+    Raises:
+        FileExistsError: `path` exists and `overwrite` is False.
+        IsADirectoryError: `path` is a directory.
     """
     target = _target(path)
     _refuse_file(target, overwrite)
@@ -75,11 +79,11 @@ def atomic_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
 
 
 def clean_leftovers(directory: Path, name: str | None = None) -> None:
-    """Remove what dead processes left half written, or half removed; bring back what they had put aside.
+    """Remove directories that dead processes left half written or half removed; restore those put aside.
 
     Args:
         directory: where they wrote.
-        name: of what they wrote; None: anything.
+        name: name of the file or directory they wrote; None: any.
     """
     for path in directory.iterdir() if directory.is_dir() else ():
         match = LEFTOVER.fullmatch(path.name)
@@ -94,8 +98,10 @@ def clean_leftovers(directory: Path, name: str | None = None) -> None:
 
 
 def follow_umask(path: Path, like: int) -> None:
-    """Give a file the permissions of a new one, which are those of a new directory, of mode `like`, without
-    the right to enter it. Some libraries write files that only their owner can read."""
+    """Give a file the permissions of a new one: those of a new directory, of mode `like`, without execution.
+
+    Some libraries write files that only their owner can read.
+    """
     if stat.S_IMODE(path.stat().st_mode) != like & 0o666:
         path.chmod(like & 0o666)
 
@@ -157,7 +163,7 @@ def _refuse(target: Path, overwrite: bool) -> None:
 
 
 def _swap(temporary: Path, target: Path, aside: Path) -> None:
-    """Rename `temporary` to `target`; what is there now is put aside first, and back if the rename fails."""
+    """Rename `temporary` to `target`; an old `target` is put aside first, and back if the rename fails."""
     if target.exists() and any(target.iterdir()):
         with contextlib.ExitStack() as lock:
             with contextlib.suppress(OSError):

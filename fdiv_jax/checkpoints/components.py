@@ -24,7 +24,7 @@ ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
 
 class LoadedComponent(NamedTuple, Generic[ModuleT]):
-    """A component as it came from disk."""
+    """A component read from disk."""
 
     model: ModuleT
     """The module, its parameters filled in."""
@@ -49,10 +49,12 @@ def load_component(
     `dtype` and `param_dtype` are those of compute and of the parameters. Files in several shards are read
     through their index.
 
-    Raises FileNotFoundError for a missing directory, `config.json` or shard; ValueError for a file that is
-    truncated or no safetensors file, a directory that has pickled weights only, a configuration of another
-    class, or tensors that are missing, unexpected or misshapen (all named); NotImplementedError for a
-    configuration the module does not support.
+    Raises:
+        FileNotFoundError: the directory, `config.json` or a shard is missing.
+        ValueError: a file that is truncated or not a safetensors file, a directory with only pickled weights,
+            a configuration of another class, or tensors that are missing, unexpected or misshapen (all
+            named).
+        NotImplementedError: a configuration the module does not support.
     """
     directory = Path(directory)
     config = read_json(directory / "config.json")
@@ -85,13 +87,16 @@ def save_component(
     """Write `config.json` and the weights as diffusers or transformers reads them.
 
     A tensor is written in its dtype of `stored_dtypes` (see `LoadedComponent`) when its values survive that
-    unchanged, and in float32 otherwise: what training did not touch comes back bit for bit. Names are those
-    of the state dict; text towers keep the leading `text_model.`, which every version of transformers reads.
+    unchanged, and in float32 otherwise: tensors that training did not touch come back bit for bit. Names are
+    those of the state dict; text towers keep the leading `text_model.`, which every version of transformers
+    reads.
 
     `class_name` defaults to the module's own; `config` to `model.config.to_dict()`. Not atomic by itself:
     write into an `atomic_directory`.
 
-    Raises ValueError for a dtype name that is not known, OSError where the disk fails.
+    Raises:
+        ValueError: an unknown dtype name.
+        OSError: the disk fails.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

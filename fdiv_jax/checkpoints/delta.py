@@ -37,19 +37,19 @@ def save_delta(
     """Write the tensors that differ, whole or not at all.
 
     Args:
-        path: of the file, ending in .safetensors.
+        path: the file, ending in .safetensors.
         base: the modules before, by component ("unet", "vae", ...).
         tuned: the modules after; of the same names and shapes.
-        base_name: what the base is called, for the messages of `apply_delta`.
+        base_name: name of the base, for the messages of `apply_delta`.
         dtype: "float32", "float16" or "bfloat16" for a smaller file that gives the tuned model rounded; None:
-            as the tensors are, exactly.
+            each tensor's own, exactly.
         metadata: more entries for the file's header.
-        overwrite: replace what is there.
+        overwrite: replace an existing file.
 
     Raises:
         ValueError: nothing differs, the components or their tensors do not correspond, or a dtype that cannot
             hold the values.
-        FileExistsError: the file is there and `overwrite` is False.
+        FileExistsError: the file exists and `overwrite` is False.
     """
     if set(base) != set(tuned):
         raise ValueError(f"components {', '.join(sorted(tuned))}, expected those of the base, {sorted(base)}")
@@ -79,17 +79,17 @@ def apply_delta(
     """The tuned modules: the base's tensors, with those of the delta in their place.
 
     Args:
-        path: of the file.
+        path: the file.
         base: the modules, by component; at least those the delta changes.
         check: refuse a base other than the one the delta was made from.
 
     Returns:
-        all components of `base`; unchanged ones are the same objects.
+        All components of `base`; unchanged ones are the same objects.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no delta, another base (named, with the components that differ), or tensors that the base
-            does not have or has in another shape.
+        ValueError: not a delta, another base (named, with the components that differ), or tensors that the
+            base does not have or has in another shape.
         NotImplementedError: a delta of a later version.
     """
     path = Path(path)

@@ -1,4 +1,4 @@
-"""Hashes of parameters: what tells one model from another."""
+"""Hashes of parameters, which tell one model from another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["model_digest", "module_digest", "parameters_digest", "tensors_digest
 
 
 def model_digest(components: Mapping[str, nnx.Module]) -> str:
-    """SHA-256 of what draws the latents: every bit of the parameters of the UNet and of the text encoders.
+    """SHA-256 of every bit of the parameters that draw latents: those of the UNet and the text encoders.
 
     Args:
         components: the networks of a pipeline by name (`TextToImagePipeline.components`); the VAE's

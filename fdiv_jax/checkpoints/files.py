@@ -33,7 +33,7 @@ DTYPES: dict[str, np.dtype] = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(jnp.bfloat16),
 }
-"""What a file can be written in."""
+"""The floating-point types that a file can be written in."""
 STORED_DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -42,16 +42,18 @@ STORED_DTYPES: dict[str, np.dtype] = {
 }
 """The floating-point types a file may hold, by its own names for them."""
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-"""How the names of pickled weights end."""
+"""File name endings of pickled weights."""
 _PICKLE_STARTS = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
 _MAPPED_AT_MOST = 16 * 2**20
-"""Bytes read of mapped files before they are opened anew: pages of a mapping count as memory till it ends."""
+"""Bytes read before mapped files are opened anew: pages of a mapping count as memory until it ends."""
 
 
 @contextmanager
 def errors_from(path: Path) -> Iterator[None]:
-    """Errors over what a file holds, with the file's name before them, on one line; those over a value's type
-    or size become ValueErrors."""
+    """Put the file's name in front of errors about its content, on one line.
+
+    Errors about the type or size of a value become ValueErrors.
+    """
     try:
         yield
     except NotImplementedError as error:
@@ -61,9 +63,10 @@ def errors_from(path: Path) -> Iterator[None]:
 
 
 def cast(name: str, value: np.ndarray, dtype: str | None) -> np.ndarray:
-    """`value` in another floating-point type, rounded to nearest; None leaves it as it is.
+    """`value` in another floating-point type, rounded to nearest; None leaves it unchanged.
 
-    Raises ValueError for an unknown dtype, or for values that it turns infinite; names the tensor.
+    Raises:
+        ValueError: an unknown dtype, or values that it turns infinite; names the tensor.
     """
     if dtype is None:
         return value
@@ -82,7 +85,8 @@ def save_tensors(
 ) -> None:
     """Write a safetensors file for PyTorch's programs, with the permissions of any new file.
 
-    Raises OSError where the disk fails; the library's own error for that is none.
+    Raises:
+        OSError: the disk fails (the safetensors library raises an error of its own for that).
     """
     contiguous = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in tensors.items()}
     path.unlink(missing_ok=True)
@@ -107,8 +111,10 @@ def write_tensors(
 ) -> Path:
     """Write a safetensors file; `metadata` goes to its header, with the format "pt" that programs look for.
 
-    Raises ValueError for a name that does not end in .safetensors, FileExistsError when there is something
-    and `overwrite` is off, OSError where the disk fails.
+    Raises:
+        ValueError: a name that does not end in .safetensors.
+        FileExistsError: the file exists and `overwrite` is False.
+        OSError: the disk fails.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -119,13 +125,14 @@ def write_tensors(
 
 
 class TensorFiles(Mapping[str, np.ndarray]):
-    """The tensors of one or several safetensors files, by name, each read when it is asked for."""
+    """The tensors of one or several safetensors files by name, each read on access."""
 
     def __init__(self, files: Sequence[Path]):
-        """Of these files, which are opened on entering the context.
+        """The files to read, which are opened on entering the context.
 
-        Raises ValueError for a file that is truncated or no safetensors file, or a tensor that is in two of
-        them; and, when a tensor is read, for one that is not of a floating-point type.
+        Raises:
+            ValueError: a file that is truncated or not a safetensors file, a tensor that is in two of them,
+                or, when it is read, a tensor that is not of a floating-point type.
         """
         self._files = files
         self._stack = ExitStack()
@@ -141,7 +148,7 @@ class TensorFiles(Mapping[str, np.ndarray]):
                 if name in self._home:
                     self._stack.close()
                     raise ValueError(
-                        f"tensor {name} is in {self._home[name]} and in {file}; expected one of it"
+                        f"tensor {name} is in {self._home[name]} and in {file}; expected it in one"
                     )
                 self._home[name] = file
         return self
@@ -168,9 +175,10 @@ class TensorFiles(Mapping[str, np.ndarray]):
         return value
 
     def scalar(self, name: str) -> np.ndarray:
-        """A tensor of one number, whole or not, float64 of no axes.
+        """A tensor of one number, of an integer or floating-point type, as float64 of shape ().
 
-        Raises ValueError for one of more numbers.
+        Raises:
+            ValueError: a tensor of more than one number.
         """
         value = self._handles[self._home[name]].get_tensor(name)
         if value.size != 1:
@@ -197,7 +205,9 @@ class TensorFiles(Mapping[str, np.ndarray]):
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """The metadata of a safetensors file.
 
-    Raises FileNotFoundError, or ValueError for another kind of file.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of file.
     """
     path = Path(path)
     if not path.is_file():
@@ -215,7 +225,7 @@ def is_pickle(path: Path) -> bool:
 
 
 def _unreadable(path: Path, error: SafetensorError) -> ValueError:
-    """What a file is that is no safetensors file."""
+    """The error for a file that is not a safetensors file."""
     if is_pickle(path):
         return ValueError(
             f"{path} is pickled (PyTorch's own format). Reading a pickle runs any code it holds, so it is "

@@ -1,4 +1,4 @@
-"""LoRA files: written as diffusers or as kohya's scripts do, read as anybody's training wrote them.
+"""LoRA files: written in the layout of diffusers or of kohya's scripts, read in all common layouts.
 
 The same factors (`fdiv_jax.nn.lora`) of a layer P, of rank r from inputs i to outputs o:
 
@@ -8,7 +8,7 @@ The same factors (`fdiv_jax.nn.lora`) of a layer P, of rank r from inputs i to o
 
 and (r, i, h, w), (o, r, 1, 1) for a convolution. Text encoders are text_encoder and text_encoder_2 in the
 first, lora_te (Stable Diffusion 1 and 2), lora_te1 and lora_te2 (XL) in the second. There the UNet's layers
-of XL bear the names of the original code, input_blocks_4_1_..., as kohya's scripts write them and A1111
+of XL have the names of the original code, input_blocks_4_1_..., as kohya's scripts write them and A1111
 expects them. Everything else that is read is in `lora_names`.
 """
 
@@ -66,21 +66,20 @@ def save_lora(
     A program that knows the tensors of the diffusers layout alone, and not its metadata, takes alpha = rank.
 
     Args:
-        path: of the file, such as pytorch_lora_weights.safetensors, the name diffusers looks for in a
-            directory.
-        loras: by component: "unet", "text_encoder", "text_encoder_2".
+        path: the file, such as pytorch_lora_weights.safetensors, the name diffusers looks for in a directory.
+        loras: factors by component: "unet", "text_encoder", "text_encoder_2".
         layout: "diffusers" or "kohya".
-        unet_config: of the UNet, whose family names the layers; "kohya" needs it.
-        dtype: of the factors: "float32", "float16", "bfloat16"; None: as they are.
+        unet_config: the UNet's configuration, whose family names the layers; "kohya" needs it.
+        dtype: type of the factors: "float32", "float16", "bfloat16"; None: unchanged.
         metadata: more entries for the file's header.
-        overwrite: replace what is there.
+        overwrite: replace an existing file.
 
     Raises:
         ValueError: no factors, an unknown component, layout or dtype, a missing `unet_config`, a value that
             the dtype cannot hold, or a path that does not end in .safetensors.
         NotImplementedError: magnitudes for each input in the diffusers layout, which holds those for each
             output.
-        FileExistsError: the file is there and `overwrite` is False.
+        FileExistsError: the file exists and `overwrite` is False.
     """
     unknown = sorted(set(loras) - set(KOHYA_PREFIXES))
     if unknown or not loras:
@@ -113,18 +112,19 @@ def load_lora(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -
     """Read a LoRA file.
 
     Args:
-        path: of the file, or of a directory as diffusers and PEFT write it.
-        modules: what the file changes, by component ("unet", "text_encoder", "text_encoder_2"; others are
-            passed over); they may be abstract. Names and shapes are checked against them.
+        path: the file, or a directory in the layout of diffusers or PEFT.
+        modules: the modules that the file changes, by component ("unet", "text_encoder", "text_encoder_2";
+            others are passed over); they may be abstract. Names and shapes are checked against them.
 
     Returns:
-        float32 factors by component, for those components that the file has some of. Magnitudes of a DoRA
-        are among them.
+        float32 factors (with the magnitudes of a DoRA) by component, for the components that the file
+        changes.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a damaged or pickled file, one for another family of models, a tensor that belongs to no
-            layer of the modules, does not fit it or is not finite, or one without its other half; all named.
+        ValueError: a damaged or pickled file, one for another family of models, a tensor that does not
+            belong to a layer of the modules, does not fit it or is not finite, or one without its other half;
+            all named.
         NotImplementedError: another kind of file, such as a LoHa, a LoKr or a textual inversion; named.
     """
     path = _file(Path(path))
@@ -163,7 +163,8 @@ def load_lora(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -
 def _file(path: Path) -> Path:
     """The file that a directory holds, where `path` is one.
 
-    Raises FileNotFoundError where there is none, or which one is meant is open.
+    Raises:
+        FileNotFoundError: the directory holds no such file, or more than one.
     """
     if not path.is_dir():
         return path
@@ -191,7 +192,7 @@ class _Layer(NamedTuple):
 def _sorted_parts(
     path: Path, tensors: TensorFiles, layers: Layers
 ) -> tuple[dict[tuple[str, str], dict[Part, np.ndarray]], list[str]]:
-    """The tensors by layer and part, and the names of those that are of none."""
+    """The tensors by layer and part, and the names of those that belong to no layer or part."""
     found: dict[tuple[str, str], dict[Part, np.ndarray]] = {}
     unexpected = []
     for name in tensors:
@@ -212,7 +213,8 @@ def _sorted_parts(
 def _layer(target: str, parts: Mapping[Part, np.ndarray], shape: tuple[int, ...]) -> _Layer:
     """The parts of a layer whose weight has `shape` in PyTorch's layout.
 
-    Raises ValueError for parts of shapes that do not fit it.
+    Raises:
+        ValueError: parts whose shapes do not fit the weight.
     """
     down, up = parts["down"], parts["up"]
     if not (down.ndim and down.size and up.size):
@@ -232,7 +234,7 @@ def _layer(target: str, parts: Mapping[Part, np.ndarray], shape: tuple[int, ...]
 def _read_magnitude(parts: Mapping[Part, np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:
     """(out,), or (in, 1) where LyCORIS took the norm for each input: dora_scale is then (1, in, ...).
 
-    PEFT's vectors are always for each output, though (1, out, 1, 1) for a convolution.
+    PEFT's vectors are always per output, of shape (1, out, 1, 1) for a convolution.
     """
     name: Part = "dora_scale" if "dora_scale" in parts else "magnitude"
     if name not in parts:
@@ -264,10 +266,13 @@ def _check_family(
     layers: Layers,
     modules: Mapping[str, nnx.Module],
 ) -> None:
-    """Raise ValueError for a file of another family of models than the UNet's.
+    """Check that a file is for the UNet's family of models.
 
     The width of the text that cross-attention takes tells the published families apart; where the file has no
     such layer, its header or its text encoders do.
+
+    Raises:
+        ValueError: another family.
     """
     if "unet" not in modules:
         return
@@ -343,7 +348,7 @@ def _kohya_header(loras: Mapping[str, Lora], config: UNetConfig | None) -> dict[
 
 
 def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Some files hold the matrices of a Linear as 1 x 1 convolutions, some the reverse."""
+    """A shape without 1 x 1 axes: some files hold a Linear's matrices as 1 x 1 convolutions, or the reverse."""
     return shape[:2] if set(shape[2:]) <= {1} else shape
 
 

@@ -1,4 +1,4 @@
-"""The names of tensors in LoRA files, as training scripts write them and have written them.
+"""The names of tensors in LoRA files, as training scripts write and have written them.
 
 A name is that of a layer, then that of a part, in any of these ways:
 
@@ -13,7 +13,7 @@ A name is that of a layer, then that of a part, in any of these ways:
             .lora_down.weight, .alpha, .dora_scale           kohya and LyCORIS
             .lora_magnitude_vector                           PEFT's DoRA
 
-What other kinds of files hold is told by its name in `other_kind`.
+`other_kind` recognises other kinds of files by the names of their tensors.
 """
 
 import re
@@ -49,7 +49,7 @@ _PARTS: tuple[tuple[str, Part], ...] = (
 _PATTERN = re.compile("(.+?)(?:" + "|".join(f"({pattern})" for pattern, _ in _PARTS) + ")")
 _TEXT_ATTENTION = {f"self_attn.to_{one}": f"self_attn.{one}_proj" for one in ("q", "k", "v", "out")}
 
-# What a tensor's name says of its file, in the order in which it is looked for.
+# The kind of file that a tensor's name implies, in the order in which they are looked for.
 _OTHER_KINDS = (
     (r"hada_[wt]\d", "a LoHa (hada)"),
     (r"lokr_[wt]\d", "a LoKr (lokr)"),
@@ -87,7 +87,7 @@ _FAMILY_WORDS: tuple[tuple[str, Family], ...] = (
 
 
 def other_kind(names: Iterable[str]) -> str | None:
-    """What a file is whose tensors bear these names, where it is no LoRA that can be read; else None."""
+    """The kind of a file with these names of tensors; None for a LoRA that can be read."""
     names = list(names)
     for pattern, kind in _OTHER_KINDS:
         if found := next((name for name in names if re.search(pattern, name)), None):
@@ -112,7 +112,7 @@ class Layers:
     """The layers of some modules, by every name that files give them."""
 
     def __init__(self, modules: Mapping[str, nnx.Module]):
-        """`modules`: by component; those that no LoRA changes are passed over."""
+        """`modules` by component; those that a LoRA cannot change are skipped."""
         self._kohya: dict[str, tuple[str, str]] = {}
         self.shapes: dict[str, dict[str, tuple[int, ...]]] = {}
         for component, prefixes in KOHYA_PREFIXES.items():
@@ -130,9 +130,10 @@ class Layers:
                         self._kohya[prefix + rename(target).replace(".", "_")] = (component, target)
 
     def find(self, name: str) -> tuple[str, str, Part] | None:
-        """(component, layer, part) of a tensor; None where it is of no layer or no known part.
+        """(component, layer, part) of a tensor; None if it belongs to no layer or to no known part.
 
-        Raises ValueError for a layer without the name of its component that two text encoders have.
+        Raises:
+            ValueError: a layer that two text encoders have, without the name of its component.
         """
         match = _PATTERN.fullmatch(name)
         if match is None:
@@ -163,7 +164,7 @@ class Layers:
 
 
 def _spellings(component: str, layer: str) -> list[str]:
-    """What our module may call a layer of a file."""
+    """Names that our module may use for a layer of a file."""
     if component == "unet":
         return [f"{layer}.0" if layer.endswith(".to_out") else layer]
     for old, new in _TEXT_ATTENTION.items():

@@ -1,7 +1,7 @@
 """The names of the original Stable Diffusion code, by rule from a model's configuration.
 
 Those are the names of single-file checkpoints, and of the LoRA files that kohya's scripts write for XL. In
-the UNet the blocks are counted through: with L residual blocks a level, `down_blocks.i.resnets.j` is
+the UNet the blocks are counted through: with L residual blocks per level, `down_blocks.i.resnets.j` is
 `input_blocks.{1 + i (L + 1) + j}.0`, its transformer `.1`, and the halving after a level a block of its own.
 """
 
@@ -71,7 +71,7 @@ def family(config: UNetConfig) -> Family:
 def unet_original_name(config: UNetConfig) -> Callable[[str], str]:
     """The map from our names of a UNet's tensors or layers to the original ones, without any prefix.
 
-    The map raises ValueError for a name the UNet does not have a place for.
+    The map raises a ValueError when the UNet has no place for a name.
     """
     places = _unet_places(config)
 
@@ -94,7 +94,7 @@ def unet_original_name(config: UNetConfig) -> Callable[[str], str]:
 def vae_original_name(blocks: int) -> Callable[[str], str]:
     """The map from our names of the tensors of an autoencoder of `blocks` levels to the original ones.
 
-    Levels are counted from the image in both halves. The map raises ValueError for an unknown name.
+    Levels are counted from the image in both halves. The map raises a ValueError on an unknown name.
     """
 
     def rename(name: str) -> str:
@@ -133,7 +133,8 @@ def open_clip_name(name: str) -> str:
     The projections q, k and v, which OpenCLIP keeps as one tensor attn.in_proj_weight (and _bias), are named
     attn.q.weight and so on.
 
-    Raises ValueError for an unknown name.
+    Raises:
+        ValueError: an unknown name.
     """
     if name in _OPEN_CLIP:
         return f"model.{_OPEN_CLIP[name]}"

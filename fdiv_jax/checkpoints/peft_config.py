@@ -1,4 +1,4 @@
-"""What PEFT says of a LoRA beside its tensors: in the file's header, or in adapter_config.json next to it."""
+"""PEFT's settings of a LoRA, from the file's header or from adapter_config.json next to it."""
 
 import math
 import re
@@ -23,9 +23,10 @@ class PeftConfig:
     """The alphas of a LoRA file, by the rules of peft.LoraConfig."""
 
     def __init__(self, path: Path, header: Mapping[str, str]):
-        """Of the file `path` with this header.
+        """Read the settings of the file `path`, which has this `header`.
 
-        Raises ValueError for what is not a JSON object.
+        Raises:
+            ValueError: settings that are not a JSON object.
         """
         self._path = path
         self._source, text = f"{path}: {METADATA}", header.get(METADATA)
@@ -39,10 +40,11 @@ class PeftConfig:
         self._values: dict[str, Any] = values
 
     def alpha(self, component: str, target: str, rank: int) -> float:
-        """alpha of a layer: of the first pattern that its name ends in, else lora_alpha, else the rank.
+        """alpha of a layer: that of the first pattern its name ends in, else lora_alpha, else the rank.
 
-        Raises ValueError for an alpha that is not a finite number, NotImplementedError for a pattern that is
-        a regular expression with groups or many repetitions.
+        Raises:
+            ValueError: an alpha that is not a finite number.
+            NotImplementedError: a pattern that is a regular expression with groups or many repetitions.
         """
         alpha = self._get(component, "lora_alpha", rank)
         patterns = self._get(component, "alpha_pattern", None) or {}
@@ -76,7 +78,7 @@ class PeftConfig:
 
 
 def peft_metadata(loras: Mapping[str, Lora]) -> dict[str, Any]:
-    """What peft.LoraConfig is made from, each key with its component.
+    """The arguments of peft.LoraConfig, each key with its component.
 
     Names are without text_model, which the text encoders of transformers 5 lack; PEFT matches name endings.
     """
@@ -100,5 +102,5 @@ def peft_metadata(loras: Mapping[str, Lora]) -> dict[str, Any]:
 
 
 def _exactly(name: str) -> str:
-    """A key of PEFT's patterns, which are regular expressions for the end of a layer's name."""
+    """A pattern for exactly this layer: PEFT's patterns are regular expressions for the end of a name."""
     return name.replace(".", r"\.")

@@ -34,7 +34,7 @@ __all__ = ["load_single_file", "save_single_file"]
 
 _VAE_MATRIX = re.compile(r"(?:en|de)coder\.mid\.attn_1\.(?:q|k|v|proj_out)\.weight")
 _QKV = re.compile(r"(?P<layer>.+\.attn)\.(?P<part>[qkv])\.(?P<leaf>weight|bias)")
-# Of the towers' files: buffers, what only training reads, and layers that the model does not have.
+# Skipped in the towers' files: buffers, tensors that only training reads, and layers that the model lacks.
 _NOT_READ = re.compile(
     r"transformer\.text_model\.embeddings\.position_ids|model\.(?:attn_mask|logit_scale|text_projection)"
     r"|model\.transformer\.resblocks\..+"
@@ -43,7 +43,7 @@ _MAX_LISTED = 4
 
 
 class _Place(NamedTuple):
-    """Where a component is in the file."""
+    """The place of a component in the file."""
 
     prefix: str
     rename: Callable[[str], str]
@@ -67,15 +67,15 @@ def save_single_file(
     """Write one file that A1111, ComfyUI and diffusers' `from_single_file` read, whole or not at all.
 
     Args:
-        path: of the file, ending in .safetensors.
-        modules: by component: "unet", "vae", "text_encoder" and, for XL, "text_encoder_2".
-        dtype: of all tensors: "float32", "float16", "bfloat16"; None: as they are.
+        path: the file, ending in .safetensors.
+        modules: the modules by component: "unet", "vae", "text_encoder" and, for XL, "text_encoder_2".
+        dtype: type of all tensors: "float32", "float16", "bfloat16"; None: unchanged.
         metadata: more entries for the file's header.
-        overwrite: replace what is there.
+        overwrite: replace an existing file.
 
     Raises:
         ValueError: a component missing or unknown, an unknown dtype, or values that it cannot hold.
-        FileExistsError: the file is there and `overwrite` is False.
+        FileExistsError: the file exists and `overwrite` is False.
     """
     places = _places(modules)
     tensors: dict[str, np.ndarray] = {}
@@ -99,13 +99,13 @@ def load_single_file(
     """Read a file of the original layout.
 
     Args:
-        path: of the file.
-        modules: by component, as for `save_single_file`, of the configurations the file belongs to; they may
-            be abstract, from `nnx.eval_shape`.
+        path: the file.
+        modules: the modules by component, as for `save_single_file`, with the configurations of the file's
+            model; they may be abstract, from `nnx.eval_shape`.
 
     Returns:
-        the modules with the file's parameters. Averages, schedules and other tensors beside the components
-        are passed over.
+        The modules with the file's parameters. Averages, schedules and other tensors beside the components
+        are skipped.
 
     Raises:
         FileNotFoundError: no such file.
@@ -123,7 +123,7 @@ def load_single_file(
 
 
 class _Component(Mapping[str, np.ndarray]):
-    """One component's tensors in a file, by our names, each read when it is asked for."""
+    """One component's tensors in a file, by our names, each read on access."""
 
     def __init__(self, path: Path, tensors: Mapping[str, np.ndarray], place: _Place, module: nnx.Module):
         self._tensors = tensors

@@ -33,9 +33,9 @@ _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias":
 _TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}  # of a kernel, by its number of axes
 _FROM_TORCH = {2: (1, 0), 4: (2, 3, 1, 0)}
 
-# Tensors of some files that are no parameters: transformers before 4.31 stored the position indices.
+# Tensors of some files that are not parameters: transformers before 4.31 stored the position indices.
 _BUFFERS = re.compile(r"((text|vision)_model\.)?embeddings\.position_ids")
-# Parameters that are no layer's and keep their own names, as scalars do.
+# Parameters outside any layer, which keep their own names, as scalars do.
 _OWN_NAMES = ("class_embedding",)
 # Autoencoders of 2022 name their attention's projections as the original latent diffusion code did.
 _OLD_ATTENTION = re.compile(
@@ -46,10 +46,10 @@ _MAX_LISTED = 8
 
 
 def canonical_name(name: str, expected: Mapping[str, Any]) -> str | None:
-    """The name by which a model that has the names `expected` knows the tensor a file calls `name`.
+    """A model's name, one of `expected`, for the tensor that a file calls `name`.
 
-    None for a buffer that is no parameter. Handles the names of the autoencoder's attention before 2023, and
-    text towers stored with and without the leading `text_model.` (transformers 4 and 5).
+    None for a buffer, which is not a parameter. Handles the names of the autoencoder's attention before 2023,
+    and text towers stored with and without the leading `text_model.` (transformers 4 and 5).
     """
     if _BUFFERS.fullmatch(name) and name not in expected:
         return None
@@ -95,7 +95,8 @@ def weight_to_kernel(weight: np.ndarray) -> np.ndarray:
 def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
     """The parameters of a module as PyTorch would name and lay them out, in the module's own dtypes.
 
-    Raises NotImplementedError for a variable that no rule covers.
+    Raises:
+        NotImplementedError: a variable without a rule.
     """
     result = {}
     for path, variable in _variables(model):
@@ -114,8 +115,9 @@ def load_state_dict(
     `model` may be abstract, from `nnx.eval_shape`; `tensors` is read one at a time. A matrix stored as a
     1 x 1 convolution fills a Linear, and the reverse.
 
-    Raises ValueError naming every missing, unexpected or misshapen tensor (with got and expected) and
-    `source`.
+    Raises:
+        ValueError: tensors that are missing, unexpected or misshapen; names each, with got and expected, and
+            `source`.
     """
     graph, state = nnx.split(model)
     wanted = {_name(path): (path, leaf) for path, leaf in _variables(state)}
@@ -179,7 +181,7 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a weight (out, in, ...): without the trailing axes of a 1 x 1 convolution."""
+    """The shape of a weight (out, in, ...) without the trailing axes of a 1 x 1 convolution."""
     return shape[:2] if all(size == 1 for size in shape[2:]) else shape
 
 

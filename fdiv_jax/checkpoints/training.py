@@ -35,13 +35,13 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 @dataclass(frozen=True)
 class Restored:
-    """A checkpoint as it was read.
+    """A checkpoint that was read.
 
     Attributes:
-        step: it was saved at.
-        state: the arrays, in the structure that was asked for; of NumPy, on the host.
-        extra: what was saved as such.
-        files: what was saved as such.
+        step: the step of the run at which it was saved.
+        state: the arrays in the requested structure, as NumPy arrays on the host.
+        extra: the JSON values passed to `save`.
+        files: the contents of the files passed to `save`, by name.
     """
 
     step: int
@@ -54,11 +54,11 @@ class TrainingCheckpoints:
     """The checkpoints of one run: a directory of `step-00000120`, ..."""
 
     def __init__(self, directory: str | os.PathLike[str], keep: int = 2):
-        """In this directory, which is made at the first save; what dead runs left half written is removed.
+        """Checkpoints in a directory, made at the first save; half-written ones of dead runs are removed.
 
         Args:
-            directory: of the checkpoints, and of nothing else.
-            keep: how many to keep. A save needs room for one more.
+            directory: the directory, which holds only checkpoints.
+            keep: number of checkpoints to keep. A save needs room for one more.
 
         Raises:
             ValueError: `keep` is less than 1.
@@ -83,19 +83,19 @@ class TrainingCheckpoints:
         the same step is replaced.
 
         Args:
-            step: of the run.
+            step: step of the run.
             state: a pytree of arrays of JAX or NumPy; random keys go in as their `jax.random.key_data`.
-            extra: what JSON can hold.
+            extra: values that JSON can hold.
             files: more files, by name.
 
         Returns:
-            the directory of the checkpoint.
+            The directory of the checkpoint.
 
         Raises:
             ValueError: a negative step, or a file whose name is not a plain one.
-            TypeError: a leaf that is no array or is a random key, an `extra` that JSON cannot hold.
+            TypeError: a leaf that is not an array or is a random key, an `extra` that JSON cannot hold.
             OSError: the disk is full or fails; names the directory, the step and the newest checkpoint that
-                is whole. Nothing is left of the new one, the others are as they were.
+                is whole. The new one is removed, the others are unchanged.
         """
         if step < 0:
             raise ValueError(f"step {step}, expected 0 or more")
@@ -127,14 +127,14 @@ class TrainingCheckpoints:
         return target
 
     def restore(self, like: Any, former: Mapping[str, str] | None = None) -> Restored | None:
-        """The newest checkpoint that is whole; None where there is none at all.
+        """The newest checkpoint that is whole; None if there are no checkpoints.
 
-        Every file is compared with the manifest. A damaged checkpoint is passed over with a warning that says
+        Every file is compared with the manifest. A damaged checkpoint is skipped with a warning that says
         what is wrong with it and which one is used instead.
 
         Args:
             like: a pytree of arrays or of `jax.ShapeDtypeStruct`: the structure, the shapes and the types.
-            former: beginnings of leaves' names in checkpoints of earlier versions, and what they are now.
+            former: beginnings of leaves' names in checkpoints of earlier versions, and their present form.
 
         Raises:
             ValueError: the checkpoint has other leaves, shapes or types than `like` (names the leaf), or none
@@ -222,7 +222,11 @@ def _describe(names: Sequence[str], leaves: Sequence[Any]) -> list[dict[str, Any
 
 
 def _compare(path: Path, found: list[dict[str, Any]], like: Any) -> None:
-    """Raises ValueError unless the leaves of a checkpoint are those of `like`."""
+    """Check that the leaves of a checkpoint are those of `like`.
+
+    Raises:
+        ValueError: other names, shapes or types of leaves.
+    """
     expected = _describe(*_flatten(like))
     have, want = ({each["name"]: each for each in leaves} for leaves in (found, expected))
     for names, verb in ((have.keys() - want.keys(), "has"), (want.keys() - have.keys(), "lacks")):
@@ -258,7 +262,7 @@ def _write_arrays(directory: Path, leaves: Sequence[np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def _unlogged() -> Iterator[None]:
-    """Keeps the log of Orbax's threads off the screen: what they raise comes out as an exception too."""
+    """Keep the log of Orbax's threads off the screen: their errors are raised as exceptions as well."""
 
     def drop(record: logging.LogRecord) -> bool:
         return False
@@ -333,9 +337,11 @@ def _render(body: Mapping[str, Any]) -> str:
 
 
 def _verify(path: Path, step: int) -> dict[str, Any]:
-    """The manifest of a checkpoint, when every file is as it says.
+    """The manifest of a checkpoint whose files all agree with it.
 
-    Raises _DamagedError, which says what is wrong; NotImplementedError for a later format.
+    Raises:
+        _DamagedError: a file that does not agree; says which.
+        NotImplementedError: a checkpoint of a later format.
     """
     try:
         text = read_text(path / "manifest.json")
@@ -395,8 +401,10 @@ def _one_line(error: BaseException) -> str:
 
 
 def error_number(error: BaseException | None) -> int | None:
-    """The errno behind an exception, also where a library has put it into words, as TensorStore and
-    safetensors do for a full disk; None: something else."""
+    """The errno behind an exception; None if there is no errno.
+
+    TensorStore and safetensors put the errno of a full disk into the message.
+    """
     while error is not None:
         if isinstance(error, OSError):
             return error.errno or errno.EIO

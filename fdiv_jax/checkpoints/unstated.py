@@ -1,4 +1,4 @@
-"""What a single file cannot say: it holds tensors, and programs take the usual value of everything else."""
+"""The settings that a single file cannot hold: it has tensors only, and programs assume the rest."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,16 +33,16 @@ _CHANNELS_A_HEAD = 64
 def unstated_settings(modules: Mapping[str, nnx.Module], prediction_type: str = "epsilon") -> list[str]:
     """The settings of a model that its single file cannot express, each with what programs assume instead.
 
-    diffusers reads all of them from a directory given as `config`; A1111 and ComfyUI know the file alone. Of
-    what tensors do show (the layers that distilled models leave out, the numbers of transformer layers)
-    ComfyUI follows the tensors, and A1111 builds the published Stable Diffusion.
+    diffusers reads all of them from a directory given as `config`; A1111 and ComfyUI know the file alone.
+    For settings that tensors do show (the layers that distilled models leave out, the numbers of transformer
+    layers) ComfyUI follows the tensors, and A1111 builds the published Stable Diffusion.
 
     Args:
-        modules: by component, as for `save_single_file`.
-        prediction_type: what the UNet predicts.
+        modules: the modules by component, as for `save_single_file`.
+        prediction_type: the quantity that the UNet predicts.
 
     Returns:
-        one line for each, such as "unet norm_num_groups=4 (32 is assumed)"; empty for the published Stable
+        One line per setting, such as "unet norm_num_groups=4 (32 is assumed)"; empty for the published Stable
         Diffusion models.
     """
     config: Any = modules["unet"].config  # type: ignore[attr-defined]
@@ -62,7 +62,7 @@ def unstated_settings(modules: Mapping[str, nnx.Module], prediction_type: str = 
     if config.reverse_transformer_layers_per_block is not None:
         lines.append(
             "unet reverse_transformer_layers_per_block="
-            f"{config.reverse_transformer_layers_per_block!r} (A1111 takes one number a level)"
+            f"{config.reverse_transformer_layers_per_block!r} (A1111 takes one number per level)"
         )
     if config.layers_per_block != 2:
         more = (

@@ -1,4 +1,4 @@
-"""Which files of a component's directory hold its weights: one file or shards, plain or of a variant."""
+"""The files of a component's directory that hold its weights: one file or shards, plain or a variant."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def find_weights(directory: Path, variant: str | None = None) -> list[Path]:
     """The weights of a variant (None: without one): one file, or the shards that an index names.
 
     Raises:
-        FileNotFoundError: there are none, or a shard is missing; says what is there instead.
-        ValueError: pickles only, or an index that is none.
+        FileNotFoundError: no weights, or a shard is missing; says what the directory holds instead.
+        ValueError: only pickles, or an invalid index.
     """
     if (whole := _whole(directory, variant)) is not None:
         return [whole]
@@ -74,7 +74,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _missing(directory: Path, variant: str | None) -> Exception:
-    """Why there are no such weights, by what is there."""
+    """The error for missing weights, which says what the directory holds instead."""
     present = sorted(file.name for file in directory.iterdir() if file.is_file())
     middle = f".{variant}" if variant else ""
     expected = " or ".join(f"{stem}{middle}.safetensors" for stem in _STEMS)

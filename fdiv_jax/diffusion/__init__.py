@@ -1,7 +1,7 @@
 """The forward noise process, its reverse kernels, and samplers.
 
 Latents are channels-last (n h w c) or of any other shape with the batch first; timesteps are integers from 0
-(nearly clean) to `schedule.num_train_timesteps - 1` (nearly noise), one for each sample.
+(nearly clean) to `schedule.num_train_timesteps - 1` (nearly noise), one per sample.
 """
 
 from fdiv_jax.diffusion._ddim import ddim

@@ -1,4 +1,4 @@
-"""Beta schedules, in float32 as the checkpoints that were trained with them."""
+"""Beta schedules, in float32 as in the training of the published checkpoints."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import numpy as np
 from fdiv_jax.files import shown
 
 MOST_STEPS = 100_000
-"""Timesteps of a process, at most; models have 1,000."""
+"""Largest number of timesteps of a process; models have 1,000."""
 _LARGEST = 1e300
 BETA_SCHEDULES = ("linear", "scaled_linear", "sigmoid", "squaredcos_cap_v2", "laplace", "exp")
 
@@ -53,7 +53,7 @@ def number_of(config: Mapping[str, Any], key: str, default: float) -> float:
     """A number of a configuration.
 
     Raises:
-        ValueError: something else; names the key.
+        ValueError: not a number; names the key.
     """
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _LARGEST:
@@ -62,12 +62,18 @@ def number_of(config: Mapping[str, Any], key: str, default: float) -> float:
 
 
 def _cosine(u: float) -> float:
-    """Nichol and Dhariwal, Improved denoising diffusion probabilistic models, 2021, eq. 17."""
+    """The cosine schedule.
+
+    Source: Nichol and Dhariwal, Improved denoising diffusion probabilistic models, 2021, eq. 17.
+    """
     return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 
 
 def _laplace(u: float) -> float:
-    """Hang et al., Improved noise schedule for diffusion training, 2024, as diffusers has it."""
+    """The Laplace schedule, as in diffusers.
+
+    Source: Hang et al., Improved noise schedule for diffusion training, 2024.
+    """
     snr = math.exp(-0.5 * math.copysign(1, 0.5 - u) * math.log(1 - 2 * abs(0.5 - u) + 1e-6))
     return math.sqrt(snr / (1 + snr))
 
@@ -80,7 +86,7 @@ _ALPHA_BARS: dict[str, Callable[[float], float]] = {
 
 
 def _betas_of(alpha_bar: Callable[[float], float], steps: int, longest: float = 0.999) -> np.ndarray:
-    """The betas of a running product that is given as a function of t / T."""
+    """The betas whose running product is given as a function of t / T."""
     ratios = [alpha_bar((i + 1) / steps) / alpha_bar(i / steps) for i in range(steps)]
     return np.asarray([min(1 - ratio, longest) for ratio in ratios], np.float32)
 

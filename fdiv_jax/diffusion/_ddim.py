@@ -14,7 +14,8 @@ def ddim(schedule: NoiseSchedule, steps: int, eta: float | None = None) -> Sampl
     eta = 1 is DDPM's ancestral sampling. s = t - T // steps, and the timesteps are those of diffusers'
     DDIMScheduler.
 
-    Raises ValueError for a number of steps or an eta out of range.
+    Raises:
+        ValueError: a number of steps or an eta out of range.
 
     Source: Song, Meng, Ermon, Denoising diffusion implicit models, 2021, eq. 12 and 16.
     """

@@ -23,11 +23,12 @@ def euler(schedule: NoiseSchedule, steps: int, eta: float | None = None) -> Samp
 
     sigma = sqrt(1 - abar) / sqrt(abar), and x = y / sqrt(1 + sigma^2) is what a plan keeps. Timesteps and
     noise levels are those of diffusers' EulerDiscreteScheduler: real timesteps between two of the schedule's
-    get their sigma by linear interpolation; the noise
-    levels of Karras and others where the configuration asks for them.
+    get their sigma by linear interpolation; the noise levels of Karras and others where the configuration
+    asks for them.
 
-    Raises ValueError for a number of steps out of range or eta != 0 (the solver is of the ODE),
-    NotImplementedError for an option of the configuration that is not supported.
+    Raises:
+        ValueError: a number of steps out of range or eta != 0 (the solver is one of the ODE).
+        NotImplementedError: an option of the configuration that is not supported.
 
     Source: Karras, Aittala, Aila, Laine, Elucidating the design space of diffusion-based generative models,
     2022, algorithm 1 without its correction.
@@ -50,7 +51,8 @@ def euler_ancestral(schedule: NoiseSchedule, steps: int, eta: float | None = Non
     sigma_up = eta sigma_s sqrt(1 - sigma_s^2 / sigma_t^2) and sigma_down^2 + sigma_up^2 = sigma_s^2. eta = 1,
     the default, is diffusers' EulerAncestralDiscreteScheduler, whose timesteps these are; eta = 0 is `euler`.
 
-    Raises ValueError for a number of steps or an eta out of range.
+    Raises:
+        ValueError: a number of steps or an eta out of range.
     """
     eta = check_eta(1.0 if eta is None else eta)
     timesteps, sigma = _noise_levels(schedule, steps)

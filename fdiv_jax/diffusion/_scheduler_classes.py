@@ -1,4 +1,4 @@
-"""What diffusers' scheduler classes say of the process that a file is of, beyond the entries of the file."""
+"""The noise process that each of diffusers' scheduler classes implies beyond the entries of its file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,8 +33,8 @@ PROCESSES: dict[str, Mapping[str, Any]] = {
     "TCDScheduler": _SCALED,
     "UniPCMultistepScheduler": _UNCLIPPED,
 }
-"""The classes whose process is discrete and variance preserving, each with the entries that a file of it may
-leave out and whose values are not those of `DDIMScheduler`."""
+"""The classes whose process is discrete and variance preserving, each with those of its defaults that
+differ from the defaults of `DDIMScheduler`."""
 
 _FLOW = "a flow between noise and data (rectified flow), not a variance-preserving diffusion"
 _EDM = "noise levels without a variance-preserving process of discrete timesteps (EDM)"
@@ -60,7 +60,7 @@ def process_entries(config: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a `scheduler_config.json`, completed by those that its class implies.
 
     Raises:
-        NotImplementedError: a process that is not discrete and variance preserving; says what it is instead.
+        NotImplementedError: a process that is not discrete and variance preserving; says what it is.
     """
     name = config.get("_class_name")
     if name is not None and name not in PROCESSES:
@@ -82,7 +82,7 @@ def process_entries(config: Mapping[str, Any]) -> dict[str, Any]:
             f"variance_type {shown(config['variance_type'])}: the network's output is its mean only"
         )
     if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
-        raise NotImplementedError("timestep_type 'continuous': the network is told log sigma, no timestep")
+        raise NotImplementedError("timestep_type 'continuous': the network takes log sigma, not a timestep")
     return {**PROCESSES.get(str(name), {}), **config}
 
 

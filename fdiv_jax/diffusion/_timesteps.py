@@ -1,4 +1,4 @@
-"""Which timesteps, and which noise levels sigma = sqrt(1 - abar) / sqrt(abar), a sampler visits."""
+"""The timesteps and the noise levels sigma = sqrt(1 - abar) / sqrt(abar) that a sampler visits."""
 
 import jax
 import numpy as np
@@ -7,7 +7,12 @@ from fdiv_jax.diffusion.schedule import NoiseSchedule, SolverOptions
 
 
 def check_steps(steps: int, total: int) -> None:
-    """Raises TypeError or ValueError for a number of steps that is not an integer from 1 to `total`."""
+    """Check a number of steps.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: not from 1 to `total`.
+    """
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
         raise TypeError(f"steps must be an integer, got {type(steps).__name__}")
     if not 1 <= steps <= total:
@@ -17,7 +22,8 @@ def check_steps(steps: int, total: int) -> None:
 def check_timesteps(timesteps: np.ndarray, schedule: NoiseSchedule) -> np.ndarray:
     """The timesteps, int64 where all are whole numbers.
 
-    Raises ValueError for timesteps that leave the schedule or that do not decrease.
+    Raises:
+        ValueError: timesteps that leave the schedule or that do not decrease.
     """
     steps, total = len(timesteps), schedule.num_train_timesteps
     if timesteps.max() > total - 1 or timesteps.min() < 0:
@@ -33,7 +39,8 @@ def check_timesteps(timesteps: np.ndarray, schedule: NoiseSchedule) -> np.ndarra
 def trailing(last: int, schedule: NoiseSchedule, steps: int) -> np.ndarray:
     """Timesteps evenly spaced down from last - 1; T / steps apart, rounded as diffusers rounds them.
 
-    Raises ValueError for a `last` below T (of a clipped schedule) from which there are fewer than `steps`.
+    Raises:
+        ValueError: a `last` below T (of a clipped schedule) from which there are fewer than `steps`.
     """
     total = schedule.num_train_timesteps
     timesteps = np.arange(last, 0, -total / steps).round()[:steps] - 1  # halves fall where its sums put them
@@ -45,19 +52,27 @@ def trailing(last: int, schedule: NoiseSchedule, steps: int) -> np.ndarray:
 
 
 def whole(timesteps: np.ndarray) -> np.ndarray:
-    """int64 where all are whole numbers, else unchanged."""
+    """The timesteps as int64 if all are whole numbers, else unchanged."""
     return timesteps.astype(np.int64) if np.all(timesteps == np.round(timesteps)) else timesteps
 
 
 def check_eta(eta: float) -> float:
-    """Raises ValueError for a share of noise outside [0, 1]."""
+    """Check a share of noise.
+
+    Raises:
+        ValueError: outside [0, 1].
+    """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], got {eta}")
     return eta
 
 
 def check_no_eta(eta: float | None, sampler: str) -> None:
-    """Raises ValueError for a share of noise other than None or 0."""
+    """Check that a sampler of the ODE is given no share of noise.
+
+    Raises:
+        ValueError: `eta` is neither None nor 0.
+    """
     if eta:
         raise ValueError(f"{sampler} solves the ODE and draws no noise: eta must be 0, got {eta}")
 
@@ -65,7 +80,8 @@ def check_no_eta(eta: float | None, sampler: str) -> None:
 def final_level(options: SolverOptions, levels: np.ndarray) -> float:
     """The noise level after the last step.
 
-    Raises ValueError for a `final_sigmas_type` that is not known.
+    Raises:
+        ValueError: an unknown `final_sigmas_type`.
     """
     if options.final_sigma not in ("zero", "sigma_min"):
         raise ValueError(f"final_sigmas_type must be zero or sigma_min, got {options.final_sigma!r}")

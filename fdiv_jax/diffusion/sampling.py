@@ -1,4 +1,4 @@
-"""Running a sampler: one compiled scan over the steps of its plan."""
+"""Runs a sampler as one compiled scan over the steps of its plan."""
 
 import dataclasses
 import difflib
@@ -24,7 +24,7 @@ Progress = Callable[[int], None]
 
 
 def with_karras(sampler: Sampler) -> Sampler:
-    """The sampler with Karras' noise levels, whatever the schedule's configuration says of them."""
+    """The sampler with Karras' noise levels, in place of those of the schedule's configuration."""
 
     def plan(schedule: NoiseSchedule, steps: int, eta: float | None = None) -> SamplingPlan:
         solver = dataclasses.replace(schedule.solver, levels="karras")
@@ -50,9 +50,11 @@ def sampling_plan(
 ) -> SamplingPlan:
     """The plan of a sampler given by its name in `SAMPLERS` or as a function.
 
-    `eta` in [0, 1] is the share of fresh noise, for samplers that take it; None is the sampler's own.
+    `eta` in [0, 1] is the share of fresh noise, for samplers that take it; None: the sampler's default.
 
-    Raises ValueError for an unknown name, TypeError for neither, and what the sampler raises.
+    Raises:
+        ValueError: an unknown name, or an argument that the sampler refuses.
+        TypeError: neither a name nor a function, or an argument of a wrong type.
     """
     if isinstance(sampler, str):
         if sampler not in SAMPLERS:
@@ -87,13 +89,15 @@ def sample(
 
     `key` is for samplers that draw noise (ddim with eta > 0, euler_a): one key, or n of them. Step i draws
     normal(fold_in(k_j, i)) for image j, with k_j = key[j], or fold_in(key, j) of one key, so that no image
-    depends on the others. `progress(done)` is told the number of steps behind it, after each.
+    depends on the others. `progress(done)` is called after each step with the number of steps done.
 
     Computes in float32 or better. Returns the sample, of the shape of `latents`; with `trajectory`, every x
     from the first to the last, (steps + 1, n, ...), all of them in the scale that the network reads.
 
-    Raises ValueError for an unknown sampler, steps or eta out of range, noise without a key, keys that are
-    not one an image, or an output of another shape than x; TypeError for latents that are not floating-point.
+    Raises:
+        ValueError: an unknown sampler, steps or eta out of range, noise without a key, a number of
+            keys other than one or n, or an output of another shape than x.
+        TypeError: latents that are not floating-point.
     """
     plan = sampling_plan(schedule, steps, sampler=sampler, eta=eta)
     latents = jnp.asarray(latents)
@@ -164,7 +168,7 @@ def _fresh_noise(keys: jax.Array, index: jax.Array, like: jax.Array) -> jax.Arra
 
 
 _listeners: list[Progress] = []
-"""Who is told of the steps; the compiled sampler calls the innermost, and so is the same for all."""
+"""The functions to call after each step; the compiled sampler calls the innermost, so it serves all."""
 
 
 def _tell(done: Any) -> None:

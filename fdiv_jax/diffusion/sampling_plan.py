@@ -22,8 +22,9 @@ class SamplingPlan:
 
         x_0  = clip(x0_of_x x + x0_of_output o)
         eps  = eps_of_x x + eps_of_output o
-        x   <- keep x + data x_0 + previous_data (x_0 of the step before) + direction eps + noise z,    z ~
-        N(0, I).
+        x   <- keep x + data x_0 + previous_data x_0' + direction eps + noise z
+
+    with x_0' that of the step before and z ~ N(0, I).
     """
 
     timesteps: np.ndarray
@@ -53,7 +54,7 @@ class Sampler(Protocol):
     def __call__(self, schedule: NoiseSchedule, steps: int, eta: float | None = None) -> SamplingPlan:
         """The plan of `steps` steps.
 
-        `eta` in [0, 1] is the share of fresh noise, None the sampler's own: 0 but for ancestral ones.
+        `eta` in [0, 1] is the share of fresh noise, None the sampler's default: 1 for ancestral ones, else 0.
         """
         ...
 

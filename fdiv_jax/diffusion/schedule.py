@@ -1,4 +1,4 @@
-"""The noise process, what a network predicts of it, and its reverse kernels."""
+"""The noise process, the quantities that a network predicts, and the reverse kernels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,10 +23,10 @@ Levels = Literal["schedule", "karras", "exponential", "lu", "beta"]
 
 @dataclass(frozen=True)
 class SolverOptions:
-    """What a configuration says about DPM-Solver++ and the noise levels of Euler; DDIM does not read it.
+    """The settings of DPM-Solver++ and of Euler's noise levels in a configuration; DDIM does not read them.
 
-    The solver's own name says which algorithm runs, so that a file that was written for another one
-    (DPM-Solver, its SDE, DEIS, UniPC) serves as well.
+    The name of the sampler says which algorithm runs, so that a file written for another one (DPM-Solver, its
+    SDE, DEIS, UniPC) serves as well.
     """
 
     order: int = 2
@@ -43,7 +43,7 @@ class SolverOptions:
     sigma_min: float | None = None
     sigma_max: float | None = None
     log_linear: bool = False
-    """Whether Euler's noise levels are to be interpolated in log sigma, which is not built here."""
+    """Whether Euler's noise levels are to be interpolated in log sigma, which is not supported here."""
 
 
 @jax.tree_util.register_static
@@ -51,15 +51,16 @@ class SolverOptions:
 class NoiseSchedule:
     """A discrete variance-preserving diffusion, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, 0 <= t < T.
 
-    abar_t is the running product of alpha_t = 1 - beta_t; the betas are float32, as a checkpoint's own, and
-    everything derived from them is computed in float64 and cast at the end. Immutable and hashable; as a
+    abar_t is the running product of alpha_t = 1 - beta_t. The betas are float32, as in training; everything
+    derived from them is computed in float64 and cast at the end. Immutable and hashable; as a
     pytree it has no leaves, so that it passes through jit, vmap, pmap and scan as a constant.
 
     Every method takes arrays of shape (n, ...) with timesteps of shape (n,) or (), int; it broadcasts over
     the trailing axes and keeps the floating dtype of its first argument.
 
-    Raises ValueError for betas outside (0, 1], or a zero signal-to-noise ratio with a network that predicts
-    epsilon (nothing of x_0 could be recovered there).
+    Raises:
+        ValueError: betas outside (0, 1], or a zero signal-to-noise ratio with a network that predicts epsilon
+            (x_0 could not be recovered there).
 
     Source: Ho, Jain, Abbeel, Denoising diffusion probabilistic models, 2020 (DDPM).
     """
@@ -106,12 +107,14 @@ class NoiseSchedule:
     def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
         """The schedule of a `scheduler_config.json`, whichever variance-preserving sampler it is for.
 
-        What the file leaves out of the process (betas, clipping, last step) takes the default of the class
-        that it names, how timesteps are spread that of diffusers' scheduler for the sampler in use. A
+        Settings of the process that the file leaves out (betas, clipping, last step) take the defaults of the
+        class that it names; the spacing of timesteps takes that of diffusers' scheduler for the sampler. A
         file of a scheduler that does not clip the predicted x_0, such as PNDM's, gives no clipping.
 
-        Raises NotImplementedError naming what is not supported, ValueError for a value out of range,
-        TypeError when `config` is not a mapping.
+        Raises:
+            NotImplementedError: a setting that is not supported; names it.
+            ValueError: a value out of range.
+            TypeError: `config` is not a mapping.
         """
         if not isinstance(config, Mapping):
             raise TypeError(f"a scheduler configuration is a mapping, got {type(config).__name__}")
@@ -165,7 +168,7 @@ class NoiseSchedule:
         return signal * noise - sigma * x0
 
     def target(self, x0: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
-        """What the network is trained to give at (x_t, t): eps, v_t or x_0, as `prediction_type` says."""
+        """The output that the network is trained for at (x_t, t): eps, v_t or x_0, by `prediction_type`."""
         _same_shape(x0=x0, noise=noise)
         if self.prediction_type == "epsilon":
             return noise
@@ -194,7 +197,7 @@ class NoiseSchedule:
         return signal * output + sigma * x_t
 
     def reverse_variance(self, timesteps: jax.Array, variance: Variance = "posterior") -> jax.Array:
-        """The variance s_t^2 of the reverse kernel p(x_{t-1} | x_t), for each timestep, float.
+        """The variance s_t^2 of the reverse kernel p(x_{t-1} | x_t), one number per timestep.
 
         "posterior" is that of q(x_{t-1} | x_t, x_0), beta_t (1 - abar_{t-1}) / (1 - abar_t) (DDPM eq. 7); it
         is zero at t = 0, where the value of t = 1 stands in (Nichol and Dhariwal, 2021). "beta" is beta_t,
@@ -216,10 +219,11 @@ class NoiseSchedule:
         abar_t) s_t^2).
 
         `of` says which prediction is compared ("output": the network's own type), `variance` which s_t^2
-        (see `reverse_variance`). Returns float, one for each timestep.
+        (see `reverse_variance`). Returns one number per timestep.
 
-        Raises ValueError for epsilon with a schedule that ends at zero signal-to-noise ratio: w_T would be
-        infinite.
+        Raises:
+            ValueError: epsilon with a schedule that ends at zero signal-to-noise ratio: w_T would be
+                infinite.
         """
         kind = self.prediction_type if of == "output" else of
         _one_of("of", kind, get_args(PredictionType))

@@ -49,8 +49,8 @@ class DataParallel:
 
     The functions average over the batch by `jax.lax.pmean` over the axis passed to `make`.
 
-    On virtual devices of a CPU a call returns when its work is done: the devices share a few threads, and with two
-    calls in flight one that waits in its average can hold the thread that the other needs.
+    On virtual devices of a CPU a call returns when its work is done: the devices share a few threads, and
+    with two calls in flight one that waits in its average can hold the thread that the other needs.
 
     Raises:
         ValueError: the number of devices does not divide the batch.

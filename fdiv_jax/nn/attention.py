@@ -21,7 +21,7 @@ ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 LONG = 1024
 """Queries and keys from which on "auto" takes the blocked implementation: the measured crossing."""
 BLOCK = 128
-"""Keys a block, the fastest size measured."""
+"""Keys per block, the fastest size measured."""
 
 
 def dot_product_attention(
@@ -39,19 +39,19 @@ def dot_product_attention(
         query: n q heads d.
         key: n k heads d.
         value: n k heads d.
-        mask: boolean, broadcastable to n heads q k; False shuts a pair out.
+        mask: boolean, broadcastable to n heads q k; False excludes a pair.
         implementation: "plain" holds all q k scores, and can be differentiated as often as one likes, forward
             and in reverse. "blocked" takes `block` keys at a time: values and gradients in memory
             proportional to q + k; derivatives of the gradient hold all scores, and `jax.jvp` of the values
             themselves is an error. "library" is `jax.nn.dot_product_attention`. "auto" is blocked from `LONG`
             queries and keys on, else plain.
-        block: keys at a time.
+        block: keys per block.
 
     Returns:
         n q heads d, in the dtype of `value`.
 
     Raises:
-        ValueError: an unknown implementation, or no keys a block.
+        ValueError: an unknown implementation, or less than one key per block.
     """
     check_implementation(implementation)
     if block < 1:
@@ -71,7 +71,11 @@ def dot_product_attention(
 
 
 def check_implementation(name: str) -> None:
-    """Raise ValueError for a name that is no implementation of attention."""
+    """Check the name of an implementation of attention.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     if name not in get_args(Implementation):
         raise ValueError(f"attention {name!r}, expected one of {', '.join(get_args(Implementation))}")
 
@@ -88,7 +92,7 @@ def _blocked(
 ) -> jax.Array:
     """Attention in one pass over blocks of keys, n heads q d and n heads k d (twice) -> n heads q d.
 
-    Of the blocks so far it keeps the largest score m of a query, z = sum_j exp(s_j - m) and
+    For the blocks so far it keeps each query's largest score m, z = sum_j exp(s_j - m) and
     sum_j exp(s_j - m) v_j, and multiplies the sums by exp(m - m') when a block brings a larger m'. The
     backward pass makes each block's weights exp(s - m) / z anew. Milakov and Gimelshein, Online normalizer
     calculation for softmax, 2018; Dao et al., FlashAttention, 2022.
@@ -124,8 +128,11 @@ def _blocked_forward(
 def _blocked_backward(
     block: int, saved: tuple[jax.Array, ...], cotangent: jax.Array
 ) -> tuple[jax.Array | None, ...]:
-    """With P the weights and G the cotangent of the output O = P v: dv = P^T G, and the scores' cotangent is
-    P (G v^T - sum_d G O)."""
+    """The cotangents of query, key and value, block by block.
+
+    With P the weights and G the cotangent of the output O = P v: dv = P^T G, and the scores' cotangent is
+    P (G v^T - sum_d G O).
+    """
     query, key, value, mask, out, z, m = saved
     dtype = z.dtype
     inner = (cotangent.astype(dtype) * out.astype(dtype)).sum(-1, keepdims=True)
@@ -157,7 +164,7 @@ _blocked.defvjp(_blocked_forward, _blocked_backward)
 
 
 def _blocks(key: jax.Array, value: jax.Array, mask: jax.Array | None, block: int) -> tuple[Any, ...]:
-    """Keys, values, which of them are real, and the mask, cut along the keys: blocks are the first axis."""
+    """Keys, values, which of them are not padding, and the mask, in blocks of keys along the first axis."""
 
     def cut(x: jax.Array, axis: int) -> jax.Array:
         pad = [(0, 0)] * x.ndim
@@ -171,11 +178,13 @@ def _blocks(key: jax.Array, value: jax.Array, mask: jax.Array | None, block: int
 
 
 class AttentionLayer(nnx.Module):
-    """A layer that attends. `implementation` is part of its structure, so that compiled functions of a
-    network know it; see `with_attention`."""
+    """A layer with attention.
+
+    `implementation` is part of its structure, so that functions are compiled for it; see `with_attention`.
+    """
 
     def __init__(self, heads: int):
-        """With this number of heads."""
+        """A layer with this number of heads."""
         self.heads = heads
         self.implementation: Implementation = "auto"
 
@@ -215,7 +224,7 @@ class Attention(AttentionLayer):
         context: int | None = None,
         bias: bool = False,
     ):
-        """Attend from `channels` features to `context` features (to themselves when None)."""
+        """Attention from `channels` features to `context` features (to themselves when None)."""
         if heads < 1 or channels % heads:
             raise ValueError(f"{heads} attention heads do not divide {channels} channels")
         super().__init__(heads)

@@ -1,4 +1,4 @@
-"""Images as CLIP's vision tower takes them: `preprocessor_config.json`."""
+"""Preprocessing of images for CLIP's vision tower, by `preprocessor_config.json`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class CLIPImageProcessor:
     """Resize, centre crop, normalise: uint8 images to (x / 255 - mean) / std. The arithmetic is Pillow's.
 
     Attributes:
-        size: of the shorter side after resizing, or (height, width) of the whole; None: not resized.
-        crop: (height, width) of the centre; None: not cropped.
+        size: length of the shorter side after resizing, or (height, width); None: not resized.
+        crop: (height, width) of the part kept at the centre; None: not cropped.
         resample: Pillow's number of the filter; 3 is bicubic.
-        scale: what pixels are multiplied by first.
-        mean: subtracted, one a channel.
-        std: divided by, one a channel.
+        scale: factor that pixels are multiplied by first.
+        mean: subtracted from the scaled pixels, one number per channel.
+        std: divides the result, one number per channel.
     """
 
     size: int | tuple[int, int] | None = 224
@@ -89,7 +89,8 @@ class CLIPImageProcessor:
         """Read `preprocessor_config.json` of a model directory.
 
         Raises:
-            FileNotFoundError: there is none; ValueError: it is not JSON.
+            FileNotFoundError: the directory has no such file.
+            ValueError: the file is not JSON.
         """
         return cls.from_dict(read_json(Path(directory) / "preprocessor_config.json"))
 
@@ -97,8 +98,8 @@ class CLIPImageProcessor:
         """n images h w 3, uint8 (or Pillow's own), of any sizes -> n H W 3, float32.
 
         Raises:
-            ValueError: no image, another shape, or one that is smaller than the crop; TypeError: pixels that
-                are not uint8.
+            ValueError: no image, one of another shape, or one smaller than the crop.
+            TypeError: pixels that are not uint8.
         """
         require(len(images) > 0, "no images, expected at least one")
         return np.stack([self._one(image) for image in images])

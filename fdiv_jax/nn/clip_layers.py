@@ -1,4 +1,4 @@
-"""What CLIP's two towers share: the configuration's common part and the encoder, names as in transformers.
+"""The parts that CLIP's two towers share: common configuration and encoder, names as in transformers.
 
 Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021.
 """
@@ -58,12 +58,12 @@ NOT_READ = (
     "use_bfloat16",
     "use_cache",
 )
-"""What training, generation or bookkeeping reads from a configuration, and inference does not."""
+"""Keys of a configuration that training, generation or bookkeeping reads, and inference does not."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CLIPTowerConfig(ModelConfig):
-    """What the configurations of both towers have."""
+    """The common part of the configurations of both towers."""
 
     hidden_size: int = 512
     intermediate_size: int = 2048
@@ -93,7 +93,7 @@ class CLIPTowerConfig(ModelConfig):
         activation(self.hidden_act)
 
     def to_dict(self) -> dict[str, Any]:
-        """The mapping for `config.json`, with what transformers needs to know the model."""
+        """The mapping for `config.json`, with the keys by which transformers recognises the model."""
         return {"model_type": self.model_type, **super().to_dict()}
 
 
@@ -101,7 +101,7 @@ class CLIPAttention(AttentionLayer):
     """Multi-head self-attention with the names of transformers."""
 
     def __init__(self, config: CLIPTowerConfig, precision: Precision, rngs: nnx.Rngs):
-        """As `config` says."""
+        """Random parameters, with the sizes in `config`."""
         width = config.hidden_size
         super().__init__(config.num_attention_heads)
         self.k_proj = linear(width, width, precision, rngs)
@@ -118,7 +118,7 @@ class CLIPMLP(nnx.Module):
     """The position-wise network."""
 
     def __init__(self, config: CLIPTowerConfig, precision: Precision, rngs: nnx.Rngs):
-        """As `config` says."""
+        """Random parameters, with the sizes in `config`."""
         self.act = activation(config.hidden_act)
         self.fc1 = linear(config.hidden_size, config.intermediate_size, precision, rngs)
         self.fc2 = linear(config.intermediate_size, config.hidden_size, precision, rngs)
@@ -132,7 +132,7 @@ class CLIPEncoderLayer(nnx.Module):
     """Attention and network, each behind a layer norm, with a residual."""
 
     def __init__(self, config: CLIPTowerConfig, precision: Precision, rngs: nnx.Rngs):
-        """As `config` says."""
+        """Random parameters, with the sizes in `config`."""
         epsilon = config.layer_norm_eps
         self.self_attn = CLIPAttention(config, precision, rngs)
         self.layer_norm1 = layer_norm(config.hidden_size, precision, rngs, epsilon=epsilon)
@@ -149,13 +149,13 @@ class CLIPEncoder(nnx.Module):
     """A stack of layers."""
 
     def __init__(self, config: CLIPTowerConfig, precision: Precision, rngs: nnx.Rngs):
-        """As `config` says."""
+        """Random parameters, with the sizes in `config`."""
         self.layers = nnx.List(
             [CLIPEncoderLayer(config, precision, rngs) for _ in range(config.num_hidden_layers)]
         )
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, ...]:
-        """n l d -> the input and what each layer gives, layers + 1 arrays n l d."""
+        """n l d -> the input and the output of each layer, layers + 1 arrays n l d."""
         states = [x]
         for layer in self.layers:
             states.append(layer(states[-1], mask))

@@ -38,12 +38,12 @@ class CLIPTextConfig(CLIPTowerConfig):
 
 
 class CLIPTextFeatures(NamedTuple):
-    """What a text tower gives for n prompts of l tokens, float32 or wider."""
+    """The outputs of a text tower for n prompts of l tokens, float32 or wider."""
 
     hidden: tuple[jax.Array, ...]
     """n l d: the embeddings and the output of each layer, not normalised; -2 is the penultimate layer's."""
     last: jax.Array
-    """n l d: the last one after the final norm."""
+    """n l d: the last layer's output after the final norm."""
     pooled: jax.Array
     """n d: `last` at the end-of-text token; n projection_dim where the tower has a projection."""
 
@@ -52,7 +52,7 @@ class CLIPTextEmbeddings(nnx.Module):
     """Token plus position embeddings."""
 
     def __init__(self, config: CLIPTextConfig, precision: Precision, rngs: nnx.Rngs):
-        """As `config` says."""
+        """Random parameters, with the sizes in `config`."""
         options = {"dtype": precision.dtype, "param_dtype": precision.param_dtype, "rngs": rngs}
         self.token_embedding = nnx.Embed(config.vocab_size, config.hidden_size, **options)
         self.position_embedding = nnx.Embed(config.max_position_embeddings, config.hidden_size, **options)
@@ -66,7 +66,7 @@ class CLIPTextTransformer(nnx.Module):
     """Embeddings, causal encoder, final norm."""
 
     def __init__(self, config: CLIPTextConfig, precision: Precision, rngs: nnx.Rngs):
-        """As `config` says."""
+        """Random parameters, with the sizes in `config`."""
         self.config = config
         self.embeddings = CLIPTextEmbeddings(config, precision, rngs)
         self.encoder = CLIPEncoder(config, precision, rngs)
@@ -90,7 +90,7 @@ class CLIPTextTransformer(nnx.Module):
         return CLIPTextFeatures(hidden, last, last[jnp.arange(len(tokens)), self._end(tokens)])
 
     def _end(self, tokens: jax.Array) -> jax.Array:
-        """(n,): where each prompt ends. Files of before 2023 say eos_token_id 2 and mean the greatest id."""
+        """(n,): where each prompt ends. Before 2023 files say eos_token_id 2 and mean the greatest id."""
         eos = self.config.eos_token_id
         return jnp.argmax(tokens if eos == _LEGACY_EOS else tokens == eos, axis=-1)
 

@@ -63,7 +63,8 @@ class CLIPConfig(ModelConfig):
         and what they leave out has the default value.
 
         Raises:
-            NotImplementedError, ValueError: as `ModelConfig.from_dict`, for either tower.
+            NotImplementedError: as for `ModelConfig.from_dict`, for either tower.
+            ValueError: as for `ModelConfig.from_dict`, for either tower.
         """
         towers: dict[str, ModelConfig] = {}
         for name, tower in (("text_config", CLIPTextConfig), ("vision_config", CLIPVisionConfig)):
@@ -78,7 +79,7 @@ class CLIPConfig(ModelConfig):
 
 
 class CLIPVisionFeatures(NamedTuple):
-    """What a vision tower gives for n images, float32 or wider; l is 1 + the number of patches."""
+    """The outputs of a vision tower for n images, float32 or wider; l is 1 + the number of patches."""
 
     hidden: tuple[jax.Array, ...]
     """n l d: the normalised embeddings and the output of each layer, the image's own token first."""
@@ -89,10 +90,10 @@ class CLIPVisionFeatures(NamedTuple):
 
 
 class CLIPVisionEmbeddings(nnx.Module):
-    """A token for the image and one a patch, plus position embeddings."""
+    """One token for the image and one per patch, plus position embeddings."""
 
     def __init__(self, config: CLIPVisionConfig, precision: Precision, rngs: nnx.Rngs):
-        """As `config` says."""
+        """Random parameters, with the sizes in `config`."""
         self.dtype = precision.dtype
         self.patch_embedding = nnx.Conv(
             config.num_channels,
@@ -128,7 +129,7 @@ class CLIPVisionTransformer(nnx.Module):
     """Embeddings, a norm, the encoder, and a norm of the image's token."""
 
     def __init__(self, config: CLIPVisionConfig, precision: Precision, rngs: nnx.Rngs):
-        """As `config` says."""
+        """Random parameters, with the sizes in `config`."""
         self.config = config
         self.embeddings = CLIPVisionEmbeddings(config, precision, rngs)
         epsilon, width = config.layer_norm_eps, config.hidden_size

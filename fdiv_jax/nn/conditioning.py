@@ -1,4 +1,4 @@
-"""What a UNet is told besides the latents and the timestep."""
+"""The conditioning passed to a UNet beside the latents and the timestep."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import jax.numpy as jnp
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TextConditioning:
-    """The text as Stable Diffusion XL takes it; a pytree, so that `jax.tree.map` indexes and places it.
+    """The text conditioning of Stable Diffusion XL; a pytree, so that `jax.tree.map` indexes and places it.
 
     Attributes:
-        hidden: n l d, what the UNet attends to.
-        pooled: n p, one vector a prompt, added to the time embedding.
+        hidden: n l d, the features that the UNet attends to.
+        pooled: n p, one vector per prompt, added to the time embedding.
         time_ids: n 6: (height, width) of the original image, (top, left) of its crop and (height, width) of
-            the image to draw, in pixels; None: the size of the latents at hand, not cropped, see `sized`.
+            the image to draw, in pixels; None: the size of the latents, not cropped, see `sized`.
 
     Source: Podell et al., SDXL: Improving latent diffusion models for high-resolution image synthesis, 2023.
     """
@@ -27,7 +27,7 @@ class TextConditioning:
     time_ids: jax.Array | None = None
 
     def sized(self, height: int, width: int) -> TextConditioning:
-        """With `time_ids` of an uncropped image of `height` x `width` px, unless they are there already."""
+        """A copy with `time_ids` of an uncropped image of `height` x `width` px, unless it has its own."""
         if self.time_ids is not None:
             return self
         ids = jnp.asarray([height, width, 0, 0, height, width], jnp.float32)
@@ -35,7 +35,7 @@ class TextConditioning:
 
 
 Text = jax.Array | TextConditioning
-"""Either form: features n l d alone (Stable Diffusion 1 and 2), or with what XL adds."""
+"""Text features n l d alone (Stable Diffusion 1 and 2), or with the additions of XL."""
 
 
 def sized_text(text: Text, height: int, width: int) -> Text:

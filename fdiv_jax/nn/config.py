@@ -1,4 +1,4 @@
-"""What every model configuration shares: reading a `config.json` strictly, writing it back."""
+"""The base of every model configuration: reads a `config.json` strictly, and writes it back."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fdiv_jax.files import shown
 ConfigT = TypeVar("ConfigT", bound="ModelConfig")
 
 COUNT = (1, 1 << 16)
-"""The range of counts that a configuration gives no other: widths, heads, groups, pixels of a side."""
+"""The range of counts without a range of their own: widths, heads, groups, pixels along a side."""
 LAYERS = (1, 64)
 """The range of layers of one block; building a network takes time for each of them."""
 _ENTRIES = 64
-"""Entries of a list in a configuration, at most."""
+"""Largest number of entries of a list in a configuration."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,8 @@ class ModelConfig:
     Subclasses list their fields with the names that diffusers or transformers use. A key of the file that is
     not a field is looked up in `neutral`: the values with which this library's model and the original agree.
     Any other value of such a key names a capability that is missing here. Whole numbers lie within `ranges`
-    (least, most; `COUNT` where nothing is said), so that no configuration asks for a network that takes
-    minutes to build, or for arrays whose size has no number.
+    (least, most; by default `COUNT`), so that no configuration asks for a network that takes minutes to
+    build, or for arrays of absurd size.
     """
 
     class_name: ClassVar[str] = ""
@@ -88,7 +88,11 @@ class ModelConfig:
 
 
 def _check_numbers(name: str, value: Any, bounds: tuple[int, int] | None) -> None:
-    """Raise ValueError for a number that is out of its range or not finite, or a list too long."""
+    """Check the range of every number and the length of every list.
+
+    Raises:
+        ValueError: a number out of its range or not finite, or a list that is too long.
+    """
     if isinstance(value, tuple):
         if len(value) > _ENTRIES:
             raise ValueError(f"{name} has {len(value)} entries, expected at most {_ENTRIES}")
@@ -103,7 +107,7 @@ def _check_numbers(name: str, value: Any, bounds: tuple[int, int] | None) -> Non
 
 
 def _is_neutral(value: Any, neutral: tuple[Any, ...]) -> bool:
-    """Whether a value, or each of those a block, is neutral; any is where none is listed."""
+    """Whether a value, or each of the values per block, is neutral; without a list every value is."""
     if not neutral:
         return True
     return all(one in neutral for one in value) if isinstance(value, tuple) and value else value in neutral
@@ -134,7 +138,7 @@ def _as_list(value: Any) -> Any:
 
 
 def per_block(name: str, value: Any, blocks: int) -> tuple[Any, ...]:
-    """Spread a setting over blocks: a scalar counts for each of them, a sequence must have one entry a block.
+    """Spread a setting over blocks: a scalar counts for each, a sequence must have one entry per block.
 
     Raises:
         ValueError: the sequence has another length.
@@ -149,6 +153,10 @@ def per_block(name: str, value: Any, blocks: int) -> tuple[Any, ...]:
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise ValueError with `message` unless `condition` holds."""
+    """Check a condition.
+
+    Raises:
+        ValueError: `condition` does not hold; with `message`.
+    """
     if not condition:
         raise ValueError(message)

@@ -45,7 +45,7 @@ class SpectralConv(nnx.Module):
         param_dtype: Any,
         normalise: bool = True,
     ):
-        """A square kernel of `size`, the same padding on all sides; as it is unless `normalise`."""
+        """A square kernel of `size`, the same padding on all sides; not normalised unless `normalise`."""
         self.stride, self.padding, self.normalise = stride, padding, normalise
         scale = (inputs * size * size) ** -0.5
         shape = (size, size, inputs, outputs)
@@ -83,7 +83,7 @@ class Critic(nnx.Module):
     """T's pre-activation v_omega on a noise prediction and its loss mask.
 
     Three stride-2 convolutions of size 4 with spectral normalisation and leaky ReLU of slope 0.2, then two of
-    size 3 at that resolution: `head_channels` features, and one value a patch.
+    size 3 at that resolution: `head_channels` features, and one value per patch.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Critic(nnx.Module):
             layer.refresh()
 
     def __call__(self, prediction: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """One value a patch.
+        """One value per patch.
 
         Args:
             prediction: n h w channels - 1.

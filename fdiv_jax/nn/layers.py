@@ -1,6 +1,6 @@
-"""The few layers that all models are made of, with one policy for precision.
+"""The layers that all models are made of, with one policy for precision.
 
-Parameters are kept in `param_dtype` (float32 unless told otherwise), convolutions and products run in
+Parameters are kept in `param_dtype` (float32 by default), convolutions and products run in
 `dtype`, and the statistics of every normalisation are taken in float32 (two-pass variance, as PyTorch does).
 """
 
@@ -38,7 +38,7 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """Where numbers live: `dtype` for compute, `param_dtype` for parameters."""
+    """The floating-point types: `dtype` for compute, `param_dtype` for parameters."""
 
     dtype: jnp.dtype | type = jnp.float32
     param_dtype: jnp.dtype | type = jnp.float32

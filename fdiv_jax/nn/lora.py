@@ -37,8 +37,8 @@ class Lora:
 
     Attributes:
         factors: the arrays that learn, by name (see the module).
-        alpha: by target; a change is scaled by alpha / rank.
-        magnitudes: by target, for those that have any (DoRA).
+        alpha: one number per target; a change is scaled by alpha / rank.
+        magnitudes: one array per target that has magnitudes (DoRA).
 
     Raises:
         ValueError: a factor without its other half or its alpha, a magnitude without factors, or shapes that
@@ -109,11 +109,11 @@ jax.tree_util.register_pytree_with_keys(Lora, _flatten_with_keys, _unflatten, _f
 
 
 class ExtractedLora(NamedTuple):
-    """The best low-rank change from one network to another, and what it leaves out."""
+    """The best low-rank change from one network to another, and its error."""
 
     lora: Lora
     errors: dict[str, float]
-    """By target: |D - D_r| / |D| in the Frobenius norm, for the change D and its low-rank form D_r."""
+    """Per target, |D - D_r| / |D| in the Frobenius norm, for the change D and its low-rank form D_r."""
     error: float
     """The same over all targets together."""
 
@@ -126,15 +126,16 @@ def init_lora(
     alpha: float | None = None,
     key: jax.Array,
 ) -> Lora:
-    """Factors that change nothing yet: down uniform in +-1 / sqrt(fan-in), up zero, as in Hu et al. 2021; in
-    float32 at least.
+    """Factors without effect yet: down uniform in +-1 / sqrt(fan-in), up zero, float32 or wider.
+
+    Source: Hu et al. 2021.
 
     Args:
-        parameters: by name, as `fdiv_jax.unlearning.Network.parameters` gives them.
-        names: of the kernels to change, such as `fdiv_jax.unlearning.select(parameters, group).names`.
-        rank: of each change.
+        parameters: arrays by name, such as `fdiv_jax.unlearning.Network.parameters`.
+        names: the kernels to change, such as `fdiv_jax.unlearning.select(parameters, group).names`.
+        rank: rank of each change.
         alpha: scale times rank; None: the rank.
-        key: of the random numbers.
+        key: random key.
 
     Raises:
         ValueError: no name, an unknown one, one of a bias, norm or embedding, or a rank below 1 or above that
@@ -147,7 +148,7 @@ def init_lora(
     for target, shape in shapes.items():
         _check_rank(rank, target, shape)
     sizes = [int(np.prod(shape[:-1])) * rank for shape in shapes.values()]
-    # one draw, cut up by NumPy: an operation a shape would be compiled a shape
+    # One draw, cut up by NumPy: JAX would compile one operation per shape.
     drawn = np.split(
         np.asarray(jax.random.uniform(key, (sum(sizes),), minval=-1, maxval=1)), np.cumsum(sizes)[:-1]
     )
@@ -168,15 +169,15 @@ def merge_lora(
     Where the target has magnitudes m, m V / |V| takes the place of V, as PEFT fuses a scaled DoRA.
 
     Args:
-        parameters: by name.
-        lora: factors of some of them.
-        strength: a further scale, as programs that draw images let their users choose.
+        parameters: arrays by name.
+        lora: factors for some of the parameters.
+        strength: a further scale, which programs that draw images let their users choose.
 
     Returns:
-        all parameters; the untouched ones are the same arrays. Dtypes stay.
+        All parameters; the unchanged ones are the same arrays. Dtypes stay.
 
     Raises:
-        ValueError: a target that is no kernel of the parameters, or is of another shape.
+        ValueError: a target that is not a kernel of the parameters, or has another shape.
     """
     merged = dict(parameters)
     for target in lora.targets:
@@ -200,7 +201,7 @@ def merge_module(module: ModuleT, lora: Lora, *, strength: float = 1.0) -> Modul
     """A copy of a network with the changes in its weights; see `merge_lora`. The other weights are shared.
 
     Raises:
-        ValueError: as `merge_lora` does, or a kernel that is not finite any more; names it.
+        ValueError: as for `merge_lora`, or a kernel that is no longer finite; names it.
     """
     graph, state = nnx.split(module)
     flat = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
@@ -232,16 +233,16 @@ def extract_lora(
     Args:
         original: parameters by name.
         changed: parameters of the same names and shapes.
-        rank: of each kernel's change, at most; at least 1.
+        rank: largest rank of each kernel's change; at least 1.
         names: parameters to look at; None: all. Those that did not change are left out.
-        alpha: scale times rank, for every kernel; None: each one's rank.
+        alpha: scale times rank, for every kernel; None: each kernel's rank.
 
     Returns:
-        the factors, float32, and the relative errors left.
+        The factors, float32, and the relative errors.
 
     Raises:
-        ValueError: names or shapes that differ, no change, a change of a bias, norm or embedding (which no
-            LoRA can hold: leave it out by `names`, or keep a delta), or a rank below 1.
+        ValueError: names or shapes that differ, no change, a change of a bias, norm or embedding (which a
+            LoRA cannot hold: leave it out by `names`, or keep a delta), or a rank below 1.
     """
     if set(original) != set(changed):
         odd = sorted(set(original) ^ set(changed))
@@ -257,7 +258,7 @@ def extract_lora(
     others = [name for name in moved if not name.endswith(_KERNEL)]
     if others:
         raise ValueError(
-            f"{len(others)} changed parameters are no kernels, and a LoRA holds kernels alone: "
+            f"{len(others)} changed parameters are not kernels, and a LoRA holds only kernels: "
             f"{', '.join(others[:4])}; name the kernels, or keep a delta"
         )
     factors, alphas, errors, left, total = {}, {}, {}, 0.0, 0.0
@@ -283,12 +284,12 @@ def _target(name: str, parameters: Mapping[str, jax.Array]) -> str:
     if name not in parameters:
         raise ValueError(f"no parameter {name}; the network has {len(parameters)} others")
     if not name.endswith(_KERNEL):
-        raise ValueError(f"{name} is no kernel; a LoRA changes the kernels of Linear and Conv layers alone")
+        raise ValueError(f"{name} is not a kernel; a LoRA changes only the kernels of Linear and Conv layers")
     return name.removesuffix(_KERNEL)
 
 
 def _with_magnitude(kernel: jax.Array, magnitude: jax.Array) -> jax.Array:
-    """m V / |V|, the norm over the axes that the magnitude does not tell apart."""
+    """m V / |V|, the norm over the axes in which the magnitude has length 1."""
     told = (1,) * (kernel.ndim - magnitude.ndim) + magnitude.shape
     axes = tuple(axis for axis, size in enumerate(told) if size == 1)
     return magnitude * kernel / jnp.sqrt(jnp.sum(kernel**2, axis=axes, keepdims=True))

@@ -1,8 +1,8 @@
-"""How much memory a computation takes, from the shapes of its arguments alone: nothing is allocated.
+"""An estimate of the memory of a computation from the shapes of its arguments; nothing is allocated.
 
 The computation is traced, and its values are followed from where they are made to where they are last used.
-XLA does not store what it can compute on the way: a value made element by element out of others costs nothing
-until a convolution, a product or a loop needs it as an array; till then it keeps alive what it is made of.
+XLA does not store what it can compute on the way: a value made elementwise from others costs nothing until a
+convolution, a product or a loop needs it as an array; until then it keeps its inputs alive.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 __all__ = ["MARGIN", "array_bytes", "peak_bytes"]
 
 MARGIN = 1.4
-"""What the estimate is multiplied by. With it, it lies between 0.75 and 1.5 of XLA's own figures: networks
-come out a little large, their gradients, whose convolutions put copies aside, a little small."""
+"""Factor on the estimate, which puts it between 0.75 and 1.5 of XLA's own figures: networks come out a
+little large; their gradients, whose convolutions make copies, a little small."""
 
 _STORED = frozenset(
     {
@@ -58,7 +58,7 @@ def peak_bytes(function: Callable[..., Any], *arguments: Any) -> int:
     """Bytes that a compiled call takes beside its arguments, its results among them; an estimate.
 
     Args:
-        function: of arrays; pure. That of `jax.jit` is not traced again when it is called.
+        function: a pure function of arrays. One made by `jax.jit` is not traced again when it is called.
         arguments: arrays, or `jax.ShapeDtypeStruct`s in their place.
     """
     if hasattr(function, "trace"):
@@ -76,8 +76,10 @@ class _Operation(NamedTuple):
 
 
 def _flat(jaxpr: Jaxpr, names: dict[Any, Any], fresh: Iterable[int]) -> list[_Operation]:
-    """The operations of a program with those of the programs that it calls in their place; `names` is filled
-    with what each variable is called in the whole."""
+    """The operations of a program, with called programs replaced by their operations.
+
+    `names` is filled with the name of each variable in the whole.
+    """
     found: list[_Operation] = []
     for equation in jaxpr.eqns:
         inputs = tuple(names.get(v) for v in equation.invars if not isinstance(v, Literal))
@@ -104,7 +106,7 @@ class _Walk:
     """Follows the values of a program; a value is (number, bytes), None for a constant.
 
     Attributes:
-        peak: bytes of the values that are stored at once, at most.
+        peak: largest number of bytes stored at once.
     """
 
     def __init__(self, jaxpr: Jaxpr):

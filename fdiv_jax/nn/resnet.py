@@ -93,7 +93,7 @@ def sinusoidal_embedding(
 
     Args:
         timesteps: (n,), any real dtype.
-        width: of the result; an odd width is padded with one zero.
+        width: width of the result; an odd width is padded with one zero.
 
     Returns:
         n width, float32.
@@ -107,8 +107,10 @@ def sinusoidal_embedding(
 
 
 class TimestepEmbedding(nnx.Module):
-    """A two-layer network on the sinusoidal embedding, in float32 at the least: it is small, and every block
-    depends on it."""
+    """A two-layer network on the sinusoidal embedding, float32 or wider.
+
+    It is small, and every block depends on it.
+    """
 
     def __init__(self, inputs: int, width: int, act: str, precision: Precision, rngs: nnx.Rngs):
         """`inputs` sinusoids to `width` features."""

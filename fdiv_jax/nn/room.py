@@ -1,4 +1,4 @@
-"""How much memory is free, and the refusal of work that would need more."""
+"""The free memory, and the refusal of work that would need more."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def free_bytes(device: Any = None) -> int | None:
-    """Bytes that this process can still have on a device; None where nobody says.
+    """Bytes that this process can still have on a device; None where that is not known.
 
-    On an accelerator these are its limit less what is in use; on a CPU what the system can give without
+    On an accelerator: its limit less the bytes in use. On a CPU: the bytes that the system can give without
     swapping, and no more than the limits of the process's control groups (version 1 or 2) leave.
     """
     device = jax.local_devices()[0] if device is None else device
@@ -32,16 +32,16 @@ def free_bytes(device: Any = None) -> int | None:
 
 
 def require_room(needed: int, what: str, advice: str, device: Any = None) -> None:
-    """See that there is room for what is about to be done.
+    """Check that there is memory for some work.
 
     Args:
-        needed: bytes, beside what is held already.
-        what: the work, as a message begins.
-        advice: what makes it smaller.
-        device: where; None: the first local one.
+        needed: bytes, beside those already in use.
+        what: the work, for the beginning of the message.
+        advice: how to need less memory.
+        device: the device; None: the first local one.
 
     Raises:
-        MemoryError: there is not; says how much is needed, how much is free, and what would help.
+        MemoryError: too little memory; says how much is needed, how much is free, and what would help.
     """
     free = free_bytes(device)
     if free is None or needed <= free or os.environ.get(SWITCH) == "0":
@@ -53,7 +53,7 @@ def require_room(needed: int, what: str, advice: str, device: Any = None) -> Non
 
 
 def spelled(size: int) -> str:
-    """A number of bytes in words: 31 GB."""
+    """A number of bytes as text, such as 31 GB."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if size >= scale:
             return f"{size / scale:.3g} {unit}" if size < 1e15 else f"{size / scale:,.0f} {unit}"
@@ -72,7 +72,7 @@ def _available() -> int | None:
 
 
 def _left_by_groups() -> list[int]:
-    """What the limits of the control groups of this process, and of those above them, leave."""
+    """Bytes left by the limits of this process's control groups and of those above them."""
     try:
         lines = (_PROC / "self" / "cgroup").read_text().splitlines()
     except OSError:

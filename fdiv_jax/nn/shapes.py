@@ -1,4 +1,4 @@
-"""Networks without parameters: their structure and the shapes of what they would hold."""
+"""Networks without parameters: their structure, and the shapes of the parameters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def abstract_network(kind: type[ModuleT], config: Mapping[str, Any], **precision
         precision: `dtype` and `param_dtype`, as for the class.
 
     Raises:
-        NotImplementedError, ValueError: as the class's configuration does.
+        NotImplementedError: as for the class's configuration.
+        ValueError: as for the class's configuration.
     """
     make = kind.from_config  # type: ignore[attr-defined]
     return nnx.eval_shape(lambda: make(config, rngs=_OneKey(), **precision))

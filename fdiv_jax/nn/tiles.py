@@ -16,14 +16,14 @@ def decode_tiles(
 ) -> jax.Array:
     """An image decoded tile by tile, the tiles blended linearly where they overlap.
 
-    Every tile is decoded on its own, by convolutions that see its border and norms that see only it, so that
-    the image differs a little from one decoded whole. The tiles are those of diffusers' `tiled_decode`.
+    Every tile is decoded on its own: convolutions see its border and norms see only the tile, so that the
+    image differs a little from one decoded whole. The tiles are those of diffusers' `tiled_decode`.
 
     Args:
         decode: n h w c latents -> n H W 3, with H = factor h.
         latents: n h w c.
         tile: side of a tile in latents; a multiple of 4.
-        factor: pixels a latent, along one side.
+        factor: pixels per latent, along one side.
 
     Returns:
         n H W 3.

@@ -34,7 +34,7 @@ _MOST_LAYERS = 1000
 """Residual blocks and transformer layers; Stable Diffusion XL has 87."""
 
 Depth = int | tuple[int, ...]
-"""Transformer layers: the same number after each residual block of a level, or a number for each."""
+"""Transformer layers: one number for all residual blocks of a level, or one number per block."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,9 @@ class UNetConfig(ModelConfig):
         for name in ("layers_per_block", "cross_attention_dim", "attention_head_dim"):
             for value in per_block(name, getattr(self, name), blocks):
                 if not isinstance(value, int):
-                    raise NotImplementedError(f"{name}={getattr(self, name)!r}; supported: a number a block")
+                    raise NotImplementedError(
+                        f"{name}={getattr(self, name)!r}; supported: one number per block"
+                    )
         self._check_depths(blocks)
         self._check_total()
         require(
@@ -143,7 +145,7 @@ class UNetConfig(ModelConfig):
             )
 
     def _check_depths(self, blocks: int) -> None:
-        """The transformer layers are given for every transformer, on the way down and on the way up."""
+        """Check that the transformer layers are given for every transformer, on the way down and up."""
         down = per_block("transformer_layers_per_block", self.transformer_layers_per_block, blocks)
         up = self.reverse_transformer_layers_per_block
         require(
@@ -193,7 +195,7 @@ class UNetConfig(ModelConfig):
 
     @property
     def pooled_dim(self) -> int:
-        """Width of the pooled text; 0 for a network that takes none."""
+        """Width of the pooled text; 0 for a network without it."""
         if self.addition_embed_type is None:
             return 0
         return (self.projection_class_embeddings_input_dim or 0) - 6 * (self.addition_time_embed_dim or 0)
@@ -201,7 +203,7 @@ class UNetConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class _Stage:
-    """What one resolution's blocks are built from."""
+    """The settings of the blocks of one resolution."""
 
     time: int
     context: int
@@ -230,7 +232,7 @@ class _Stage:
 
 
 class DownBlock2D(nnx.Module):
-    """Residual blocks, each followed by a transformer of `depth` layers (None: by none), then a halving."""
+    """Residual blocks, each with a transformer of `depth` layers (None: no transformer), then a halving."""
 
     def __init__(
         self,
@@ -254,7 +256,7 @@ class DownBlock2D(nnx.Module):
             self.downsamplers = nnx.List([Downsample2D(outputs, padding, stage.precision, rngs)])
 
     def __call__(self, x: jax.Array, time: jax.Array, text: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
-        """The features, and what the way up takes over by its skip connections."""
+        """The features, and the skip connections for the way up."""
         skips = []
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, time)
@@ -286,8 +288,7 @@ class MidBlock2D(nnx.Module):
 
 
 class UpBlock2D(nnx.Module):
-    """Residual blocks on (features, skip), each followed by a transformer of `depth` layers (None: by none),
-    then a doubling."""
+    """Residual blocks on (features, skip), each with a transformer as in `DownBlock2D`, then a doubling."""
 
     def __init__(
         self,
@@ -299,7 +300,7 @@ class UpBlock2D(nnx.Module):
         depth: Depth | None,
         upsample: bool,
     ):
-        """`inputs`: channels of (features, skip) together, one entry a residual block."""
+        """`inputs`: channels of (features, skip) together, one entry per residual block."""
         self.resnets = nnx.List([stage.resnet(channels, outputs, rngs) for channels in inputs])
         if depth is not None:
             self.attentions = nnx.List(
@@ -309,7 +310,7 @@ class UpBlock2D(nnx.Module):
             self.upsamplers = nnx.List([Upsample2D(outputs, stage.precision, rngs)])
 
     def __call__(self, x: jax.Array, skips: list[jax.Array], time: jax.Array, text: jax.Array) -> jax.Array:
-        """Takes this block's skips off the end of `skips`."""
+        """The features; removes this block's skips from the end of `skips`."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), time)
             if hasattr(self, "attentions"):
@@ -410,7 +411,7 @@ class UNet2DConditionModel(nnx.Module):
 
         Args:
             latents: n h w in_channels, scaled.
-            timesteps: (n,), integers from 0 to the length of the schedule - 1.
+            timesteps: (n,), integers from 0 to `schedule.num_train_timesteps` - 1.
             text: features n l cross_attention_dim, or a `TextConditioning` of such; a network with
                 addition_embed_type "text_time" needs the latter, with `time_ids`.
 
@@ -418,7 +419,7 @@ class UNet2DConditionModel(nnx.Module):
             n h w out_channels, float32 or wider.
 
         Raises:
-            TypeError: a network that needs pooled text and sizes got none.
+            TypeError: no pooled text and sizes for a network that needs them.
         """
         latents = latents.astype(self.dtype)
         if self.config.center_input_sample:

@@ -74,7 +74,7 @@ class VAEConfig(ModelConfig):
 
     @property
     def downsampling(self) -> int:
-        """Pixels a latent, along one side."""
+        """Pixels per latent, along one side."""
         return 2 ** (len(self.block_out_channels) - 1)
 
 
@@ -167,7 +167,7 @@ class Encoder(nnx.Module):
     """Images to the moments of their latents' distribution."""
 
     def __init__(self, build: _Blocks):
-        """As the configuration of `build` says."""
+        """Random parameters, with the sizes in the configuration of `build`."""
         config, channels = build.config, build.config.block_out_channels
         self.conv_in = build.conv(config.in_channels, channels[0], 3)
         self.down_blocks = nnx.List(
@@ -180,7 +180,7 @@ class Encoder(nnx.Module):
         )
         self.mid_block = MidBlock2D(channels[-1], build)
         self.conv_norm_out = build.norm(channels[-1])
-        self.act = activation("silu")  # whatever act_fn is: that is the residual blocks'
+        self.act = activation("silu")  # for every act_fn, which is that of the residual blocks
         self.conv_out = build.conv(channels[-1], 2 * config.latent_channels, 3)
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -196,7 +196,7 @@ class Decoder(nnx.Module):
     """Latents to images."""
 
     def __init__(self, build: _Blocks):
-        """As the configuration of `build` says."""
+        """Random parameters, with the sizes in the configuration of `build`."""
         config, channels = build.config, build.config.block_out_channels[::-1]
         self.conv_in = build.conv(config.latent_channels, channels[0], 3)
         self.mid_block = MidBlock2D(channels[0], build)
@@ -207,7 +207,7 @@ class Decoder(nnx.Module):
             ]
         )
         self.conv_norm_out = build.norm(channels[-1])
-        self.act = activation("silu")  # whatever act_fn is: that is the residual blocks'
+        self.act = activation("silu")  # for every act_fn, which is that of the residual blocks
         self.conv_out = build.conv(channels[-1], config.out_channels, 3)
 
     def __call__(self, latents: jax.Array) -> jax.Array:
@@ -227,7 +227,7 @@ class AutoencoderKL(nnx.Module):
         """A network with random parameters.
 
         With `force_upcast`, the default, float16 compute becomes float32: activations of Stable Diffusion
-        XL's autoencoder pass what float16 holds.
+        XL's autoencoder exceed the range of float16.
 
         Raises:
             ValueError: groups that do not divide the channels.
@@ -256,7 +256,7 @@ class AutoencoderKL(nnx.Module):
             images: n h w 3, -1 black, 1 white.
 
         Returns:
-            two arrays n h' w' latent_channels; the log variance is kept within [-30, 20].
+            Two arrays n h' w' latent_channels; the log variance is kept within [-30, 20].
         """
         moments = self.encoder(images.astype(self.dtype))
         if self.config.use_quant_conv:

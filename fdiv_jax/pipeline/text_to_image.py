@@ -201,7 +201,8 @@ class TextToImagePipeline:
             n h w c, float32.
 
         Raises:
-            ValueError: shapes that do not fit; TypeError: timesteps that are not integers.
+            ValueError: shapes that do not fit.
+            TypeError: timesteps that are not integers.
         """
         latents, timesteps = jnp.asarray(latents), jnp.asarray(timesteps)
         if latents.ndim != 4 or latents.shape[-1] != self.unet.config.in_channels or 0 in latents.shape:

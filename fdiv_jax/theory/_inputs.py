@@ -70,7 +70,7 @@ def finite_curvature_of(d: Any) -> float:
 def linearisation(d: Any, activation: bool) -> Linearisation:
     """(d, g'(v0)): d = 1/f''(1) and slope 1 for T = v; d = g'(v0)^2/f''(1) for T = g(v); 0 at a kink.
 
-    Where f'' jumps at 1, d is the reciprocal of its mean, f*'' jumps as well, and rates are those of the mean.
+    Where f'' jumps at 1, f*'' jumps as well; d is the reciprocal of the mean, and rates are of the mean.
     """
     d = as_divergence(d)
     curvature = curvature_of(d)

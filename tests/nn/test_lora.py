@@ -133,7 +133,7 @@ def test_the_error_left_is_that_of_the_best_approximation(parameters):
 
 def test_only_what_changed_and_was_named_is_extracted(parameters):
     changed = dict(parameters, **{name: parameters[name] + 1 for name in ("a.to_k.kernel", "b.conv1.bias")})
-    with pytest.raises(ValueError, match=r"1 changed parameters are no kernels.*b\.conv1\.bias"):
+    with pytest.raises(ValueError, match=r"1 changed parameters are not kernels.*b\.conv1\.bias"):
         extract_lora(parameters, changed, 1)
     assert extract_lora(parameters, changed, 1, KERNELS).lora.targets == ("a.to_k",)
     with pytest.raises(ValueError, match="none of 1 parameters changed"):
@@ -201,7 +201,7 @@ def test_what_does_not_go_together_is_named(parameters):
         init_lora(parameters, [], rank=1, key=key)
     with pytest.raises(ValueError, match="no parameter nowhere"):
         init_lora(parameters, ["nowhere.kernel"], rank=1, key=key)
-    with pytest.raises(ValueError, match=r"token\.embedding is no kernel"):
+    with pytest.raises(ValueError, match=r"token\.embedding is not a kernel"):
         init_lora(parameters, ["token.embedding"], rank=1, key=key)
     lora = drawn_lora(parameters)
     with pytest.raises(ValueError, match=r"a\.to_k\.kernel has shape \(5, 10\)"):
