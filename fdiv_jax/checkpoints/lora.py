@@ -348,7 +348,7 @@ def _kohya_header(loras: Mapping[str, Lora], config: UNetConfig | None) -> dict[
 
 
 def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without 1 x 1 axes: some files hold a Linear's matrices as 1 x 1 convolutions, or the reverse."""
+    """A shape without 1 x 1 axes: some files hold a Linear's matrices as 1 x 1 kernels, or the reverse."""
     return shape[:2] if set(shape[2:]) <= {1} else shape
 
 
