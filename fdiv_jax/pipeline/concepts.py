@@ -1,4 +1,4 @@
-"""What a model directory says can be unlearned: `concepts.json`, beside `model_index.json`."""
+"""The concepts that a model directory offers for unlearning: `concepts.json`, beside `model_index.json`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Concept:
     """A concept that prompts name by a phrase.
 
     Attributes:
-        name: what the user calls it.
-        kind: for instance "item" or "style".
+        name: the user's name for it.
+        kind: the kind of concept, for instance "item" or "style".
         phrase: the part of a prompt that names it, "a sneaker".
-        superclass: what takes the phrase's place in the super-class anchor prompt, "a shoe".
-        near: what takes its place in the near anchor prompt, "a sandal".
+        superclass: replaces the phrase in the super-class anchor prompt, "a shoe".
+        near: replaces the phrase in the near anchor prompt, "a sandal".
         prompts: prompts that contain the phrase.
     """
 
@@ -59,7 +59,7 @@ class Concept:
 
 
 def read_concepts(path: Path) -> dict[str, Concept]:
-    """The concepts of one file; none when there is no file.
+    """The concepts of one file; empty without a file.
 
     Raises:
         ValueError: not JSON, or an entry that is not a concept; names the file.

@@ -1,9 +1,9 @@
-"""A diffusers directory <-> a pipeline.
+"""Reads and writes a pipeline as a diffusers directory.
 
 model_index.json          which class each component is
 unet/ vae/ text_encoder/  config.json and safetensors; text_encoder_2/ for Stable Diffusion XL
 tokenizer/ scheduler/     as transformers and diffusers write them; tokenizer_2/ for XL
-concepts.json             what can be unlearned (ours; other programs ignore it)
+concepts.json             the concepts to unlearn (ours; other programs ignore it)
 """
 
 from __future__ import annotations
@@ -85,13 +85,13 @@ def load_pipeline(
             norms, softmax and time embedding stay in float32.
         param_dtype: the precision in which the parameters are kept.
         attention: the implementation of `fdiv_jax.nn.dot_product_attention`: auto, plain, blocked or library.
-        variant: the variant of the weights' files, such as "fp16"; components without it are read without.
+        variant: the variant of the weights' files, such as "fp16"; components without it are read without it.
         revision: the branch, tag or commit of a hub model.
         offline: take a hub model from the local cache only.
 
     Raises:
-        FileNotFoundError: no such directory or hub model, or no `model_index.json` or component in it.
-        NotADirectoryError: a file, such as a checkpoint of one file.
+        FileNotFoundError: no such directory or hub model, or one without `model_index.json` or a component.
+        NotADirectoryError: a file, such as a single-file checkpoint.
         ValueError: a file that is damaged or pickled, tensors missing, left over or of another shape, or an
             unknown `attention` or precision.
         NotImplementedError: a kind of pipeline or component that is not supported.
@@ -132,9 +132,7 @@ def load_pipeline(
     path = directory / "scheduler" / "scheduler_config.json"
     scheduler = read_json(path, finite=False)  # diffusers writes -Infinity
     process = scheduler
-    if (
-        kind == "StableDiffusionPipeline"
-    ):  # diffusers sets these whatever the file says; latents are not clipped
+    if kind == "StableDiffusionPipeline":  # diffusers overrides the file here; latents are not clipped
         process = {**scheduler, "clip_sample": False, "steps_offset": 1}
     with errors_from(path):
         schedule = NoiseSchedule.from_config(process)
@@ -151,7 +149,7 @@ def load_pipeline(
 
 
 def _entry(directory: Path, index: Mapping[str, Any], name: str) -> list[Any]:
-    """What `model_index.json` says of a component: [library, class]."""
+    """The entry of a component in `model_index.json`: [library, class]."""
     library, expected = _LIBRARIES[name]
     entry = index.get(name, [None, None])
     if name in _TOKENIZERS and name not in index:  # the folder says all
@@ -175,7 +173,7 @@ def _precision(name: str, dtype: Any) -> Any:
 
 
 def _variants(directory: Path, names: Iterable[str], variant: str | None) -> dict[str, str | None]:
-    """The variant of each network's weights: none where only others have it, as in diffusers."""
+    """The variant of each network's weights: None for a network without the variant, as in diffusers."""
     networks = [name for name in names if name not in _TOKENIZERS]
     having = [name for name in networks if variant and has_weights(directory / name, variant)]
     return {name: variant if name in having or not having else None for name in networks}
@@ -191,15 +189,15 @@ def save_pipeline(
     was loaded.
 
     Args:
-        pipeline: what to write.
-        directory: where to; must not exist, or be empty, unless `overwrite`.
-        overwrite: replace the model that is there, after the new directory is complete.
+        pipeline: the pipeline to write.
+        directory: the directory to write; must not exist, or be empty, unless `overwrite`.
+        overwrite: replace an existing model, after the new directory is complete.
 
     Returns:
         The directory.
 
     Raises:
-        FileExistsError: the directory holds something and `overwrite` is False, or it is no model.
+        FileExistsError: the directory is not empty and `overwrite` is False, or its content is not a model.
     """
     path = Path(directory)
     check_replaceable(path, overwrite)
@@ -236,10 +234,10 @@ def save_pipeline(
 
 
 def check_replaceable(path: Path, overwrite: bool) -> None:
-    """To overwrite is to replace a model, and nothing else that a directory may hold.
+    """Check that a directory to overwrite holds a model, or nothing.
 
     Raises:
-        FileExistsError: there is something else.
+        FileExistsError: the directory holds something else.
     """
     if overwrite and path.is_dir() and any(path.iterdir()) and not (path / "model_index.json").is_file():
         found = ", ".join(sorted(each.name for each in path.iterdir())[:4])
@@ -255,12 +253,12 @@ def _load_tokenizer(directory: Path) -> Any:
         raise FileNotFoundError(f"no tokenizer.json, and not both vocab.json and merges.txt, in {directory}")
     try:
         return clip_tokenizer_class().from_pretrained(str(directory), local_files_only=True)
-    except Exception as error:  # the library raises whatever its parsers do, plain Exception among it
+    except Exception as error:  # the library passes on its parsers' errors, plain Exception among them
         raise ValueError(f"{directory}: not a CLIP tokenizer ({error})") from error
 
 
 def _check_tokenizer(directory: Path, tokenizer: Any, encoder: CLIPTextModel) -> None:
-    """Whether it can pad and cut; and a token beyond the embedding would silently read another one's."""
+    """Check that a tokenizer can pad and cut, and that every token has a row of the embedding."""
     length = tokenizer.model_max_length
     if not isinstance(length, int) or length < 3:
         raise ValueError(f"{directory}: model_max_length {length!r}, expected a whole number of at least 3")
@@ -274,7 +272,7 @@ def _check_tokenizer(directory: Path, tokenizer: Any, encoder: CLIPTextModel) ->
 
 
 def _mended_size(config: UNetConfig, stored: Mapping[str, Any]) -> UNetConfig:
-    """Files older than diffusers 0.9 may give images of 32 latents a side where 64 were meant, as it does."""
+    """The configuration with 64 latents per side where a file from before diffusers 0.9 wrongly says less."""
     version = re.match(r"0\.(\d+)", str(stored.get("_diffusers_version", "")))
     if version and int(version[1]) < 9 and isinstance(config.sample_size, int) and config.sample_size < 64:
         return dataclasses.replace(config, sample_size=64)
@@ -282,7 +280,7 @@ def _mended_size(config: UNetConfig, stored: Mapping[str, Any]) -> UNetConfig:
 
 
 def _save_tokenizer(tokenizer: Any, directory: Path) -> None:
-    """As transformers writes it, and the two files that older programs read."""
+    """Write a tokenizer as transformers does, and the two files that older programs read."""
     tokenizer.save_pretrained(str(directory))
     if not (directory / "vocab.json").is_file():
         model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]

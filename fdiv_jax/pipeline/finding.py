@@ -1,4 +1,4 @@
-"""From what a user calls a model to its directory, and what a place without a model is instead."""
+"""From a user's name for a model to its directory, and hints for a place without a model."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _ADDRESS = re.compile(r"https?://[^/]+/([\w.-]+/[\w.-]+)(?:/.*)?")
 
 
 def find_model(model: str | os.PathLike[str], **hub: Any) -> Path:
-    """The directory of a world, of a path or of a hub id; `hub` are the options of `fetch`.
+    """The directory of a world, a path or a hub id; `hub` holds the options of `fetch`.
 
     Raises:
-        FileNotFoundError: there is no such model; says what is there instead.
-        NotADirectoryError: a file.
+        FileNotFoundError: no such model; says what the place holds instead.
+        NotADirectoryError: a file in place of a directory.
     """
     if str(model) in WORLDS:
         return _world(str(model))
@@ -67,7 +67,7 @@ def _meant(model: str) -> str:
 
 
 def _instead(directory: Path) -> str:
-    """What a directory without an index is, where that shows."""
+    """A hint at what a directory without an index is, if its files show it."""
     if (directory / "pipeline" / _INDEX).is_file():
         return f"; its model is {directory / 'pipeline'}"
     if (directory / "config.json").is_file() and (directory.parent / _INDEX).is_file():

@@ -1,4 +1,4 @@
-"""Model directories from the Hugging Face hub: what a pipeline needs, and safetensors only."""
+"""Model directories from the Hugging Face hub: only the files that a pipeline needs, and safetensors."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ def fetch(
     Args:
         model: "owner/model".
         revision: a branch, a tag or a commit; None: the main branch.
-        variant: of the weights, such as "fp16".
+        variant: variant of the weights, such as "fp16".
         offline: use the cache only.
 
     Raises:
-        FileNotFoundError: no such model or revision, it cannot be reached, the connection breaks, or it is
-            not in the cache.
+        FileNotFoundError: no such model or revision, the hub cannot be reached, the connection breaks, or the
+            model is not in the cache.
         PermissionError: the model is private or its terms were not accepted.
-        ValueError: the repository has no safetensors weights (of the variant) for one of its networks, or no
-            repository can have this name.
+        ValueError: the repository has no safetensors weights (of the variant) for one of its networks, or the
+            name is not valid for a repository.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
@@ -92,7 +92,7 @@ def fetch(
         ) from error
     except ValueError:  # a name that no repository can have
         raise
-    except Exception as error:  # the library raises whatever its transport does when a connection breaks
+    except Exception as error:  # the library passes on the errors of its transport when a connection breaks
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise FileNotFoundError(f"model {at}: the hub does not give it ({first[0]})") from error
     _check_weights(directory, at, variant)

@@ -1,4 +1,4 @@
-"""What a caller asks of a pipeline, checked: prompts, seeds, sizes."""
+"""Checks of a pipeline's arguments: prompts, seeds, sizes, images."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 from jax.core import Tracer
 
 LARGEST_SEED = 2**32 - 1
-"""What JAX's keys tell apart."""
+"""Largest seed that gives a key of its own in JAX."""
 LARGEST_VALUE = 16.0
-"""Beyond what an autoencoder overshoots white by; floats of 0 to 255 reach it."""
+"""More than an autoencoder overshoots white by; floats of 0 to 255 exceed it."""
 
 
 def check_prompts(prompts: Sequence[str]) -> list[str]:
     """The prompts as a list.
 
     Raises:
-        TypeError: a single string, something that is no sequence, or an entry that is not a string.
-        ValueError: no prompt at all, or one that holds half a character.
+        TypeError: a single string, something that is not a sequence, or an entry that is not a string.
+        ValueError: no prompts, or one with half a character (a lone surrogate).
     """
     if isinstance(prompts, (str, bytes)) or not hasattr(prompts, "__len__"):
         raise TypeError(f"prompts {prompts!r}, expected a list of strings")
@@ -35,7 +35,7 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
         try:
             prompt.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"prompt {prompt!a} is no text: {error.reason}") from error
+            raise ValueError(f"prompt {prompt!a} is not text: {error.reason}") from error
     return found
 
 
@@ -52,11 +52,11 @@ def check_size(size: Any, factor: int) -> tuple[int, int]:
 
 
 def image_keys(seed: int | Sequence[int], count: int) -> jax.Array:
-    """(count,): a key an image, from one seed or from one each.
+    """(count,): one key per image, from one seed or from one seed per image.
 
     Raises:
         TypeError: a seed that is not a whole number.
-        ValueError: one below 0 or above `LARGEST_SEED`, or another number of them.
+        ValueError: a seed below 0 or above `LARGEST_SEED`, or a number of seeds other than one or `count`.
     """
     if np.ndim(seed) == 0:
         root = jax.random.key(_checked_seed(seed))
@@ -71,7 +71,8 @@ def one_an_image(negative: str | Sequence[str] | None, count: int) -> list[str |
     """The negative prompt of every image.
 
     Raises:
-        TypeError, ValueError: as `check_prompts` does, or another number of them.
+        TypeError: as for `check_prompts`.
+        ValueError: as for `check_prompts`, or a number of negative prompts other than one or `count`.
     """
     if negative is None:
         return [None] * count
@@ -101,7 +102,7 @@ def check_images(images: Any, channels: int, factor: int) -> jax.Array:
     Raises:
         ValueError: another shape than n H W `channels`, sides that `factor` does not divide, or floats far
             beyond -1 to 1.
-        TypeError: whole numbers that are not uint8.
+        TypeError: integers that are not uint8.
     """
     images = jnp.asarray(images)
     if images.ndim != 4 or images.shape[-1] != channels or 0 in images.shape:

@@ -18,7 +18,7 @@ from fdiv_jax.files import read_json
 __all__ = ["KeptComponent", "kept_components", "write_kept"]
 
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "stable_diffusion_xl")
-"""Where diffusers finds classes without code of the model's own."""
+"""Libraries whose classes diffusers loads without code of the model's own."""
 _NAME = re.compile(r"[A-Za-z]\w*")
 
 
@@ -28,8 +28,8 @@ class KeptComponent:
 
     Attributes:
         entry: (library, class), as `model_index.json` has it.
-        directory: where it is.
-        variant: of its weights, where they are of one.
+        directory: its directory.
+        variant: variant of its weights; None without one.
     """
 
     entry: tuple[str, str]
@@ -40,10 +40,9 @@ class KeptComponent:
 def kept_components(
     directory: Path, index: Mapping[str, Any], known: Iterable[str], variant: str | None = None
 ) -> dict[str, KeptComponent]:
-    """The components of a model directory beside those `known`, if diffusers loads them without code of the
-    model's own.
+    """The components of a model directory that are not `known` and that diffusers loads without own code.
 
-    Its weights are of the variant where there are such, otherwise without one.
+    Their weights are those of the variant if there are any, else those without a variant.
     """
     found = {}
     for name, entry in index.items():
@@ -59,9 +58,8 @@ def kept_components(
 def write_kept(kept: Mapping[str, KeptComponent], directory: Path) -> dict[str, list[str]]:
     """Copy components into a model directory; returns their entries of `model_index.json`.
 
-    Configurations and safetensors are copied byte for byte if they are such, weights of a variant under the
-    plain name. One that is not there any more is left out, with a warning: what was trained is not lost over
-    it.
+    Valid configurations and safetensors are copied byte for byte, weights of a variant under the plain name.
+    A component that no longer exists is left out with a warning, so that trained weights are still saved.
     """
     entries = {}
     for name, component in kept.items():

@@ -17,7 +17,7 @@ __all__ = ["origin", "with_lora"]
 
 
 def origin(pipe: TextToImagePipeline) -> dict[str, Any]:
-    """What a pipeline was loaded by, as JSON can hold it: `name`, and `loras` where LoRA files were added."""
+    """The origin of a pipeline as JSON values: `name`, and `loras` where LoRA files were added."""
     return {"name": pipe.name, **({"loras": [list(lora) for lora in pipe.loras]} if pipe.loras else {})}
 
 
@@ -31,13 +31,14 @@ def with_lora(
 
     Args:
         pipe: the model; its networks stay as they are.
-        file: of any layout that `fdiv_jax.checkpoints.load_lora` reads, or a directory that holds one.
-        strength: a scale for the whole file; 0 leaves a LoRA out, a negative one turns it round.
+        file: a LoRA file in any layout that `fdiv_jax.checkpoints.load_lora` reads, or a directory with one.
+        strength: a scale for the whole file; 0 leaves a LoRA out, a negative one reverses it.
 
     Raises:
-        FileNotFoundError, ValueError, NotImplementedError: as `load_lora` does.
-        ValueError: a strength that is not a finite number, or that makes weights infinite in the precision of
-            the parameters.
+        FileNotFoundError: as for `load_lora`.
+        NotImplementedError: as for `load_lora`.
+        ValueError: as for `load_lora`, or a strength that is not a finite number or that makes weights
+            infinite in the precision of the parameters.
     """
     if (
         isinstance(strength, bool)

@@ -1,4 +1,4 @@
-"""The memory that drawing takes, from shapes alone, before anything is allocated."""
+"""The memory that drawing takes, from shapes, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = [
 Shape = tuple[int, ...]
 
 LATENT_PIXELS_A_CALL = 16_384
-"""How many latent pixels one call of the networks takes: 4 images of 512 px, 256 of the world `fashion`."""
+"""Latent pixels per call of the networks: 4 images of 512 px, 256 of the world `fashion`."""
 _ADVICE = "expected fewer or smaller images, tiles (tile=), or dtype bfloat16"
 
 
 def images_a_call(shape: Shape) -> int:
-    """How many images of latents h w ... one call of the networks takes."""
+    """Number of images with latents h w ... per call of the networks."""
     return max(1, LATENT_PIXELS_A_CALL // (shape[0] * shape[1]))
 
 
@@ -43,8 +43,8 @@ def drawing_bytes(pipe: TextToImagePipeline, count: int, at_once: int, shape: Sh
 
     Args:
         pipe: the model.
-        count: images.
-        at_once: of them in one call of the UNet.
+        count: number of images.
+        at_once: number of images per call of the UNet.
         shape: h w c of the latents of an image.
         guided: with classifier-free guidance, which doubles the batch.
     """
@@ -55,17 +55,17 @@ def drawing_bytes(pipe: TextToImagePipeline, count: int, at_once: int, shape: Sh
 
 
 def decoding_bytes(pipe: TextToImagePipeline, count: int, at_once: int, shape: Shape) -> int:
-    """Bytes that the autoencoder takes to decode latents of h w c, `at_once` of `count` images a call."""
+    """Bytes that the autoencoder takes to decode `count` latents h w c, `at_once` of them per call."""
     pixels = pipe.vae.config.out_channels * (pipe.vae.config.downsampling**2) * _size(shape[:2])
     # all images in single precision, twice while they are joined, and as bytes
     return (4 + 4 + 1) * count * pixels + _decoding(*nnx.split(pipe.vae), (min(count, at_once), *shape))
 
 
 def check_drawing(pipe: TextToImagePipeline, count: int, shape: Shape, guided: bool) -> None:
-    """See that there is memory for drawing latents.
+    """Check that there is memory for drawing latents.
 
     Raises:
-        MemoryError: there is not; see `require_room`.
+        MemoryError: too little memory; see `require_room`.
     """
     factor = pipe.vae.config.downsampling
     what = f"drawing {count} images of {shape[0] * factor} x {shape[1] * factor} px"
@@ -73,10 +73,10 @@ def check_drawing(pipe: TextToImagePipeline, count: int, shape: Shape, guided: b
 
 
 def check_decoding(pipe: TextToImagePipeline, count: int, shape: Shape) -> None:
-    """See that there is memory for decoding latents.
+    """Check that there is memory for decoding latents.
 
     Raises:
-        MemoryError: there is not; see `require_room`.
+        MemoryError: too little memory; see `require_room`.
     """
     factor = pipe.vae.config.downsampling
     what = f"decoding {count} images of {shape[0] * factor} x {shape[1] * factor} px"
@@ -84,7 +84,7 @@ def check_decoding(pipe: TextToImagePipeline, count: int, shape: Shape) -> None:
 
 
 def latent_text(pipe: TextToImagePipeline, rows: int) -> Any:
-    """The shapes of what the UNet is given of `rows` prompts."""
+    """The shapes of the conditioning passed to the UNet for `rows` prompts."""
     width = sum(encoder.config.hidden_size for _, encoder in pipe.text_towers)
     hidden = jax.ShapeDtypeStruct((rows, pipe.text_length, width), jnp.float32)
     if pipe.text_encoder_2 is None:

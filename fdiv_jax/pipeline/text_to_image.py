@@ -56,9 +56,9 @@ class TextToImagePipeline:
         tokenizer: a transformers tokenizer.
         schedule: the noise process.
         scheduler_config: `scheduler_config.json` as it was read.
-        concepts: what the model directory says can be unlearned; empty for most models.
-        name: what it was loaded by.
-        extras: what `model_index.json` held beside the components.
+        concepts: the concepts that the model directory offers for unlearning; empty for most models.
+        name: the name, path or hub id it was loaded by.
+        extras: entries of `model_index.json` beside the components.
         text_encoder_2: the second text tower, of Stable Diffusion XL; None for models with one.
         tokenizer_2: its tokenizer.
         kept: components that are not run, such as a safety checker; copied when the pipeline is saved.
@@ -151,11 +151,11 @@ class TextToImagePipeline:
         return [first] if self.text_encoder_2 is None else [first, (self.tokenizer_2, self.text_encoder_2)]
 
     def encode_prompts(self, prompts: Sequence[str | None]) -> Text:
-        """What the UNet is told of prompts.
+        """The conditioning passed to the UNet for prompts.
 
         Args:
-            prompts: texts; None is no prompt at all, what guidance leads away from: the same as "", but zeros
-                for a model with two text towers, unless its `model_index.json` has
+            prompts: texts; None stands for no prompt, which guidance leads away from: the same as "", but
+                zeros for a model with two text towers, unless its `model_index.json` has
                 force_zeros_for_empty_prompt off. Longer ones than `text_length` tokens are cut, with a
                 warning that says what is lost.
 
@@ -234,7 +234,7 @@ class TextToImagePipeline:
 
         Args:
             latents: n h w c.
-            batch: images a call of the autoencoder, 1 for the least memory; None: as many as make up
+            batch: images per call of the autoencoder, 1 for the least memory; None: as many as make up
                 16,384 latent pixels.
             tile: side in pixels of the overlapping tiles that a larger image is decoded in, for memory that
                 does not grow with it, at a small difference in the image; see `fdiv_jax.nn.tiles`. None:
@@ -244,8 +244,8 @@ class TextToImagePipeline:
             n H W 3, float32, -1 black, 1 white, not clipped.
 
         Raises:
-            ValueError: latents of another shape, no image a call, or a tile that is not a multiple of 4
-                latents.
+            ValueError: latents of another shape, less than one image per call, or a tile that is not a
+                multiple of 4 latents.
         """
         graph, parameters = nnx.split(self.vae)
         call = functools.partial(_decode, graph, parameters)
@@ -297,17 +297,16 @@ class TextToImagePipeline:
 
         With guidance g > 1 the network's output is u + g (c - u), with c the one at the prompt and u the one
         at `negative_prompt`, both from one batched call (Ho and Salimans, Classifier-free diffusion guidance,
-        2022).
-        All that is random in image i depends on (seed, i), or on seed[i], alone.
+        2022). The randomness of image i depends only on (seed, i), or on seed[i].
 
         Args:
-            prompts: one an image.
-            seed: of the noise; or one an image.
-            steps: of the sampler.
+            prompts: one per image.
+            seed: seed of the noise, or one per image.
+            steps: number of steps of the sampler.
             guidance: g; 1 or less leaves the guidance out.
             sampler: a name in `fdiv_jax.diffusion.SAMPLERS`, or a sampler.
-            eta: the share of fresh noise a step, for samplers that take it; None: the sampler's own.
-            negative_prompt: what to be guided away from, for all images or one an image; None: no prompt, see
+            eta: the share of fresh noise per step, for samplers that take it; None: the sampler's default.
+            negative_prompt: text to guide away from, for all images or one per image; None: no prompt, see
                 `encode_prompts`.
             size: (height, width) of the images in pixels, multiples of the autoencoder's factor; None: the
                 model's own.
@@ -386,9 +385,9 @@ class TextToImagePipeline:
         """Images drawn for prompts: uint8, n H W 3. `tile` is that of `decode`, the rest of `generate`.
 
         Raises:
-            ValueError: images that are not finite, as of weights or a precision that do not serve; and what
-                `decode` and `generate` raise.
-            MemoryError: more memory would be needed than is free.
+            ValueError: images that are not finite, from unfit weights or precision; and as for `decode` and
+                `generate`.
+            MemoryError: too little free memory.
         """
         self._check_tile(tile)
         if tile is None:
@@ -407,17 +406,17 @@ class TextToImagePipeline:
             raise ValueError(f"tile of {tile} px, expected a positive multiple of {least}")
 
     def _calls(self, x: jax.Array, batch: int | None = None) -> list[jax.Array]:
-        """Cut a batch of latents into what one call of the networks takes, or into parts of `batch`."""
+        """Cut a batch of latents into parts of `batch`, by default the size of a call of the networks."""
         if x.ndim != 4 or x.shape[-1] != self.latent_shape[-1] or 0 in x.shape:
             raise ValueError(f"latents of shape {x.shape}, expected (n, h, w, {self.latent_shape[-1]})")
         if batch is not None and batch < 1:
-            raise ValueError(f"{batch} images a call, expected at least 1")
+            raise ValueError(f"{batch} images per call, expected at least 1")
         size = batch or images_a_call(x.shape[1:])
         return [x[i : i + size] for i in range(0, len(x), size)]
 
 
 def _share_out(x: jax.Array, others: Any, parameters: Any) -> tuple[jax.Array, Any, Any]:
-    """Cut a batch over the local devices, with the parameters on each of them, where it comes out even."""
+    """Cut a batch over the local devices, with the parameters on each of them, if their number divides it."""
     devices = jax.local_devices()
     if len(devices) == 1 or len(x) % len(devices):
         return x, others, parameters
@@ -431,7 +430,7 @@ def _rows(table: Text, places: np.ndarray) -> Text:
 
 
 def _alternate(first: jax.Array, second: jax.Array) -> jax.Array:
-    """Rows of both in turn: n ... twice -> 2 n ..."""
+    """The rows of two arrays in turn: n ... twice -> 2 n ..."""
     return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
 
 
@@ -453,7 +452,7 @@ def _encode_text(graphs: tuple[Any, ...], parameters: Any, tokens: tuple[jax.Arr
 
 
 def features_of(encoders: Sequence[Any], tokens: Sequence[jax.Array]) -> Text:
-    """What the UNet is told of token ids, one array an encoder; see `TextToImagePipeline.encode_prompts`."""
+    """The conditioning for token ids, one array per encoder; see `TextToImagePipeline.encode_prompts`."""
     features = [encoder.features(ids) for encoder, ids in zip(encoders, tokens, strict=True)]
     if len(features) == 1:
         return features[0].last
@@ -478,7 +477,7 @@ def _encode_images(graph: Any, parameters: Any, images: jax.Array) -> jax.Array:
     return (vae.encode(images)[0] - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
 
-# One function a network structure, so that every set of parameters runs the same compiled sampler.
+# One function per network structure, so that every set of parameters runs the same compiled sampler.
 
 
 @functools.lru_cache

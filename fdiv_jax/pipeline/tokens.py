@@ -1,4 +1,4 @@
-"""Prompts to token ids, as diffusers' pipelines make them."""
+"""Token ids of prompts, as in diffusers' pipelines."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ __all__ = ["token_ids", "token_rows", "warn_of_cuts", "with_all_vectors"]
 
 
 def with_all_vectors(prompts: Sequence[str], tokenizer: Any) -> list[str]:
-    """The prompts with every vector of a textual-inversion token that has several: "<cat-toy>" becomes
-    "<cat-toy> <cat-toy>_1 <cat-toy>_2" where the vocabulary has these.
+    """The prompts with all vectors of textual-inversion tokens that have several.
 
-    As `TextualInversionLoaderMixin.maybe_convert_prompt` of diffusers does: every occurrence of the token's
+    "<cat-toy>" becomes "<cat-toy> <cat-toy>_1 <cat-toy>_2" where the vocabulary has these.
+
+    As in diffusers' `TextualInversionLoaderMixin.maybe_convert_prompt`, every occurrence of the token's
     text is replaced, also one that is followed by its other vectors already. Where the result depends on
     which token comes first, which diffusers leaves to the hash seed, it is the one that the prompt has first.
     """
@@ -36,7 +37,7 @@ def _expanded(prompt: str, tokenizer: Any, added: dict[str, int]) -> str:
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str], *, ends: bool = True) -> list[list[int]]:
-    """The ids of every prompt in full length, with the marks of its ends or without."""
+    """The ids of every prompt in full length, with or without the marks of its ends."""
     texts = with_all_vectors(prompts, tokenizer)
     return tokenizer(texts, add_special_tokens=ends, verbose=False)["input_ids"]
 
@@ -54,7 +55,7 @@ def token_rows(tokenizer: Any, prompts: Sequence[str], length: int) -> np.ndarra
 
 
 def warn_of_cuts(tokenizers: Sequence[Any], prompts: Sequence[str], length: int) -> None:
-    """Warns of prompts of more than `length` tokens, both ends' marks among them, and of what is lost."""
+    """Warn of prompts over `length` tokens, both ends' marks included, and name the text that is lost."""
     for tokenizer in tokenizers:
         ids = token_ids(tokenizer, list(dict.fromkeys(prompts)))
         lost = [own for own in ids if len(own) > length]

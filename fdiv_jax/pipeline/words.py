@@ -1,4 +1,4 @@
-"""Whether a text has a phrase, by what a CLIP tokenizer sees of both.
+"""Whether a text has a phrase, compared as a CLIP tokenizer reads both.
 
 The tokenizer normalises with NFC, lower-cases, and cuts a text into words: runs of letters, single digits,
 runs of anything else, and the endings of contractions ('s). Spaces only matter between letters. Two texts of
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 __all__ = ["find_phrase", "folded", "has_phrase", "same_words"]
 
 _JOINT = "\u200b"
-"""Stands in a folded text where there may be a space or none; no folded text has it otherwise."""
+"""Marks an optional space in a folded text, which does not hold this character otherwise."""
 _REMEMBERED = 1000
-"""Characters of the longest text that is kept in memory in its folded form."""
+"""Length of the longest text that is cached in folded form."""
 _CONTRACTION = re.compile(r"'(?:s|t|re|ve|m|ll|d)")
 _SPACES = "\t\n\v\f\r\x85"
 _INVISIBLE = {0x34F, 0x115F, 0x1160, 0x3164, 0xFFA0, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)}
@@ -33,11 +33,11 @@ Korean has spaces, but its particles and compounds stand without."""
 
 @dataclass(frozen=True)
 class Folded:
-    """A text as it is compared.
+    """A text in the form that is compared.
 
     Attributes:
         text: its characters in folded form.
-        spans: for each of them, where it comes from in the original text, (start, end).
+        spans: for each of them, its place in the original text, (start, end).
     """
 
     text: str
@@ -47,9 +47,9 @@ class Folded:
 def find_phrase(phrase: str, text: str) -> list[tuple[int, int]]:
     """Where the text has the phrase as whole words, from left to right: (start, end) in the text.
 
-    "shirt" is in "a shirt", "shirts" has none, and "t-shirt" neither: a single letter and a hyphen belong to
-    the word. In scripts without spaces a phrase may stand anywhere. A phrase that begins with a space takes
-    those before it along.
+    "shirt" is in "a shirt", but not in "shirts" or in "t-shirt": a single letter and a hyphen belong to the
+    word. In scripts without spaces a phrase may stand anywhere. With a phrase that begins with a space,
+    the spaces before it are included.
     """
     whole = folded(text)
     spans = []
@@ -67,13 +67,13 @@ def has_phrase(phrase: str, text: str) -> bool:
 
 
 def same_words(a: str, b: str) -> bool:
-    """Whether two texts are the same but for what makes no difference."""
+    """Whether two texts have the same folded form."""
     one, other = folded(a).text, folded(b).text
     return bool(_pattern(one).fullmatch(other) or _pattern(other).fullmatch(one))
 
 
 def folded(text: str) -> Folded:
-    """The text as it is compared."""
+    """The text in the form that is compared."""
     return _remembered(text) if len(text) <= _REMEMBERED else _fold(text)
 
 
@@ -85,7 +85,7 @@ def _remembered(text: str) -> Folded:
 def _fold(text: str) -> Folded:
     characters: list[str] = []
     spans: list[tuple[int, int]] = []
-    spaced, joint = False, False  # what comes before the next word: letters and a space; something invisible
+    spaced, joint = False, False  # before the next word come: letters and a space; something invisible
     before = ""  # the kind of the word before
     for kind, word in _words(text):
         here: list[tuple[str, tuple[int, int]]] = []
@@ -112,7 +112,7 @@ def _fold(text: str) -> Folded:
 
 
 def _segments(text: str) -> Iterator[tuple[int, int]]:
-    """Parts of the text that normalise each for itself: a character with what composes with it."""
+    """Parts of the text that normalise separately: a character with those that compose with it."""
     start = 0
     for place in range(1, len(text)):
         character = text[place]
@@ -221,7 +221,7 @@ def _is_unspaced(character: str) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _pattern(phrase: str) -> re.Pattern[str]:
-    """Finds a folded phrase in folded texts, wherever it stands."""
+    """A pattern that finds a folded phrase anywhere in folded texts."""
     parts: list[str] = []
     separator = None
     last = ""
@@ -269,7 +269,7 @@ def _ends_word(text: str, end: int) -> bool:
 
 
 def _go_on(one: str, other: str) -> bool:
-    """Whether two characters are of one word."""
+    """Whether two characters belong to one word."""
     if one.isalpha() and other.isalpha():
         return not (_is_unspaced(one) or _is_unspaced(other))
     return _kind(one) == _kind(other) == "number"

@@ -79,7 +79,7 @@ def test_a_batch_cut_over_devices_gives_the_same(pipe):
         (lambda p: p.encode_prompts(["a", 3]), TypeError, "list of strings"),
         (lambda p: p.encode_prompts(None), TypeError, "prompts None, expected a list of strings"),
         (lambda p: p.encode_prompts(word for word in "ab"), TypeError, "generator.*list of strings"),
-        (lambda p: p.encode_prompts(["a", "\udcff"]), ValueError, r"prompt '\\udcff' is no text"),
+        (lambda p: p.encode_prompts(["a", "\udcff"]), ValueError, r"prompt '\\udcff' is not text"),
         (lambda p: p(["a"], seed=2**32), ValueError, "seed 4294967296, expected 0 to 4294967295"),
         (lambda p: p(["a"], seed=-1), ValueError, "seed -1, expected 0 to"),
         (lambda p: p(["a"], seed=1.5), TypeError, "seed 1.5, expected a whole number"),
