@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,66 @@ def test_the_documentation_check_sees_a_gap():
 
     silent.__module__ = "fdiv_jax.somewhere"
     assert undocumented("fdiv_jax.somewhere", "silent", silent)
+
+
+SECTIONS = ("Args:", "Attributes:", "Raises:")
+ITEM = re.compile(r"[*`\w]+(, [*`\w]+)*:")
+
+
+def documentation_faults(doc: str) -> list[str]:
+    """Lines of a docstring, as `inspect.cleandoc` gives it, that are out of place.
+
+    In a section every line begins an item ("name: ...") or is indented deeper than the items are.
+    """
+    faults = ["says nothing"] if doc in {"None.", "Nothing."} else []
+    depth = None  # of the items of the section; 0 until the first of them, None outside
+    for line in doc.splitlines():
+        if not line.strip():
+            continue
+        indent = len(line) - len(line.lstrip())
+        if line in SECTIONS:
+            depth = 0
+        elif depth is not None and indent == 0:
+            if depth == 0:
+                faults.append(line)
+            depth = None
+        elif depth is not None:
+            depth = depth or indent
+            if indent < depth or (indent == depth and not ITEM.match(line.strip())):
+                faults.append(line)
+    return faults
+
+
+def test_docstrings_are_laid_out():
+    faults = []
+    for path in modules_of("fdiv_jax"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                where = f"{path.relative_to(ROOT)}: {getattr(node, 'name', 'module')}"
+                faults += [
+                    f"{where}: {fault}" for fault in documentation_faults(ast.get_docstring(node) or "")
+                ]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    "doc",
+    [
+        "None.",
+        "Nothing.",
+        "Read.\n\nArgs:\n  path: a file, or\n  a directory\n    with one in it.",
+        "Read.\n\nRaises:\n    ValueError: not a file, or one\n  that is empty.",
+        "Read.\n\nArgs:\n  path: a file. mode: how\n  to read it. size: bytes.",
+        "Read.\n\nArgs:\npath: a file.",
+    ],
+)
+def test_the_layout_check_sees_a_fault(doc):
+    assert documentation_faults(doc)
+
+
+def test_the_layout_check_lets_good_docstrings_pass():
+    doc = "Read.\n\nArgs:\n  path: a file,\n    not empty.\n  size, mode: both.\n\nReturns:\n  Text.\n\nEnd."
+    assert not documentation_faults(doc)
 
 
 @pytest.mark.parametrize("package", ["fdiv_jax", "analysis"])
