@@ -140,6 +140,30 @@ def test_a_finished_sequence_and_one_with_a_stage_half_done_go_on(made, copy, pi
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["in memory", "read in bfloat16"])
+@pytest.mark.parametrize("lost", ["the second stage", "its result"])
+def test_a_sequence_that_goes_on_writes_the_same_files(kind, lost, made, copy, pipe, quiet, tmp_path):
+    """Byte for byte, the tokenizer's and the scheduler's among them; but for the times in result.json."""
+    whole = made[2]
+    if kind != "in memory":
+        pipe = load_pipeline(pipe.save(tmp_path / "model"), param_dtype="bfloat16")
+        whole, copy = tmp_path / "whole", tmp_path / "killed"
+        unlearn_sequence(pipe, CONFIG, whole, a_score, **quiet)
+        shutil.copytree(whole, copy)
+    shutil.rmtree(copy / "02-shirt" / ("" if lost == "the second stage" else "pipeline"))
+    (copy / "retention.csv").unlink()
+    unlearn_sequence(pipe, CONFIG, copy, a_score, resume=True, **quiet)
+    assert "02-shirt/pipeline/tokenizer/tokenizer_config.json" in files(whole)
+    assert files(copy).keys() == files(whole).keys()
+    assert [name for name, content in files(whole).items() if files(copy)[name] != content] == []
+
+
+def files(place):
+    found = {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    return {name: content for name, content in found.items() if not name.endswith("result.json")}
+
+
+@pytest.mark.slow
 def test_every_stage_is_watched(pipe, quiet, tmp_path):
     config = dataclasses.replace(CONFIG, steps=2)
     seen = []
