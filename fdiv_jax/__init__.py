@@ -1,14 +1,14 @@
 """Diffusion model unlearning with any f-divergence, derived from its generator alone.
 
-A divergence is a generator f; its curvature, its loss, its gradient weight and its convergence rate follow
-from f.
+A divergence is given by its generator f. Its curvature, loss, gradient weight and convergence rate all follow
+from f:
 
     import fdiv_jax as fj
     d = fj.divergence("squared_hellinger")
     pipe = fj.load_pipeline("fashion")
     result = fj.unlearn(pipe, fj.UnlearningConfig(target="sneaker", anchor="near"))
 
-Names are imported when first used, so that the mathematics can be used without loading Flax.
+Names are imported on first use, so that the mathematics can be used without loading Flax.
 """
 
 import importlib

@@ -21,9 +21,9 @@ def dpm_solver_pp(schedule: NoiseSchedule, steps: int, eta: float | None = None)
 
     With lambda = log(alpha / sigma), h its increase over the step and r the last increase over h,
 
-        x <- (sigma_s / sigma_t) x + alpha_s (1 - e^{-h}) ((1 + 1 / 2r) x_0 - (1 / 2r) x_0'),
+        x <- (sigma_s / sigma_t) x + alpha_s (1 - e^{-h}) ((1 + 1 / 2r) x_0 - (1 / 2r) x_0')
 
-    x_0' that of the step before.
+    with x_0' that of the step before.
 
     The first step is of first order, and so is the last where the configuration (or a final sigma of zero)
     asks for it. Timesteps and options are those of diffusers' DPMSolverMultistepScheduler with this algorithm
@@ -31,7 +31,8 @@ def dpm_solver_pp(schedule: NoiseSchedule, steps: int, eta: float | None = None)
     the noise levels of Karras and others where the configuration asks for them.
 
     Raises:
-        ValueError: a number of steps out of range or eta != 0 (the solver is one of the ODE).
+        ValueError: a number of steps out of range or eta != 0 (the sampler solves the ODE and draws no
+            noise).
 
     Source: Lu, Zhou, Bao, Chen, Li, Zhu, DPM-Solver++, 2022, algorithm 2.
     """

@@ -27,7 +27,8 @@ def euler(schedule: NoiseSchedule, steps: int, eta: float | None = None) -> Samp
     asks for them.
 
     Raises:
-        ValueError: a number of steps out of range or eta != 0 (the solver is one of the ODE).
+        ValueError: a number of steps out of range or eta != 0 (the sampler solves the ODE and draws no
+            noise).
         NotImplementedError: an option of the configuration that is not supported.
 
     Source: Karras, Aittala, Aila, Laine, Elucidating the design space of diffusion-based generative models,

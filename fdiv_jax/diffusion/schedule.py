@@ -52,8 +52,8 @@ class NoiseSchedule:
     """A discrete variance-preserving diffusion, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, 0 <= t < T.
 
     abar_t is the running product of alpha_t = 1 - beta_t. The betas are float32, as in training; everything
-    derived from them is computed in float64 and cast at the end. Immutable and hashable; as a
-    pytree it has no leaves, so that it passes through jit, vmap, pmap and scan as a constant.
+    derived from them is computed in float64 and cast at the end. Immutable and hashable; as a pytree it has
+    no leaves, so that it passes through jit, vmap, pmap and scan as a constant.
 
     Every method takes arrays of shape (n, ...) with timesteps of shape (n,) or (), int; it broadcasts over
     the trailing axes and keeps the floating dtype of its first argument.

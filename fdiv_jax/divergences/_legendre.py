@@ -270,7 +270,7 @@ def _bracket(piece: Piece, slope: sympy.Expr, dtype: str) -> tuple[float, float]
 
 @lru_cache(maxsize=2048)
 def stable_form(expr: sympy.Expr) -> sympy.Expr:
-    """Of several equal ways to write an expression, the one that loses the fewest digits in float64.
+    """The form of an expression, among several equal ones, that loses the fewest digits in float64.
 
     sqrt(t**2 + 1) - t and 1/(sqrt(t**2 + 1) + t) are equal and only one of them survives t = 1e9.
     """

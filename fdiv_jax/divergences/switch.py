@@ -65,7 +65,8 @@ class DivergenceSwitch:
     Attributes:
         members: the divergences, at least one, all different.
 
-    Raises ValueError for no member, or for one that comes twice.
+    Raises:
+        ValueError: no members, or one twice.
 
     >>> import jax
     >>> from fdiv_jax.divergences import divergence
