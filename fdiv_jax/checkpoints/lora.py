@@ -35,7 +35,7 @@ __all__ = ["load_lora", "save_lora"]
 
 _LAYOUTS = ("diffusers", "kohya")
 _FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # diffusers' and PEFT's
-# What kohya's scripts write, and A1111 sorts files by.
+# The entries that kohya's scripts write, and by which A1111 sorts files.
 _KOHYA_VERSION: dict[Family, tuple[str, str]] = {
     "sd1": ("sd_v1", "False"),
     "sd2": ("sd_v2", "True"),

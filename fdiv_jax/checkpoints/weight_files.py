@@ -109,5 +109,5 @@ def _advice(tensors: list[str], variant: str | None) -> str:
     if any(match["shard"] for match in matches):
         return "these are shards without their index, *.safetensors.index.json"
     if any(name.startswith(_LORAS) for name in tensors):
-        return "a LoRA changes a model and is none"
+        return "a LoRA changes a model and is not one itself"
     return "none of them has the name of a component's weights"

@@ -48,7 +48,7 @@ def require_room(needed: int, what: str, advice: str, device: Any = None) -> Non
         return
     raise MemoryError(
         f"{what} needs about {spelled(needed)} of memory, {spelled(free)} are free; {advice} "
-        f"({SWITCH}=0 tries it all the same)"
+        f"({SWITCH}=0 tries it anyway)"
     )
 
 

@@ -74,7 +74,7 @@ def _instead(directory: Path) -> str:
         return f"; it is a component of the model {directory.parent}"
     tensors = sorted(directory.glob("*.safetensors"))
     if any(file.name.startswith(("pytorch_lora_weights", "adapter_model")) for file in tensors):
-        return "; it holds a LoRA, which changes a model and is none"
+        return "; it holds a LoRA, which changes a model and is not one itself"
     models = sorted(each.parent.name for each in directory.glob(f"*/{_INDEX}"))
     if models:
         return f"; it holds models: {', '.join(models[:4])}"

@@ -40,7 +40,7 @@ class _Method:
         return self.momentum == (0.0, 0.0)
 
     def gains(self) -> tuple[float, float]:
-        """What a gradient adds to the buffers of model and critic."""
+        """The factors of a gradient in the buffers of model and critic."""
         return tuple(1 - beta if self.averaged else 1.0 for beta in self.momentum)  # pyright: ignore
 
 

@@ -60,7 +60,11 @@ def load_unet(directory):
         ([(UNET, ".fp16-00001-of-00002.safetensors")], None, "variant='fp16'"),
         ([(UNET, "-00001-of-00002.fp16.safetensors")], None, "variant='fp16'"),
         ([(UNET, ".fp16-00001-of-00002.safetensors")], "fp16", "shards without their index"),
-        ([(UNET, "/../pytorch_lora_weights.safetensors")], None, "a LoRA changes a model and is none"),
+        (
+            [(UNET, "/../pytorch_lora_weights.safetensors")],
+            None,
+            "a LoRA changes a model and is not one itself",
+        ),
         ([(UNET, "/../sd-v1-4.safetensors")], None, "none of them has the name of a component's weights"),
         ([(UNET, ".bin")], None, "Reading a pickle runs any code"),
         ([(UNET, "/../model.onnx")], None, "as model.onnx only, in the format of ONNX"),
