@@ -108,7 +108,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _share_cores() -> None:
-    """Show a CPU to JAX as one device a core, up to 8, before JAX starts: the batches of unlearning and
+    """Show a CPU to JAX as one device per core, up to 8, before JAX starts: the batches of unlearning and
     sampling are cut over devices, which is nearly twice as fast on two cores as threads inside one device."""
     flags = os.environ.get("XLA_FLAGS", "")
     if "jax" not in sys.modules and "host_platform_device_count" not in flags:

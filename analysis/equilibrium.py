@@ -143,7 +143,7 @@ def find_equilibrium(
 
 
 def speeds(coupling: float, ratio: float, angle: float) -> tuple[float, float]:
-    """(a, b) with (q/k) sqrt(b/a) = `ratio` and k sqrt(a b) = `angle` a step, for damping q = 1."""
+    """(a, b) with (q/k) sqrt(b/a) = `ratio` and k sqrt(a b) = `angle` per step, for damping q = 1."""
     return angle / (ratio * coupling**2), angle * ratio
 
 
@@ -188,7 +188,7 @@ class LinearCritic:
         return v_p, v_q
 
     def refresh(self, weights: Any, spectral: Any) -> Any:
-        """Nothing to refresh."""
+        """The state as it is: there are no singular vectors to refresh."""
         return spectral
 
 

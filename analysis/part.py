@@ -14,7 +14,7 @@ class Part:
     Attributes:
       name: what `--only` takes.
       module: the module with its `run`.
-      title: a line about it.
+      title: one line about it.
       inputs: patterns of further files it reads, relative to the repository; a change recomputes the part.
       seconds: about how long a full and a quick run of it take on two cores.
     """

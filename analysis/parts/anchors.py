@@ -8,8 +8,8 @@ import numpy as np
 
 from fdiv_jax.worlds import ITEM_NAMES, STYLE_NAMES, WorldScores
 
-from ..erasures import RETAINED, TARGET, Erasure, Laboratory, Run, Scores
 from ..style import INK, panel_letters, panels
+from ..trials import RETAINED, TARGET, Laboratory, Scores, Trial, TrialResult
 
 if TYPE_CHECKING:
     from ..runner import Context
@@ -62,7 +62,7 @@ def _frozen(laboratory: Laboratory) -> dict[str, Any]:
 
 
 def _draw_points(axis: Any, values: dict[str, list[float]], before: float) -> None:
-    """A dot a seed, a bar for the mean, the frozen model as a line."""
+    """One dot per seed, a bar for the mean, the frozen model as a line."""
     for place, (anchor, found) in enumerate(values.items()):
         axis.bar(place, np.mean(found), width=0.56, color=_COLOURS[anchor], alpha=0.35)
         shift = np.linspace(-0.12, 0.12, len(found)) if len(found) > 1 else [0.0]
@@ -103,14 +103,14 @@ def run(context: Context) -> dict[str, Any]:
     frozen = _frozen(laboratory)
     before: Scores = frozen["scores"]
     jobs = [
-        Run(DIVERGENCE, anchor=anchor, seed=seed)
+        Trial(DIVERGENCE, anchor=anchor, seed=seed)
         for anchor in ANCHORS
         for seed in (allowed.seeds if anchor != "empty" else allowed.seeds[:1])
     ]
-    found: dict[str, list[tuple[Erasure, Scores]]] = {anchor: [] for anchor in ANCHORS}
+    found: dict[str, list[tuple[TrialResult, Scores]]] = {anchor: [] for anchor in ANCHORS}
     for job in context.progress(jobs, "models unlearned and judged"):
-        erasure = laboratory.erase(job)
-        found[job.anchor].append((erasure, laboratory.scores(erasure)))
+        result = laboratory.run(job)
+        found[job.anchor].append((result, laboratory.scores(result)))
     target = {anchor: [s.target_accuracy for _, s in some] for anchor, some in found.items()}
     retained = {anchor: [s.retained_accuracy for _, s in some] for anchor, some in found.items()}
     kinds = {"frozen": before.target.items[0]} | {
@@ -144,16 +144,16 @@ def run(context: Context) -> dict[str, Any]:
         rows=[
             {
                 "anchor": anchor,
-                "seed": erasure.run.seed,
+                "seed": result.trial.seed,
                 "target_accuracy": s.target_accuracy,
                 "retained_accuracy": s.retained_accuracy,
                 "style_accuracy": s.retained.style_accuracy(),
-                "final_held_out_m": float(erasure.held_out[-1]),
+                "final_held_out_m": float(result.held_out[-1]),
             }
             | {f"at_target_{n.replace(' ', '_')}": s.target.rate(TARGET, n) for n in ITEM_NAMES}
             | {f"accuracy_{n.replace(' ', '_')}": s.retained.rate(n, n) for n in RETAINED}
             for anchor, some in found.items()
-            for erasure, s in some
+            for result, s in some
         ],
         numbers={
             "frozen_item_accuracy": frozen["items"],

@@ -9,9 +9,9 @@ import numpy as np
 from fdiv_jax.divergences import divergence
 from fdiv_jax.worlds import STYLE_NAMES
 
-from ..erasures import RETAINED, TARGET, Erasure, Laboratory, Run, Scores
 from ..image_grid import draw_image_grid
 from ..style import label
+from ..trials import RETAINED, TARGET, Laboratory, Scores, Trial, TrialResult
 
 if TYPE_CHECKING:
     from ..runner import Context
@@ -38,35 +38,35 @@ def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
     return float((total.sum() - np.trace(total)) / (n * (n - 1)))
 
 
-def _runs(laboratory: Laboratory) -> list[Run]:
-    """One for each divergence by its formula, and the variational one of `GAME`."""
-    runs = [
-        Run(name, "exact" if divergence(name).closed_form is None else "closed")
+def _trials(laboratory: Laboratory) -> list[Trial]:
+    """One trial per divergence by its formula, and the variational one of `GAME`."""
+    trials = [
+        Trial(name, "exact" if divergence(name).closed_form is None else "closed")
         for name in laboratory.budget.formulas
     ]
-    return [*runs, Run(GAME, "variational")]
+    return [*trials, Trial(GAME, "variational")]
 
 
-def _name(run: Run) -> str:
-    """As in the figure."""
-    text = "MSE (KL)" if run.divergence == "kl" else label(run.divergence)
-    return f"{text}, {run.family}"
+def _name(trial: Trial) -> str:
+    """The name of a trial in the figure."""
+    text = "MSE (KL)" if trial.divergence == "kl" else label(trial.divergence)
+    return f"{text}, {trial.family}"
 
 
-def _key(run: Run) -> str:
-    """As in the summary."""
-    return run.divergence if run.family != "variational" else f"{run.divergence}_variational"
+def _key(trial: Trial) -> str:
+    """The name of a trial in the summary."""
+    return trial.divergence if trial.family != "variational" else f"{trial.divergence}_variational"
 
 
 def _strip(scores: Scores, shown: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Images of the target, `shown` a style, and one of every retained item, the styles in turn."""
+    """Images of the target, `shown` per style, and one of every retained item, the styles in turn."""
     target = [scores.target.images[0, s, k] for s in range(len(STYLE_NAMES)) for k in range(shown)]
     retained = [scores.retained.images[i, i % len(STYLE_NAMES), 0] for i in range(len(RETAINED))]
     return target, retained
 
 
 def _picture(laboratory: Laboratory, rows: list[tuple[str, Scores]]) -> Any:
-    """The grid: a row each, target left, retained right, the judge's numbers at the end."""
+    """The grid: one row per model, target left, retained right, the judge's numbers at the end."""
     shown = min(2, laboratory.budget.target_images)
     columns = [style for style in STYLE_NAMES for _ in range(shown)]
     heads = ["" if i % shown else style for i, style in enumerate(columns)]
@@ -88,17 +88,17 @@ def _error(rate: float, count: int) -> float:
 
 
 def _claims(
-    context: Context, laboratory: Laboratory, erasures: dict[str, Erasure], scores: dict[str, Scores]
+    context: Context, laboratory: Laboratory, results: dict[str, TrialResult], scores: dict[str, Scores]
 ) -> dict[str, Any]:
     """C2, C4, C5: hellinger and chi2 against the mean squared error, after the same steps."""
-    mse, hellinger, chi2 = (erasures[name] for name in ("kl", "squared_hellinger", "pearson_chi2"))
+    mse, hellinger, chi2 = (results[name] for name in ("kl", "squared_hellinger", "pearson_chi2"))
     s_mse, s_hellinger, s_chi2 = (scores[name] for name in ("kl", "squared_hellinger", "pearson_chi2"))
-    formulas = [name for name, erasure in erasures.items() if erasure.run.family != "variational"]
+    formulas = [name for name, result in results.items() if result.trial.family != "variational"]
     start = float(mse.held_out[0])
-    ends = {name: float(erasures[name].held_out[-1]) for name in formulas}
+    ends = {name: float(results[name].held_out[-1]) for name in formulas}
     spread = (max(ends.values()) - min(ends.values())) / start
     apart = {
-        name: float(np.linalg.norm(erasures[name].update - mse.update) / np.linalg.norm(mse.update))
+        name: float(np.linalg.norm(results[name].update - mse.update) / np.linalg.norm(mse.update))
         for name in formulas
         if name != "kl"
     }
@@ -136,10 +136,10 @@ def _claims(
 
 
 def _claim_game(
-    context: Context, erasures: dict[str, Erasure], scores: dict[str, Scores], distances: dict[str, float]
+    context: Context, results: dict[str, TrialResult], scores: dict[str, Scores], distances: dict[str, float]
 ) -> None:
     """C6, from the one variational run: how far m has come after its steps, and what that did to the rest."""
-    closed, game = erasures[GAME], erasures[f"{GAME}_variational"]
+    closed, game = results[GAME], results[f"{GAME}_variational"]
     steps = int(game.held_out_steps[-1])
     ends = [float(np.interp(steps, run.held_out_steps, run.held_out)) for run in (game, closed)]
     further = ends[0] < ends[1]
@@ -160,22 +160,22 @@ def run(context: Context) -> dict[str, Any]:
     """Erase with every divergence, draw the same noise with every model, and let the judge count."""
     laboratory = Laboratory.open(context)
     allowed = laboratory.budget
-    runs = _runs(laboratory)
+    trials = _trials(laboratory)
     scores = {"frozen": laboratory.scores()}
-    erasures: dict[str, Erasure] = {}
-    for one in context.progress(runs, "models unlearned and judged"):
-        erasures[_key(one)] = laboratory.erase(one)
-        scores[_key(one)] = laboratory.scores(erasures[_key(one)])
+    results: dict[str, TrialResult] = {}
+    for one in context.progress(trials, "models unlearned and judged"):
+        results[_key(one)] = laboratory.run(one)
+        scores[_key(one)] = laboratory.scores(results[_key(one)])
     embeddings = {name: laboratory.embeddings(found.retained) for name, found in scores.items()}
     distances = {
         name: kernel_distance(found, embeddings["frozen"])
         for name, found in embeddings.items()
         if name != "frozen"
     }
-    more = _claims(context, laboratory, erasures, scores)
-    _claim_game(context, erasures, scores, distances)
+    more = _claims(context, laboratory, results, scores)
+    _claim_game(context, results, scores, distances)
 
-    names = {_key(one): _name(one) for one in runs}
+    names = {_key(one): _name(one) for one in trials}
     figure = _picture(
         laboratory,
         [("frozen model", scores["frozen"]), *((names[key], scores[key]) for key in names)],

@@ -8,8 +8,8 @@ import numpy as np
 
 from fdiv_jax.divergences import divergence
 
-from ..erasures import Erasure, Laboratory, Run
 from ..style import INK, label, line_style, panel_letters, panels
+from ..trials import Laboratory, Trial, TrialResult
 
 if TYPE_CHECKING:
     from ..runner import Context
@@ -41,10 +41,10 @@ def run(context: Context) -> dict[str, Any]:
     names = [
         n for n in ("squared_hellinger", "kl", "pearson_chi2", "jensen_shannon") if n in allowed.formulas
     ]
-    erasures: dict[str, Erasure] = {}
+    results: dict[str, TrialResult] = {}
     for name in context.progress(names, "unlearning runs"):
-        erasures[name] = laboratory.erase(Run(name, "exact" if name == "jensen_shannon" else "closed"))
-    raw = {name: erasure.gradient_norm for name, erasure in erasures.items()}
+        results[name] = laboratory.run(Trial(name, "exact" if name == "jensen_shannon" else "closed"))
+    raw = {name: result.gradient_norm for name, result in results.items()}
     equal = {name: norm / float(divergence(name).curvature) for name, norm in raw.items()}
     steps = np.arange(1, allowed.steps + 1)
 
@@ -55,8 +55,8 @@ def run(context: Context) -> dict[str, Any]:
         for axis, values in ((axes[0], raw[name]), (axes[1], equal[name] / equal["kl"])):
             axis.plot(steps, values, **faint)
             axis.plot(steps, _smooth(values), **look)
-        axes[2].plot(steps, erasures[name].m, **faint)
-        axes[2].plot(erasures[name].held_out_steps, erasures[name].held_out, **look)
+        axes[2].plot(steps, results[name].m, **faint)
+        axes[2].plot(results[name].held_out_steps, results[name].held_out, **look)
     axes[0].set(yscale="log", title="gradient norm of the loss", ylabel="‖∇D$_f$‖")
     axes[1].set(yscale="log", title="at equal curvature, over that of the MSE")
     axes[1].axhline(1.0, color=INK, linewidth=0.6, zorder=1)
@@ -82,7 +82,7 @@ def run(context: Context) -> dict[str, Any]:
         "the paths are those of equal curvature.",
         rows={"step": steps}
         | {f"gradient_norm_{name}": raw[name] for name in names}
-        | {f"m_{name}": erasures[name].m for name in names},
+        | {f"m_{name}": results[name].m for name in names},
     )
     context.claim(
         "C3",

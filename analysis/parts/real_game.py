@@ -12,9 +12,9 @@ from fdiv_jax.divergences import divergence
 from fdiv_jax.theory import damping_ratio, discrete_rate
 
 from ..equilibrium import critic_features, find_equilibrium, play, speeds
-from ..erasures import TARGET, Erasure, Laboratory, Run
 from ..simulate import two_poles
 from ..style import INK, label, line_style, panel_letters, panels
+from ..trials import TARGET, Laboratory, Trial, TrialResult
 
 if TYPE_CHECKING:
     from ..runner import Context
@@ -34,10 +34,11 @@ _STOP = 1e-3  # of the push: what is smaller is left out of the fit
 def _near_equilibrium(
     context: Context, laboratory: Laboratory
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Gram and K of the UNet at its self-anchored point, and orbits there: a row a game, with its path."""
+    """Gram and K of the UNet at its self-anchored point, and orbits there: one row per game, with its
+    path."""
     allowed, frozen = laboratory.budget, laboratory.frozen
-    batch = laboratory.data(Run("kl")).batch(0, 0, allowed.orbit_samples)
-    prepared = laboratory.prepared(Run("kl"))
+    batch = laboratory.data(Trial("kl")).batch(0, 0, allowed.orbit_samples)
+    prepared = laboratory.prepared(Trial("kl"))
     point = find_equilibrium(
         prepared.plan,
         prepared.frozen,
@@ -88,10 +89,10 @@ def _order_kept(rows: list[dict[str, Any]], ratio: float) -> tuple[float, list[s
     return float(np.mean(pairs)) if pairs else 1.0, fastest
 
 
-def _draw_training(axis: Any, erasures: dict[str, Erasure]) -> None:
-    for name, erasure in erasures.items():
+def _draw_training(axis: Any, results: dict[str, TrialResult]) -> None:
+    for name, result in results.items():
         look = line_style(name) | {"marker": ""}
-        axis.plot(erasure.held_out_steps, erasure.held_out, **look)
+        axis.plot(result.held_out_steps, result.held_out, **look)
     axis.set(yscale="log", xlabel="step of the model", ylabel="m to the anchor, held-out images")
     axis.set_title("the training game: UNet against critic")
 
@@ -131,28 +132,28 @@ def run(context: Context) -> dict[str, Any]:
     """The training game with every divergence, then orbits around the self-anchored point."""
     laboratory = Laboratory.open(context)
     allowed = laboratory.budget
-    erasures: dict[str, Erasure] = {}
+    results: dict[str, TrialResult] = {}
     for name in context.progress(allowed.games, "games against the critic"):
-        erasures[name] = laboratory.erase(Run(name, "variational"))
+        results[name] = laboratory.run(Trial(name, "variational"))
     near, blocks = _near_equilibrium(context, laboratory)
 
-    start = float(erasures["kl"].held_out[0])
-    area = {n: float(np.mean(np.log(e.held_out[1:] / start))) for n, e in erasures.items()}
+    start = float(results["kl"].held_out[0])
+    area = {n: float(np.mean(np.log(e.held_out[1:] / start))) for n, e in results.items()}
     ranked = sorted(area, key=lambda name: area[name])
-    final = {n: float(e.held_out[-1]) for n, e in erasures.items()}
+    final = {n: float(e.held_out[-1]) for n, e in results.items()}
     error = max(abs(row["measured"] / row["predicted"] - 1) for row in near)
     kept = {ratio: _order_kept(near, ratio) for ratio in RATIOS}
 
     figure, grid = panels(2, 2, width=10.0, height=7.4)
     axes = grid.ravel()
-    _draw_training(axes[0], erasures)
+    _draw_training(axes[0], results)
     _draw_rates(axes[1], near)
     for axis, ratio in zip(axes[2:], RATIOS, strict=True):
         _draw_orbits(axis, near, ratio)
     panel_letters(axes)
     handles, texts = axes[0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=5)
-    steps = erasures["kl"].held_out_steps
+    steps = results["kl"].held_out_steps
     context.figure(
         "real_game",
         figure,
@@ -163,7 +164,7 @@ def run(context: Context) -> dict[str, Any]:
         "parameters against a linear read-out of the critic's features: the rate measured on the real "
         f"network is the one predicted from its Gram and K to {error:.1%}, and the order turns round with "
         "the damping, as the theory says (dotted: predicted slopes).",
-        rows={"step": steps} | {f"m_{name}": erasure.held_out for name, erasure in erasures.items()},
+        rows={"step": steps} | {f"m_{name}": result.held_out for name, result in results.items()},
         numbers={
             "near_equilibrium": [
                 {key: value for key, value in row.items() if key != "distance"}

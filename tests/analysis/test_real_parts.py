@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from analysis import erasures
+from analysis import trials
 from analysis.equilibrium import critic_features, find_equilibrium, play, speeds
-from analysis.erasures import Budget, Laboratory, Run
 from analysis.parts.erasure import kernel_distance
 from analysis.runner import Context
 from analysis.simulate import two_poles
+from analysis.trials import Budget, Laboratory, Trial
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.divergences import divergence
 from fdiv_jax.theory import discrete_rate
@@ -72,8 +72,8 @@ def shelf(tmp_path_factory):
 @pytest.fixture
 def context(world, shelf, monkeypatch):
     """Makes the context of a part."""
-    monkeypatch.setattr(erasures, "load_world", lambda: world)
-    monkeypatch.setattr(erasures, "budget", lambda quick: SMALL)
+    monkeypatch.setattr(trials, "load_world", lambda: world)
+    monkeypatch.setattr(trials, "budget", lambda quick: SMALL)
     return lambda part: Context(part, False, shelf / "out", shelf / "work" / "full" / part / "key")
 
 
@@ -101,12 +101,12 @@ def test_part_runs(part, context, shelf):
 @pytest.mark.slow
 def test_runs_and_scores_are_made_once(context, monkeypatch):
     laboratory = Laboratory.open(context("first"))
-    before = laboratory.erase(Run("kl"))
+    before = laboratory.run(Trial("kl"))
     scores = laboratory.scores(before)
     again = Laboratory.open(context("second"))
     monkeypatch.setattr(again, "_train", lambda *_: pytest.fail("trained twice"))
-    monkeypatch.setattr(erasures, "score_world", lambda *_, **__: pytest.fail("scored twice"))
-    after = again.erase(Run("kl"))
+    monkeypatch.setattr(trials, "score_world", lambda *_, **__: pytest.fail("scored twice"))
+    after = again.run(Trial("kl"))
     np.testing.assert_array_equal(after.update, before.update)
     np.testing.assert_array_equal(again.scores(after).target.images, scores.target.images)
     assert np.abs(after.update).max() > 0
@@ -115,18 +115,20 @@ def test_runs_and_scores_are_made_once(context, monkeypatch):
 @pytest.mark.slow
 def test_damaged_work_is_done_again(context):
     laboratory = Laboratory.open(context("first"))
-    before = laboratory.erase(Run("kl"))
+    before = laboratory.run(Trial("kl"))
     for path in laboratory.shelf.glob("*.npz"):
         path.write_bytes(path.read_bytes()[:-50])
-    np.testing.assert_allclose(laboratory.erase(Run("kl")).m, before.m, rtol=1e-6)
+    np.testing.assert_allclose(laboratory.run(Trial("kl")).m, before.m, rtol=1e-6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", [Run("squared_hellinger", seed=1), Run("jensen_shannon", "variational")])
-def test_a_run_is_that_of_unlearn(run, context, world):
+@pytest.mark.parametrize(
+    "trial", [Trial("squared_hellinger", seed=1), Trial("jensen_shannon", "variational")]
+)
+def test_a_trial_is_a_run_of_unlearn(trial, context, world):
     laboratory = Laboratory.open(context("unlearn"))
-    ours = laboratory.erase(run)
-    theirs = unlearn(world[0], laboratory.config(run), progress=False, cache=laboratory.shelf / "anchors")
+    ours = laboratory.run(trial)
+    theirs = unlearn(world[0], laboratory.config(trial), progress=False, cache=laboratory.shelf / "anchors")
     kept = ~theirs.history["warmup"]
     np.testing.assert_allclose(ours.m, theirs.history["m"][kept], rtol=1e-4)
     np.testing.assert_allclose(ours.gradient_norm, theirs.history["gradient_norm"][kept], rtol=1e-3)

@@ -1,8 +1,8 @@
-"""Unlearning runs in the world `fashion`, and what the judge says of them, each computed once.
+"""Trials of unlearning in the world `fashion`, and what the judge says of them, each computed once.
 
-The parts on the real model share runs and scores through `Laboratory`: what one part has run, the next reads.
-A run is that of `fdiv_jax.unlearn`, by the same engine; one compiled step serves every divergence and every
-anchor, and an observer records the distance on held-out images on the way.
+The parts on the real model share trials and scores through `Laboratory`: what one part has run, the next
+reads. A trial is a run of `fdiv_jax.unlearn`, by the same engine; one compiled step serves every divergence
+and every anchor, and an observer records the distance on held-out images on the way.
 """
 
 from __future__ import annotations
@@ -45,11 +45,21 @@ if TYPE_CHECKING:
 
     from .runner import Context
 
-__all__ = ["RETAINED", "TARGET", "Budget", "Erasure", "Laboratory", "Run", "Scores", "budget", "load_world"]
+__all__ = [
+    "RETAINED",
+    "TARGET",
+    "Budget",
+    "Laboratory",
+    "Scores",
+    "Trial",
+    "TrialResult",
+    "budget",
+    "load_world",
+]
 
 TARGET = "sneaker"
 ANCHOR = "near"
-"""Of every run but those that compare anchors: what is left of the target shows as that."""
+"""The anchor of every trial but those that compare anchors: what is left of the target shows as that."""
 RETAINED = tuple(name for name in ITEM_NAMES if name != TARGET)
 FORMULAS = ("kl", "squared_hellinger", "pearson_chi2", "jensen_shannon", "le_cam")
 GAMES = (
@@ -72,7 +82,7 @@ class Budget:
     Attributes:
         steps, game_steps: of the model, by formula and against a critic.
         warmup: steps of the critic alone before them.
-        batch: samples a step.
+        batch: samples per step.
         learning_rate: of the model's AdamW by formula.
         game_rate, critic_rate: of the two AdamWs against a critic. A critic that lags behind drives the model
             away from the anchor, so it takes `critic_steps` steps for each of the model.
@@ -80,7 +90,7 @@ class Budget:
             sets of predictions look the same to a critic however far the model has moved.
         anchor_images: drawn by the frozen model for training.
         held_out, every: images for the recorded distance, and every how many steps it is recorded.
-        target_images, retained_images: a prompt, for scores.
+        target_images, retained_images: per prompt, for scores.
         sampler_steps: of the images that are judged.
         formulas, games: divergences compared.
         seeds: of the anchors that are compared by mean and spread.
@@ -140,8 +150,8 @@ def load_world() -> tuple[TextToImagePipeline, Judge]:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What is unlearned how; everything else is the budget's."""
+class Trial:
+    """What to unlearn and how; everything else is the budget's."""
 
     divergence: str
     family: str = "closed"
@@ -150,18 +160,18 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Erasure:
-    """A run that was made.
+class TrialResult:
+    """What a trial gave.
 
     Attributes:
-        run: what was asked for.
+        trial: what was asked for.
         pipeline: the unlearned model.
-        loss, m, gradient_norm: one entry a step of the model, on its batch.
+        loss, m, gradient_norm: one entry per step of the model, on its batch.
         held_out_steps, held_out: the mean m on the held-out images after that many steps of the model.
         update: all that was learned as one vector: trained minus original parameters.
     """
 
-    run: Run
+    trial: Trial
     pipeline: TextToImagePipeline
     loss: np.ndarray
     m: np.ndarray
@@ -195,7 +205,7 @@ class Scores:
 
 
 class Laboratory:
-    """Runs and scores, kept on a shelf that the parts share."""
+    """Results of trials and their scores, kept on a shelf that the parts share."""
 
     def __init__(
         self, shelf: Path, allowed: Budget, pipeline: TextToImagePipeline, judge: Judge, stamp: str = ""
@@ -204,14 +214,14 @@ class Laboratory:
         self.shelf, self.budget, self.frozen, self.judge = shelf, allowed, pipeline, judge
         self._stamp = stamp
         self._model = model_digest(pipeline.components)
-        self.selection = self.prepared(Run("kl")).selection
+        self.selection = self.prepared(Trial("kl")).selection
 
     @classmethod
     def open(cls, context: Context) -> Laboratory:
         """The one that all parts of this run of the analysis share; the work of other code is cleared."""
         pipeline, judge = load_world()
         stamp = hashlib.sha256(
-            json.dumps([source_digest("analysis.erasures"), jax.__version__, _digest(judge)]).encode()
+            json.dumps([source_digest("analysis.trials"), jax.__version__, _digest(judge)]).encode()
         ).hexdigest()[:16]
         shelf = context.shared / stamp
         for stale in context.shared.glob("*"):
@@ -219,21 +229,21 @@ class Laboratory:
                 shutil.rmtree(stale)
         return cls(shelf, budget(context.quick), pipeline, judge, stamp)
 
-    # --- runs ----------------------------------------
+    # --- trials ----------------------------------------
 
-    def config(self, run: Run) -> UnlearningConfig:
-        """The configuration with which `fdiv_jax.unlearn` repeats a run."""
+    def config(self, trial: Trial) -> UnlearningConfig:
+        """The configuration with which `fdiv_jax.unlearn` repeats a trial."""
         allowed = self.budget
-        game = run.family == "variational"
+        game = trial.family == "variational"
         return UnlearningConfig(
             target=TARGET,
-            anchor=run.anchor,
-            divergence=run.divergence,
-            loss=cast(Any, run.family),
+            anchor=trial.anchor,
+            divergence=trial.divergence,
+            loss=cast(Any, trial.family),
             steps=allowed.game_steps if game else allowed.steps,
             batch_size=allowed.batch,
             learning_rate=allowed.game_rate if game else allowed.learning_rate,
-            seed=run.seed,
+            seed=trial.seed,
             critic=CriticConfig(
                 learning_rate=allowed.critic_rate, warmup=allowed.warmup, steps=allowed.critic_steps
             ),
@@ -243,48 +253,50 @@ class Laboratory:
             devices="all" if allowed.batch % jax.local_device_count() == 0 else "single",
         )
 
-    def prepared(self, run: Run) -> Prepared:
-        """A run before its first step."""
-        return self._prepare(self.config(run))
+    def prepared(self, trial: Trial) -> Prepared:
+        """A trial before its first step."""
+        return self._prepare(self.config(trial))
 
     def _prepare(self, config: UnlearningConfig) -> Prepared:
         return prepare(self.frozen, config, model=self._model)
 
-    def data(self, run: Run, *, held_out: bool = False) -> AnchorData:
+    def data(self, trial: Trial, *, held_out: bool = False) -> AnchorData:
         """Anchor images and prompts; the held-out images are drawn from other noise, for the target alone."""
-        config = self.config(run)
+        config = self.config(trial)
         if held_out:
             images = replace(config.images, number=self.budget.held_out, seed=config.images.seed + 1)
             config = replace(config, images=images, retained_share=0.0, preservation=PreservationConfig())
         return self._prepare(config).data(self.shelf / "anchors")
 
-    def erase(self, run: Run) -> Erasure:
-        """Make a run, or read it from the shelf.
+    def run(self, trial: Trial) -> TrialResult:
+        """Make a trial, or read its result from the shelf.
 
         Raises:
             ValueError: a loss that is not finite.
         """
-        config = self.config(run)
+        config = self.config(trial)
         key = ("run", config.to_dict(), self.budget.held_out, self.budget.every)
         stored = self._read(*key)
         if stored is None:
-            stored = self._train(run)
+            stored = self._train(trial)
             self._write(stored, *key)
         trained = {name: jnp.asarray(stored.pop(name)) for name in self.selection.names}
         before = Network.parameters(self.frozen.unet)
         unet = Network(self.frozen.unet).module({**before, **trained})
         change = [np.ravel(trained[name] - before[name]) for name in self.selection.names]
-        return Erasure(run, self.frozen.replace(unet=unet), **stored, update=np.concatenate(change))
+        return TrialResult(trial, self.frozen.replace(unet=unet), **stored, update=np.concatenate(change))
 
-    def _train(self, run: Run) -> dict[str, np.ndarray]:
-        """The curves of a run and what it learned, by one compiled step for all divergences of its kind."""
-        config = self.config(run)
-        game = run.family == "variational"
-        names = tuple(dict.fromkeys((*(self.budget.games if game else self.budget.formulas), run.divergence)))
+    def _train(self, trial: Trial) -> dict[str, np.ndarray]:
+        """The curves of a trial and what it learned, by one compiled step for all divergences of its kind."""
+        config = self.config(trial)
+        game = trial.family == "variational"
+        names = tuple(
+            dict.fromkeys((*(self.budget.games if game else self.budget.formulas), trial.divergence))
+        )
         family = cast(Any, "variational" if game else "exact")  # closed and exact are one loss
         kind = [self._prepare(replace(config, divergence=name, loss=family)) for name in names]
-        prepared = share_program(kind)[names.index(run.divergence)]
-        test = self.data(run, held_out=True).batch(0, 0, self.budget.held_out)
+        prepared = share_program(kind)[names.index(trial.divergence)]
+        test = self.data(trial, held_out=True).batch(0, 0, self.budget.held_out)
         watch = HeldOutDistance(prepared, test, self.budget.every)
         result = train([prepared], [None], [[watch]], progress=False, cache=self.shelf / "anchors")[0]
         kept = ~result.history["warmup"]
@@ -298,23 +310,23 @@ class Laboratory:
 
     # --- scores ----------------------------------------
 
-    def scores(self, erasure: Erasure | None = None) -> Scores:
+    def scores(self, result: TrialResult | None = None) -> Scores:
         """The judge on the images of an unlearned model, or of the frozen one: the same noise for all."""
         return Scores(
-            self.judged(erasure, (TARGET,), self.budget.target_images),
-            self.judged(erasure, RETAINED, self.budget.retained_images),
+            self.judged(result, (TARGET,), self.budget.target_images),
+            self.judged(result, RETAINED, self.budget.retained_images),
         )
 
     def judged(
-        self, erasure: Erasure | None, nouns: Sequence[str], images: int, seed: int = 0
+        self, result: TrialResult | None, nouns: Sequence[str], images: int, seed: int = 0
     ) -> WorldScores:
         """`score_world` for an unlearned model, or for the frozen one."""
         settings = SamplingSettings(steps=self.budget.sampler_steps, seed=seed)
-        who = "frozen" if erasure is None else self.config(erasure.run).to_dict()
+        who = "frozen" if result is None else self.config(result.trial).to_dict()
         key = ("scores", who, list(nouns), images, asdict(settings))
         stored = self._read(*key)
         if stored is None:
-            pipeline = self.frozen if erasure is None else erasure.pipeline
+            pipeline = self.frozen if result is None else result.pipeline
             found = score_world(
                 pipeline, self.judge, nouns=nouns, images_per_prompt=images, settings=settings
             )
