@@ -4,7 +4,6 @@ import ast
 import importlib
 import inspect
 import pkgutil
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +38,7 @@ LAYERS: dict[str, set[str]] = {
 }
 # Calls that reach another package by its name: modules, and the files that lie in it.
 READERS = ("import_module", "__import__", "resources.files", "resources.path", "resources.open_text")
+PROJECT = ("fdiv_jax", "analysis", "benchmarks")
 LIGHT = ("divergences", "theory")  # without Flax or anything of the models
 ORACLES = {"torch", "diffusers", "scipy"}  # tests compare with them; the library never needs them
 MODEL_PACKAGES = {"flax", "optax", "orbax", "transformers", "tokenizers", "safetensors", "huggingface_hub"}
@@ -117,6 +117,45 @@ def test_the_layering_check_lets_good_imports_pass():
     assert not layering_faults(ROOT / "fdiv_jax" / "theory" / "x.py", good)
 
 
+def private_faults(path: Path, source: str | None = None) -> list[str]:
+    """Imports of a module whose name begins with an underscore from outside its own package."""
+    package = path.relative_to(ROOT).parent.parts
+    faults = []
+    for name, line in imported(path, source):
+        parts = name.split(".")
+        private = [i for i, part in enumerate(parts) if part.startswith("_") and not part.startswith("__")]
+        for i in private if parts[0] in PROJECT else ():
+            is_module = (ROOT.joinpath(*parts[: i + 1])).is_dir() or (
+                ROOT.joinpath(*parts[:i], f"{parts[i]}.py").is_file()
+            )
+            if is_module and package[:i] != tuple(parts[:i]):
+                faults.append(
+                    f"{path.relative_to(ROOT)}:{line} imports {name}: private to {'.'.join(parts[:i])}"
+                )
+    return faults
+
+
+def test_private_modules_are_imported_inside_their_own_package_only():
+    faults = [fault for top in PROJECT for path in modules_of(top) for fault in private_faults(path)]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "good"),
+    [
+        ("fdiv_jax/cli/x.py", "from fdiv_jax.unlearning import _validate", False),
+        ("fdiv_jax/cli/x.py", "from fdiv_jax.unlearning._validate import whole", False),
+        ("fdiv_jax/theory/x.py", "from ..divergences._make import divergence", False),
+        ("analysis/x.py", "import fdiv_jax.divergences._make", False),
+        ("fdiv_jax/unlearning/x.py", "from . import _validate", True),
+        ("fdiv_jax/unlearning/library/x.py", "from fdiv_jax.unlearning import _validate", True),
+        ("fdiv_jax/unlearning/x.py", "import numpy._typing", True),
+    ],
+)
+def test_the_check_of_private_modules_tells_good_from_bad(module, source, good):
+    assert bool(private_faults(ROOT / module, source)) != good
+
+
 def public_modules() -> list[str]:
     names = ["fdiv_jax"]
     for info in pkgutil.walk_packages(fdiv_jax.__path__, "fdiv_jax."):
@@ -162,66 +201,6 @@ def test_the_documentation_check_sees_a_gap():
 
     silent.__module__ = "fdiv_jax.somewhere"
     assert undocumented("fdiv_jax.somewhere", "silent", silent)
-
-
-SECTIONS = ("Args:", "Attributes:", "Raises:")
-ITEM = re.compile(r"[*`\w]+(, [*`\w]+)*:")
-
-
-def documentation_faults(doc: str) -> list[str]:
-    """Lines of a docstring, as `inspect.cleandoc` gives it, that are out of place.
-
-    In a section every line begins an item ("name: ...") or is indented deeper than the items are.
-    """
-    faults = ["says nothing"] if doc in {"None.", "Nothing."} else []
-    depth = None  # of the items of the section; 0 until the first of them, None outside
-    for line in doc.splitlines():
-        if not line.strip():
-            continue
-        indent = len(line) - len(line.lstrip())
-        if line in SECTIONS:
-            depth = 0
-        elif depth is not None and indent == 0:
-            if depth == 0:
-                faults.append(line)
-            depth = None
-        elif depth is not None:
-            depth = depth or indent
-            if indent < depth or (indent == depth and not ITEM.match(line.strip())):
-                faults.append(line)
-    return faults
-
-
-def test_docstrings_are_laid_out():
-    faults = []
-    for path in modules_of("fdiv_jax"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                where = f"{path.relative_to(ROOT)}: {getattr(node, 'name', 'module')}"
-                faults += [
-                    f"{where}: {fault}" for fault in documentation_faults(ast.get_docstring(node) or "")
-                ]
-    assert not faults, "\n".join(faults)
-
-
-@pytest.mark.parametrize(
-    "doc",
-    [
-        "None.",
-        "Nothing.",
-        "Read.\n\nArgs:\n  path: a file, or\n  a directory\n    with one in it.",
-        "Read.\n\nRaises:\n    ValueError: not a file, or one\n  that is empty.",
-        "Read.\n\nArgs:\n  path: a file. mode: how\n  to read it. size: bytes.",
-        "Read.\n\nArgs:\npath: a file.",
-    ],
-)
-def test_the_layout_check_sees_a_fault(doc):
-    assert documentation_faults(doc)
-
-
-def test_the_layout_check_lets_good_docstrings_pass():
-    doc = "Read.\n\nArgs:\n  path: a file,\n    not empty.\n  size, mode: both.\n\nReturns:\n  Text.\n\nEnd."
-    assert not documentation_faults(doc)
 
 
 @pytest.mark.parametrize("package", ["fdiv_jax", "analysis"])
