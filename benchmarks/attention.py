@@ -47,7 +47,7 @@ BLOCKS = (64, 128, 256, 512)
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
-    """What the benchmark is told."""
+    """Settings of the benchmark."""
 
     rounds: int = 5
     output: Path = Path("benchmarks/results/attention.json")
@@ -93,7 +93,7 @@ def measure(shape: tuple[int, int, int, int], dtype: str, derivative: bool, roun
 
 
 def main(config: BenchmarkConfig) -> None:
-    """Measure, print a line an implementation, write the result."""
+    """Measure, print one line per implementation, write the result."""
     cases = []
     for (what, shape), dtype, derivative in itertools.product(
         SHAPES.items(), ("float32", "bfloat16"), (False, True)

@@ -19,7 +19,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-if "XLA_FLAGS" not in os.environ:  # a device a core: JAX reads this when it starts
+if "XLA_FLAGS" not in os.environ:  # one device per core: JAX reads this when it starts
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={min(os.cpu_count() or 1, 8)}"
 
 import numpy as np
@@ -52,16 +52,16 @@ FIGURES = ("target_accuracy", "retained_items", "retained_styles")
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
-    """What the benchmark is told."""
+    """Settings of the benchmark."""
 
     tasks: tuple[Task, ...] = ("item", "style", "three", "sequence")
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 60
     """Steps of every method that takes any."""
     batch: int = 8
-    """Samples a step."""
+    """Samples per step."""
     images: int = 2
-    """Images a prompt for the scores."""
+    """Images per prompt for the scores."""
     work: Path = Path("build/erasure_table")
     output: Path = Path("benchmarks/results/erasure_table.json")
 
@@ -119,7 +119,7 @@ def _at_target(base: UnlearningConfig) -> dict[str, Any]:
 
 
 def run_task(task: str, settings: BenchmarkConfig) -> list[dict[str, Any]]:
-    """A row a method: mean and standard deviation of each figure over the seeds."""
+    """One row per method: mean and standard deviation of each figure over the seeds."""
     pipe, judge = fj.load_pipeline("fashion"), load_judge()
 
     def score(model: fj.TextToImagePipeline, config: UnlearningConfig) -> dict[str, float]:

@@ -27,7 +27,7 @@ from fdiv_jax.worlds import load_judge, score_world
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
-    """What the benchmark is told."""
+    """Settings of the benchmark."""
 
     run: tyro.conf.Positional[Path]
     ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
@@ -36,7 +36,7 @@ class BenchmarkConfig:
 
 
 def main(config: BenchmarkConfig) -> None:
-    """Print one row a rank."""
+    """Print one row per rank."""
     target = json.loads((config.run / "config.json").read_text())["config"]["target"]
     base, tuned, judge = fj.load_pipeline("fashion"), fj.load_pipeline(config.run / "pipeline"), load_judge()
 

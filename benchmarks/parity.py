@@ -260,7 +260,7 @@ def _reset_peak() -> int:
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
-    """What the benchmark is told."""
+    """Settings of the benchmark."""
 
     models: tuple[str, ...] = tuple(CASES)
     again: bool = False

@@ -117,7 +117,7 @@ def run(name: str, loss: str, dtype: str, place: Path, sweep: int = 1) -> dict[s
 
 
 def _measured_peak(dtype: Any) -> float:
-    """Floating-point operations a second of a large product of matrices: what this device really gives."""
+    """Floating-point operations per second of a large product of matrices: what this device really gives."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     matrix = jnp.ones((side, side), dtype)
     product = jax.jit(lambda a: a @ a)

@@ -1,4 +1,4 @@
-"""The command line, `fdiv-jax COMMAND ...`: one file a command, loaded only when it is the one asked for.
+"""The command line, `fdiv-jax COMMAND ...`: one file per command, loaded only when it is asked for.
 
 A command is a module `fdiv_jax.cli.NAME` with a frozen dataclass `Command`: its fields are the arguments
 (read by tyro, their docstrings are the help), and `run(self)` does the work. Beside it there may be a
@@ -81,7 +81,7 @@ def run_command(
 
 
 def _guarded(work: Callable[[], int], program: str = "fdiv-jax") -> int:
-    """What the work returns, or the exit code of what went wrong, told in one line."""
+    """What the work returns, or the exit code of an error that is reported in one line."""
     try:
         with _warnings_in_one_line(program):
             code = work()
@@ -166,7 +166,7 @@ def _one_line(complaint: str) -> str:
 
 @contextlib.contextmanager
 def _warnings_in_one_line(program: str) -> Iterator[None]:
-    """Warnings as messages, without the place in the code that they come from; shown as often as before."""
+    """Show warnings as messages, without their place in the code, as often as before."""
     from fdiv_jax.terminal import printable
 
     before = warnings.formatwarning

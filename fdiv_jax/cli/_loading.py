@@ -22,11 +22,12 @@ class Files:
     """Which files of a model to read, and how to keep them; the words of `fdiv_jax.load_pipeline`."""
 
     variant: str | None = None
-    """The variant of the weights' files, such as fp16; components without it are read without."""
+    """The variant of the weights' files, such as fp16; a component without that variant is read from its
+    plain files."""
     revision: str | None = None
     """The branch, tag or commit of a model of the hub."""
     offline: bool = False
-    """Take a model of the hub from the local cache alone."""
+    """Load a model of the hub from the local cache only."""
     param_dtype: Precision = "float32"
     """The precision in which the parameters are kept."""
     lora: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="FILE[:STRENGTH]")] = ()
@@ -37,7 +38,8 @@ class Files:
         return self._load(model, "float32")
 
     def fit(self, model: str | Path) -> bool:
-        """Whether a directory has weights of the variant that is asked for; what is no directory may have."""
+        """Whether a directory has weights of the variant that is asked for; anything but a directory may
+        have."""
         from fdiv_jax.checkpoints.weight_files import has_weights
 
         if self.variant is None or not Path(model).is_dir():

@@ -37,7 +37,7 @@ def configured(arguments: Sequence[str]) -> UnlearningConfig | None:
     None where neither is given.
 
     Raises:
-        ValueError: both name what to unlearn, an unknown preset, or a concept file that is none.
+        ValueError: both name what to unlearn, an unknown preset, or a concept file that is not valid.
     """
     named, file = option_of(arguments, "preset"), option_of(arguments, "concept-file")
     if named is not None and file is not None:

@@ -1,4 +1,4 @@
-"""`fdiv-jax divergences`: the catalogue, a line for each divergence."""
+"""`fdiv-jax divergences`: the catalogue, one line per divergence."""
 
 import json
 from dataclasses import dataclass

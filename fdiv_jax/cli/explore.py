@@ -20,9 +20,9 @@ class Command:
     convergence."""
 
     expression: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GENERATOR")]
-    """A name (kl), alpha(a), or an expression in t: "t*log(t)". Quote it."""
+    """The generator: a name (kl), alpha(a), or an expression in t such as "t*log(t)", in quotes."""
     plot: Path | None = None
-    """Write a picture; its ending chooses the format (.png, .pdf, .svg)."""
+    """File to draw a picture to; its ending chooses the format (.png, .pdf, .svg)."""
     json: bool = False
     """Print JSON instead of text."""
 

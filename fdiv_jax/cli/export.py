@@ -33,7 +33,7 @@ class Command:
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A diffusers directory, a run directory of `fdiv-jax unlearn`, or `fashion`."""
+    """The model: a diffusers directory, a run directory of `fdiv-jax unlearn`, or `fashion`."""
     format: Format
     """The form to write: diffusers, single-file, lora, kohya or delta."""
     output: Path
@@ -166,7 +166,8 @@ class Command:
 def cast_pipeline(pipe: "TextToImagePipeline", dtype: str | None) -> "TextToImagePipeline":
     """The pipeline with every parameter rounded to `dtype`, and written in it; None leaves it as it is.
 
-    Raises ValueError for values that `dtype` cannot hold.
+    Raises:
+        ValueError: values that `dtype` cannot hold.
     """
     if dtype is None:
         return pipe
@@ -197,8 +198,8 @@ def extract(
     `only` is a named group of parameters, or a regular expression for names such as
     unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.kernel.
 
-    Raises ValueError when nothing changed, when something did that a LoRA cannot hold, or for a pattern that
-    matches nothing.
+    Raises:
+        ValueError: nothing changed, something changed that a LoRA cannot hold, or `only` matches nothing.
     """
     import numpy as np
 

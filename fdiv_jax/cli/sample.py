@@ -20,22 +20,22 @@ HELP = {
 
 @dataclass(frozen=True)
 class Command:
-    """Draw images from a model at one or more prompts: a contact sheet with a row for each prompt."""
+    """Draw images from a model at one or more prompts: a contact sheet with one row per prompt."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """`fashion` (the embedded world), a diffusers directory, or a hub id."""
+    """The model: `fashion` (the embedded world), a diffusers directory, or a hub id."""
     prompts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT")]
     """One or more prompts, each in quotes: "a sneaker, sketch style"."""
     seed: int = 0
     """The seed of the initial noise (and of the sampler's, where it uses any)."""
     seeds: tuple[int, ...] = ()
-    """Seeds of the images of a row, instead of --seed and --images: every prompt is drawn with each."""
+    """Seeds to draw every prompt with, one image per seed, instead of --seed and --images."""
     steps: int = 25
     """The number of steps of the sampler."""
     guidance: float = 6.0
     """Classifier-free guidance; 1 is no guidance."""
     negative_prompt: str | None = None
-    """The prompt to be guided away from."""
+    """The negative prompt, which the guidance leads away from."""
     sampler: str = "ddim"
     """The sampler: ddim, dpm++, dpmsolver++karras, euler, euler_karras or euler_a."""
     eta: float | None = None

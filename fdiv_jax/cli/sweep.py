@@ -33,12 +33,12 @@ class Command:
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """`fashion` (the embedded world), a diffusers directory, or a hub id."""
+    """The model: `fashion` (the embedded world), a diffusers directory, or a hub id."""
     config: Annotated[UnlearningConfig, tyro.conf.arg(name="")]
-    """What all runs share."""
+    """Settings that all runs share."""
     divergences: tuple[str, ...]
-    """Names or generators in t, each with its loss in front of a colon where it is not --loss: kl
-    exact:le_cam variational:jensen_shannon."""
+    """Divergences to compare, each a name or a generator in t, with its loss in front where that is not
+    --loss: kl exact:le_cam variational:jensen_shannon."""
     output: Path
     """The directory of the sweep, which must be new or empty, unless --resume."""
     anchors: tuple[str, ...] = ()
@@ -46,15 +46,15 @@ class Command:
     seeds: tuple[int, ...] = ()
     """Seeds to repeat every run with, instead of --seed."""
     resume: bool = False
-    """Go on with a sweep that is there: finished runs stay."""
+    """Continue the sweep in the directory: finished runs stay as they are."""
     score_images: int = 2
-    """Images per prompt that the judge sees, for models of the embedded world; 0: no scores."""
+    """Images per prompt for the judge's scores, for models of the embedded world; 0: no scores."""
     preset: str | None = None
-    """METHOD-CONCEPT, such as fdmu-van-gogh: what the other options start from."""
+    """A preset, METHOD-CONCEPT, such as fdmu-van-gogh: the other options start from its settings."""
     concept_file: Path | None = None
     """A YAML file of the concepts to unlearn at once, instead of --target."""
     cache: Path | None = None
-    """Where anchor images are kept; by default FDIV_JAX_CACHE or the user's cache directory."""
+    """Directory where anchor images are kept; by default FDIV_JAX_CACHE or the user's cache directory."""
     loading: Annotated[Loading, tyro.conf.arg(name="")] = field(default_factory=Loading)
     """How to load the model."""
 
@@ -99,7 +99,7 @@ def default(arguments: Sequence[str]) -> Command | None:
 
 
 def _check_targets(config: UnlearningConfig) -> None:
-    """Raises ValueError for a target that the judge does not know, before any work."""
+    """Refuse a target that the judge does not know, before any work."""
     from fdiv_jax.worlds.erasure_scores import targets_of
 
     try:

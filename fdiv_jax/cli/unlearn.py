@@ -34,18 +34,18 @@ class Command:
     """Unlearn a concept: at its prompts the model learns to draw what it drew at the anchor's.
 
     Writes a run directory with report.html and the new model in pipeline/, a diffusers directory. A run that
-    was stopped goes on with --resume as if nothing had been.
+    was stopped continues with --resume as if nothing had happened.
 
     Example: fdiv-jax unlearn fashion --target sneaker --anchor near
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """`fashion` (the embedded world), a diffusers directory, or a hub id."""
+    """The model: `fashion` (the embedded world), a diffusers directory, or a hub id."""
     config: Annotated[UnlearningConfig, tyro.conf.arg(name="")]
     """What to unlearn and how."""
     preset: str | None = None
-    """METHOD-CONCEPT, such as fdmu-van-gogh, concept-ablation-snoopy, esd-x-sneaker or uce-nemo: what the
-    other options start from."""
+    """A preset, METHOD-CONCEPT, such as fdmu-van-gogh, concept-ablation-snoopy, esd-x-sneaker or uce-nemo:
+    the other options start from its settings."""
     concept_file: Path | None = None
     """A YAML file of the concepts to unlearn, instead of --target."""
     sequential: bool = False
@@ -54,7 +54,7 @@ class Command:
     """The run directory, which must be new or empty, unless --resume; by default
     runs/TARGET-ANCHOR-DIVERGENCE-LOSS-SEED."""
     resume: bool = False
-    """Go on from the last good checkpoint in the directory."""
+    """Continue from the last good checkpoint in the directory."""
     checkpoint_every: int = 100
     """Steps between two checkpoints; 0: only when the process is asked to end."""
     allow_changes: bool = False
@@ -62,20 +62,21 @@ class Command:
     takeover: bool = False
     """Use the directory although another run seems to be using it."""
     sample_every: int = 0
-    """Steps between two sample sheets of fixed seed, from which a strip shows the concept fading; 0: none."""
+    """Steps between two sample sheets of the same noise, which together show the concept fade; 0: no
+    sheets."""
     tensorboard: bool = True
     """Write TensorBoard events."""
     wandb_project: str | None = None
-    """Log to this project of Weights & Biases as well (extra `wandb`)."""
+    """Project of Weights & Biases to log to as well (needs the extra `wandb`)."""
     report: bool = True
     """Write report.html at the end."""
     judge: bool = True
-    """At the end, count with the judge of the embedded world how much of the target is left, and of the rest
-    kept; for models and targets that it knows."""
+    """Count at the end, with the judge of the embedded world, how much of the target is left and how much of
+    the rest is kept; for models and targets that the judge knows."""
     print_config: bool = False
     """Print the configuration as JSON and do nothing."""
     cache: Path | None = None
-    """Where anchor images are kept; by default FDIV_JAX_CACHE or the user's cache directory."""
+    """Directory where anchor images are kept; by default FDIV_JAX_CACHE or the user's cache directory."""
     loading: Annotated[Loading, tyro.conf.arg(name="")] = field(default_factory=Loading)
     """How to load the model."""
 

@@ -19,13 +19,8 @@ V = sympy.Symbol("v", real=True)
 class Activation:
     """An increasing map of the real line into (lower, upper).
 
-    Attributes:
-      kind: "identity"; "exponential", upper - scale exp(-v/scale); "softplus", upper - log(1 + e^-v); "tanh",
-        onto (lower, upper).
-      lower: lower end of the range.
-      upper: upper end of the range.
-      scale: the length on which "exponential" levels off.
-      closed: whether the conjugate is finite at `upper`.
+    kind: "identity"; "exponential" upper - scale exp(-v/scale); "softplus" upper - log(1 + e^-v); "tanh" onto
+    (lower, upper). `closed` says that the conjugate is finite at `upper`.
     """
 
     kind: str
@@ -86,7 +81,7 @@ class Activation:
         return math.atanh(x) if abs(x) < 1 else math.copysign(math.inf, x)
 
     def slope(self, v: float) -> float:
-        """g'(v), the slope."""
+        """g'(v)"""
         if self.kind == "identity":
             return 1.0
         if math.isinf(v):
@@ -104,7 +99,7 @@ IDENTITY = Activation("identity")
 def chosen(upper: sympy.Expr, lower: sympy.Expr, s0: sympy.Expr, piecewise_linear: bool) -> Activation:
     """The activation for a generator of which only the slopes are known.
 
-    lower = f'(0+), upper = f'(oo), s0 = f'(1). An unbounded domain has the identity. A domain with the upper
+    lower = f'(0+), upper = f'(oo), s0 = f'(1). An unbounded domain needs none. A domain with the upper
     end S gets S - (S - s0) exp(-v/(S - s0)), whose value and slope at v = 0 are s0 and 1: the table's for
     reverse_kl, squared_hellinger, neyman_chi2 and le_cam. A piecewise linear f has f* linear between its
     first and last slope, and gets tanh onto them.

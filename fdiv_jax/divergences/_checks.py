@@ -1,14 +1,14 @@
-"""Checks that f is a generator: f(1) = 0, real and finite on (0, oo), convex, not linear.
+"""Is f a generator? f(1) = 0, real and finite on (0, oo), convex, not linear: checked, never assumed.
 
-The checks:
+What is checked:
 
 * between e^-30 and e^30 that f is real and finite on some thousand points, and that f'' >= 0: by interval
   arithmetic, which proves it for most formulas, or refutes it at a point that 300 digits confirm
   (`_convexity`). Where rounding hides the sign of f'' from the intervals, a dip narrower than 1e-12 t may
   escape;
 * at every kink that f is continuous and f' rises;
-* beyond e^+-30, out to e^+-512, f'' at some twenty points in as many digits as they need. Between those
-  points f is not checked: no float64 computation gets there.
+* beyond e^+-30, out to e^+-512, f'' at some twenty points in as many digits as they need. What f does
+  between those points is not looked at: no float64 computation gets there.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FAR = (*range(30, 64, 2), 80, 100, 128, 192, 256, 384, 512)
 
 
 class GeneratorError(ValueError):
-    """The expression is readable but not the generator of an f-divergence; the message says why."""
+    """The expression is readable and yet no generator of an f-divergence; the message says why."""
 
 
 class InfiniteDivergenceError(ValueError):
@@ -46,11 +46,12 @@ def _shown(value: float) -> str:
 
 
 def check_generator(expr: sympy.Expr, pieces: Sequence[Piece]) -> None:
-    """Check that an expression, which has passed the whitelist, is a generator.
+    """Refuse what is no generator, with the reason; the expression has passed the whitelist.
 
     Raises:
       GeneratorError: f(1) != 0 (with the shift that mends it), not real, not finite, not convex (with the
-        place), or linear.
+      place),
+        linear.
     """
     if not expr.has(T):
         raise GeneratorError(
@@ -171,7 +172,7 @@ def _check_nonnegative(
 
 
 def _check_between(piece: Piece, grid: np.ndarray) -> None:
-    """Check for dips of f'' below 0 and poles that are narrower than the grid."""
+    """Dips and poles that are narrower than the grid."""
     place, undecided = concave_place(piece, np.log(grid))
     if place is not None:
         raise GeneratorError(
@@ -189,7 +190,7 @@ def _narrow(t: float) -> str:
 
 
 def _check_far(piece: Piece, sign: int) -> None:
-    """Check convexity beyond the grid, towards t = 0 or oo."""
+    """Convexity beyond the grid, towards t = 0 or oo."""
     context = mp_context()
     function = mp_function(piece.second, T, context)
     cut = piece.upper if sign < 0 else piece.lower
@@ -220,7 +221,7 @@ def _refuse_concave(second: sympy.Expr, grid: np.ndarray, curvature: np.ndarray,
 def _check_chords(
     piece: Piece, grid: np.ndarray, value: np.ndarray, first: np.ndarray, finite: np.ndarray
 ) -> None:
-    """Check for poles and jumps that f'' does not show: a convex f's increments lie between its slopes."""
+    """A convex function's increments lie between its slopes: finds poles and jumps that f'' does not show."""
     step = np.diff(grid)
     increment = np.diff(value)
     size = np.abs(value[1:]) + np.abs(value[:-1]) + (np.abs(first[1:]) + np.abs(first[:-1])) * step
@@ -239,7 +240,7 @@ def _check_chords(
 def _check_kinks(
     piece: Piece, grid: np.ndarray, first: np.ndarray, second: np.ndarray, finite: np.ndarray
 ) -> None:
-    """Check that f' rises by the integral of f'': otherwise it jumps where there is no Abs, Max or Min."""
+    """f' rises by the integral of f'', or it has a jump that no Abs, Max or Min has told of."""
     known = np.flatnonzero(finite)  # without the kink itself, where f' may be 0/0
     grid, first, second = grid[known], first[known], second[known]
     rise = np.diff(first)
@@ -295,13 +296,13 @@ def one_sided_slopes(left: Piece, right: Piece) -> tuple[float, float]:
 
 
 def check_finite_divergence(expr: sympy.Expr, pieces: Sequence[Piece]) -> None:
-    """Check that the divergence between Gaussians is finite.
+    """Refuse a generator whose divergence between Gaussians is infinite.
 
     Between Gaussians l = log r is Gaussian: powers of r have finite means, exp(c l^2) has one up to some m,
     and exp(c r) has none.
 
     Raises:
-      InfiniteDivergenceError: f grows too fast; names the end, t -> 0 or t -> oo.
+      InfiniteDivergenceError: with the end at which f grows too fast.
     """
     for piece, end, where in ((pieces[-1], sympy.oo, "as t -> oo"), (pieces[0], sympy.S.Zero, "as t -> 0")):
         if piece.second == 0:
@@ -325,11 +326,9 @@ def check_finite_divergence(expr: sympy.Expr, pieces: Sequence[Piece]) -> None:
 
 
 def _largest_distance(germ: Germ) -> sympy.Expr:
-    """The least m at which E_Q[f''(r) r^2] is infinite.
-
-    With l = log r it is oo where f'' r^2 = exp(o(l^2)), 0 where f'' r^2 grows faster than every exp(c l^2),
-    and 1/(2 c) for exp(c l^2), since l has the density exp(-l^2/(2 m) + ...).
-    """
+    """The m from which on E_Q[f''(r) r^2] is infinite: oo where f'' r^2 = exp(o(l^2)) with l = log r, 0 where
+    it grows faster than every exp(c l^2), and 1/(2 c) for exp(c l^2), since r has the density
+    exp(-l^2/(2 m) + ...)."""
     if not germ.exponent:
         return sympy.oo
     (power, log_power), c = next(iter(germ.exponent.items()))

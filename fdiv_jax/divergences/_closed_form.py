@@ -22,7 +22,7 @@ _MAX_TERMS = 60
 
 @dataclass(frozen=True)
 class Term:
-    """The term coefficient * t^power * log(t)^log_power."""
+    """coefficient * t^power * log(t)^log_power"""
 
     coefficient: sympy.Expr
     power: sympy.Expr
@@ -30,7 +30,7 @@ class Term:
 
 
 def terms_of(expr: sympy.Expr) -> tuple[Term, ...] | None:
-    """The expression as a sum of terms c t^p log(t)^k, or None if it is not such a sum."""
+    """The expression as a sum of terms c t^p log(t)^k, or None where it is something else."""
     if sympy.count_ops(expr) > 150 or expanded_terms(expr) > MAX_TERMS:
         return None
     expanded = sympy.expand(sympy.expand_log(sympy.expand(expr), force=True))
@@ -58,7 +58,7 @@ def terms_of(expr: sympy.Expr) -> tuple[Term, ...] | None:
 
 
 def closed_form(pieces: Sequence[Piece]) -> sympy.Expr | None:
-    """F_f(m) as a sympy expression in m >= 0, or None if no closed form is known.
+    """F_f(m) as a sympy expression in m >= 0, or None where no closed form is known.
 
     >>> from fdiv_jax.divergences._pieces import split
     >>> closed_form(split(T * sympy.log(T)))
@@ -79,7 +79,7 @@ def closed_form(pieces: Sequence[Piece]) -> sympy.Expr | None:
 
 
 def _truncated_mean(lower: sympy.Expr, upper: sympy.Expr) -> sympy.Expr:
-    """The truncated mean E_Q[r^p; lower < r < upper]."""
+    """E_Q[r^p; lower < r < upper]"""
     whole = sympy.exp(_P * (_P - 1) * M / 2)
 
     def below(bound: sympy.Expr) -> sympy.Expr:
@@ -93,7 +93,8 @@ def _truncated_mean(lower: sympy.Expr, upper: sympy.Expr) -> sympy.Expr:
 
 
 def _tidy(expr: sympy.Expr) -> sympy.Expr:
-    """The expression with constants last and a common factor outside, if that agrees numerically."""
+    """Constants last and a common factor outside, as one would write it; believed only after it agrees
+    numerically."""
     expanded = sympy.expand(expr)
     forms = [expanded]
     if exponents := _exponents(expanded):
@@ -114,7 +115,7 @@ def _exponents(expr: sympy.Expr) -> list:
 def stable_sum(pieces: Sequence[Piece]) -> tuple[tuple[sympy.Expr, sympy.Expr], ...] | None:
     """F_f(m) as a sum of a (e^(c m) - 1)/c, with a m for c = 0 and every a > 0, or None.
 
-    As pairs (a, c). In this form no two terms cancel, and value and weight keep full relative accuracy
+    Pairs (a, c). Written so, no two terms ever cancel, and value and weight keep full relative accuracy
     for every m.
     """
     if len(pieces) != 1:

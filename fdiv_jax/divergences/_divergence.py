@@ -1,4 +1,4 @@
-"""The class `Divergence`: a generator and the quantities that follow from it."""
+"""The divergence of a generator, and everything that follows from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Divergence:
     """D_f(P||Q) = E_Q[f(dP/dQ)] for a convex f on t > 0 with f(1) = 0.
 
     Made by `divergence`; immutable and hashable, so it can be a static argument of `jax.jit`. Every
-    attribute beyond the generator is computed on first use and cached.
+    attribute beyond the generator is worked out when first asked for, and kept.
 
     Attributes:
       name: catalogue name, "alpha(a)", or the expression.
@@ -84,7 +84,7 @@ class Divergence:
 
     @cached_property
     def second_derivative(self) -> sympy.Expr:
-        """f''(t) away from kinks; `kinks` holds the jumps of f' at kinks."""
+        """f''(t) away from kinks; a kink's jump of f' is in `kinks`."""
         return _piecewise([(p, _legendre.stable_form(p.second)) for p in self._pieces])
 
     @cached_property
@@ -169,9 +169,10 @@ class Divergence:
 
     @property
     def conjugate_expression(self) -> sympy.Expr | None:
-        """f* as a sympy expression in `sympy.Symbol("s", real=True)`; None if it is numeric.
+        """f* as a sympy expression in `sympy.Symbol("s", real=True)`, Piecewise where it has parts; None
+        if numeric.
 
-        A Piecewise where it has parts; its value is oo above the domain.
+        Its value is oo above the domain.
         """
         return self._conjugate.expression
 
@@ -197,7 +198,7 @@ class Divergence:
 
     @cached_property
     def activation_map(self) -> _activation.Activation:
-        """The output activation g with its kind and range."""
+        """g with its kind and range."""
         if self._entry is not None and self._entry.activation is not None:
             return self._entry.activation
         linear = all(p.second == 0 for p in self._pieces)
@@ -205,7 +206,7 @@ class Divergence:
 
     @property
     def activation_expression(self) -> sympy.Expr:
-        """The activation g as a sympy expression in `sympy.Symbol("v", real=True)`."""
+        """g as a sympy expression in `sympy.Symbol("v", real=True)`."""
         return self.activation_map.expression
 
     def activation(self, v: ArrayLike) -> jax.Array:
@@ -241,7 +242,7 @@ class Divergence:
 
     @property
     def activation_slope(self) -> float:
-        """g'(v0), the slope of the activation at the equilibrium."""
+        """g'(v0)"""
         return self.activation_map.slope(self.equilibrium[1])
 
     # --- between Gaussians ----------------------------------------
@@ -276,7 +277,6 @@ class Divergence:
 
         Any shape, m >= 0; w_f(0) = f''(1), +inf where that is infinite. Saturates at the largest
         finite number of the dtype.
-
         Source: Price 1958.
         """
         return self._gaussian.weight(m)
@@ -287,7 +287,7 @@ class Divergence:
 
     @cached_property
     def closed_form(self) -> sympy.Expr | None:
-        """F_f(m) as a sympy expression in `sympy.Symbol("m", nonnegative=True)`, or None if it is not
+        """F_f(m) as a sympy expression in `sympy.Symbol("m", nonnegative=True)`, or None where none is
         known."""
         return closed_form(self._pieces)
 
@@ -295,7 +295,7 @@ class Divergence:
         """The closed form's value at m; its terms are summed so that they do not cancel at small m.
 
         Raises:
-          ValueError: no closed form is known; `gaussian_divergence` (the exact loss) serves every generator.
+          ValueError: there is no closed form; `gaussian_divergence` (the exact loss) serves every generator.
         """
         if self.closed_form is None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""`divergence(spec)` makes a Divergence; `catalogue()` holds the named ones."""
+"""`divergence(spec)` and `catalogue()`."""
 
 from __future__ import annotations
 
@@ -28,21 +28,24 @@ _MAX_CACHE = 512
 
 
 def divergence(spec: str | sympy.Expr | Divergence, *, allow_infinite: bool = False) -> Divergence:
-    """The f-divergence with a given name or generator.
+    """The f-divergence of a name or of a generator.
 
     Args:
-      spec: a catalogue name ("kl"), "alpha(a)" with a real number a, an expression in t ("t*log(t)"), or a
-        sympy expression in a symbol named t. Decimals are read exactly: 0.1 is 1/10.
-      allow_infinite: accept a generator such as exp(t) - E*t whose divergence between Gaussians is infinite;
-        its conjugate and curvature exist, and its gaussian_* methods raise.
+      spec: a catalogue name ("kl"), "alpha(a)" with a real number a, an expression in t ("t*log(t)"), or
+      a sympy
+        expression in a symbol named t. Decimals are read exactly: 0.1 is 1/10.
+      allow_infinite: accept a generator such as exp(t) - E*t whose divergence between Gaussians is
+      infinite; its
+        conjugate and curvature exist, and its gaussian_* methods raise.
 
     Returns:
       The divergence; the same object for the same spec.
 
     Raises:
-      ValueError: unknown name, unreadable or hostile text, symbols other than t, f(1) != 0 (with the shift
-        that mends it), not real, not convex (with the place), linear, or infinite between Gaussians.
-      TypeError: neither a string nor a sympy expression nor a Divergence.
+      ValueError: unknown name, unreadable or hostile text, other symbols than t, f(1) != 0 (with the
+      shift that
+        mends it), not real, not convex (with the place), linear, or infinite between Gaussians.
+      TypeError: for anything else than a string, a sympy expression or a Divergence.
 
     >>> divergence("alpha(0.5)").curvature
     1
@@ -106,7 +109,7 @@ def _from_text(text: str, allow_infinite: bool) -> Divergence:
 
 
 def _alike(text: str) -> list[str]:
-    """The names close to the text: to the whole, to one of its words or to its initials."""
+    """The names that the text is close to, as a whole, in one of its words or by its initials."""
     if not _WORDS.fullmatch(text[:60]):
         return []
     words = re.split(r"[ _-]", text.lower())
@@ -144,7 +147,7 @@ def _alpha_of(a: sympy.Expr) -> Divergence:
 
 
 def _decimal(number: sympy.Expr) -> str:
-    """The number as a decimal if that is short and exact (0.5 for 1/2), else as a fraction (1/3)."""
+    """0.5 for 1/2, 1/3 for 1/3."""
     if isinstance(number, sympy.Rational):
         p, q = int(number.p), int(number.q)
         rest = q

@@ -2,8 +2,8 @@
 
 Sympy's own parser evaluates Python, so it never sees the text. Python's `ast` module gives a syntax tree,
 and the tree is walked: only the nodes listed here become sympy objects. Sizes are limited before anything
-is evaluated, so that a hostile string costs milliseconds. Abs, Max, Min and sign of expressions in t stay
-unevaluated: sympy's search for their sign has no time limit.
+is evaluated, so that a hostile string costs milliseconds. Abs, Max, Min and sign of what depends on t stay
+unevaluated: sympy would search for their sign, for as long as that takes.
 """
 
 from __future__ import annotations
@@ -72,11 +72,12 @@ _FLOAT_FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 class ExpressionError(ValueError):
-    """The text is not an expression in t that this library reads; the message says what is allowed."""
+    """The text is not an expression in t that this library reads; the message says why and what is
+    allowed."""
 
 
 def switch(kind: Any, *arguments: sympy.Expr) -> sympy.Expr:
-    """Abs, sign, Max or Min, evaluated only if the arguments are numbers."""
+    """Abs, sign, Max or Min as it stands, worked out only where the arguments are numbers."""
     constants = [a for a in arguments if not a.free_symbols]
     if kind in (sympy.Abs, sympy.sign):
         (argument,) = arguments
@@ -103,7 +104,7 @@ def _refuse(reason: str) -> ExpressionError:
 
 
 def _tree(text: str) -> ast.expr:
-    """Syntax tree of the text, which must keep the limits on length, nesting and size."""
+    """Syntax tree of the text, within the limits on length, nesting and size."""
     if not text.strip():
         raise _refuse("the expression is empty")
     if len(text) > MAX_LENGTH:
@@ -193,14 +194,14 @@ def _power(base: _Value, exponent: _Value) -> _Value:
 
 
 def _check_bits(base: sympy.Expr, exponent: float) -> None:
-    """Check the digits of a power: numbers near 1 raised to powers repeatedly get longer every time."""
+    """Numbers near 1 may be raised to a power again and again, and have more digits every time."""
     numbers = base.atoms(sympy.Rational)
     if max(map(bits, numbers), default=0) * max(exponent, 1) > MAX_BITS:
         raise _refuse(f"a power of numbers of many digits is too long, at most {MAX_BITS} bits are read")
 
 
 def _sum(expr: sympy.Expr, number: float, size: float) -> _Value:
-    """A sum of constants; exactly 0 for forms of zero such as sqrt(2)**2 - 2."""
+    """A sum of constants; 0 where it is 0 in another guise, as sqrt(2)**2 - 2."""
     if abs(number) < 1e-9 * size and is_zero(expr):
         return _Value(sympy.S.Zero, 0.0)
     return _Value(expr, _bounded(number, "of a sum"))
@@ -290,7 +291,7 @@ def _walk(node: ast.expr, text: str) -> _Value:
 
 
 def parse_expression(text: str) -> sympy.Expr:
-    """The sympy expression in t that a text describes; decimals become exact rationals.
+    """Sympy expression of a text in t; decimals become exact rationals.
 
     Args:
       text: for instance "t*log(t)" or "(sqrt(t) - 1)**2".
@@ -299,8 +300,8 @@ def parse_expression(text: str) -> sympy.Expr:
       A sympy expression in the positive symbol t.
 
     Raises:
-      ExpressionError: (a ValueError) not within the whitelist, or too large; the message lists what is
-        allowed.
+      ExpressionError: (a ValueError) anything else than the whitelist, or too large; the message lists
+      what is allowed.
 
     >>> parse_expression("0.5*(t - 1)**2")
     (t - 1)**2/2
@@ -320,11 +321,8 @@ _ALLOWED_NODES = (
 
 
 def check_expression(expr: sympy.Expr) -> None:
-    """Check a sympy expression that was not made by `parse_expression`.
-
-    Raises:
-      ExpressionError: symbols other than t, functions outside the whitelist, or huge exponents.
-    """
+    """Refuse a sympy expression with other symbols than t, other functions than the whitelist, or huge
+    exponents."""
     foreign = sorted(str(s) for s in expr.free_symbols if s != T)
     if foreign:
         raise ExpressionError(

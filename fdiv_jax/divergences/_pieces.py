@@ -1,8 +1,8 @@
 """A generator as smooth pieces between its kinks.
 
 Abs, Max, Min and sign change their formula where an argument changes its sign. The half line is cut at
-those points (exact numbers where sympy finds them), and between two cuts each such function is replaced by
-the formula that holds there.
+those points (exact numbers where sympy finds them), and between two cuts each of them is replaced by the
+formula in force.
 """
 
 from __future__ import annotations
@@ -49,10 +49,8 @@ class Piece:
 
 
 def _real_powers(expr: Any) -> Any:
-    """The expression with (x^2n)^r written as |x|^(2nr), which is equal for real x.
-
-    Sympy leaves (x^2n)^r, which hides the kink; likewise (x^2 - 2 x + 1)^r, until it is factored.
-    """
+    """(x^2n)^r is |x|^(2nr) for real x; sympy leaves it, and the kink in it, unseen. So does it that of
+    (x^2 - 2 x + 1)^r, before it is factored."""
 
     def sum_root(node: Any) -> bool:
         return (
@@ -103,7 +101,7 @@ def _real_powers(expr: Any) -> Any:
 
 
 def _replaced(expr: Any, which: Callable[[Any], bool], by: Callable[[Any], Any]) -> Any:
-    """A formula with parts replaced, innermost first; Abs, Max, Min and sign are not evaluated."""
+    """Parts of a formula replaced, innermost first; Abs, Max, Min and sign are not evaluated."""
     if not expr.args:
         return expr
     arguments = [_replaced(a, which, by) for a in expr.args]
@@ -128,7 +126,7 @@ def _switch_arguments(expr: sympy.Expr) -> list[sympy.Expr]:
 
 
 def _solutions(argument: sympy.Expr) -> list[sympy.Expr]:
-    """The zeros of the argument that sympy finds in closed form."""
+    """The zeros of the argument in closed form, as far as they are found."""
     if argument.has(*_SWITCHES):
         return []
     return [tidy_number(x) for x in inverses(argument, sympy.S.Zero) if (real_value(x) or 0) > 0]
@@ -137,7 +135,8 @@ def _solutions(argument: sympy.Expr) -> list[sympy.Expr]:
 def _exact_root(
     argument: sympy.Expr, low: float, high: float, solutions: Callable[[], list[sympy.Expr]]
 ) -> sympy.Expr:
-    """The zero of the argument in [low, high]: a simple number or one of the solutions, else 50 digits."""
+    """The zero of the argument in [low, high], exact if it is a simple number or among the solutions, else
+    to 50 digits."""
     context = mp_context(60)
     function = mp_real_function(argument, T, context)
     a, b = context.mpf(low), context.mpf(high)
@@ -166,7 +165,7 @@ def _exact_root(
 
 
 def _dips(values: np.ndarray) -> list[int]:
-    """Places where an argument nears zero between neighbours of one sign: it may cross twice there."""
+    """Where an argument comes near to zero between neighbours of one sign: it may cross twice in there."""
     size, sign = np.abs(values), np.sign(values)
     same = (sign[2:] == sign[:-2]) & (sign[1:-1] != -sign[:-2]) & (sign[2:] != 0)
     near = size[1:-1] < 0.9 * np.minimum(size[2:], size[:-2])
@@ -200,7 +199,7 @@ def _two_roots(
 
 
 def _check_beyond(argument: sympy.Expr, signs: np.ndarray) -> None:
-    """Check that no argument changes its sign outside the interval in which cuts are looked for."""
+    """Refuses an argument that changes its sign where no cuts are looked for."""
     context = mp_context()
     function = mp_real_function(argument, T, context)
     for side, known in ((-1, signs[0]), (1, signs[-1])):
@@ -237,7 +236,7 @@ def _roots(argument: sympy.Expr) -> list[sympy.Expr]:
 
 
 def _resolve(expr: sympy.Expr, sample: Any) -> sympy.Expr:
-    """Replace every switch by the formula that holds at the sample point, innermost first."""
+    """Replace every switch by the formula in force at the sample point, innermost first."""
 
     def value(x: sympy.Expr) -> float:
         context = mp_context(30)
@@ -263,10 +262,8 @@ def _resolve(expr: sympy.Expr, sample: Any) -> sympy.Expr:
 
 
 def _sample(lower: Any, upper: Any, arguments: list[sympy.Expr]) -> Any:
-    """A point of (lower, upper) at which no argument of a switch touches zero.
-
-    For example t log t - (t - 1) touches zero at 1.
-    """
+    """A point of (lower, upper) at which no argument of a switch touches zero, as t log t - (t - 1) does
+    at 1."""
     low = float(lower)
     high = float(upper) if upper != sympy.oo else 2 * low + 2
     points = [low + share * (high - low) for share in (0.5, 0.375, 0.6875, 0.28125)]
@@ -279,7 +276,7 @@ def _sample(lower: Any, upper: Any, arguments: list[sympy.Expr]) -> Any:
 
 
 def split(expr: sympy.Expr) -> tuple[Piece, ...]:
-    """Smooth pieces of the expression on (0, oo), from left to right; one piece without kinks.
+    """Smooth pieces of the expression on (0, oo), from left to right; one piece where there is no kink.
 
     >>> [(p.lower, p.upper, p.expression) for p in split(sympy.Abs(T - 1) / 2)]
     [(0, 1, 1/2 - t/2), (1, oo, t/2 - 1/2)]

@@ -1,4 +1,4 @@
-"""The variational objective, which training, measured spectra and figures share."""
+"""The variational objective: the one function that training, measured spectra and figures share."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ def variational_value(
     """E_P[T(v_p)] - E_Q[f*(T(v_q))], a lower bound of D_f(P||Q) that is tight at T = f'(dP/dQ).
 
     Args:
-      d: the divergence.
-      v_p: the critic's outputs on samples of P, any shape.
-      v_q: the critic's outputs on samples of Q, any shape.
-      activation: T = g(v) if true, else T = v; then every v_q must lie in dom f*, or the value is -inf.
-      weights: averaging weights that sum to one (those of a quadrature), of the shape of v_p and v_q, or a
-        pair of arrays, the first for P; None: plain means.
+      d: the divergence. v_p: the critic's outputs on samples of P, any shape. v_q: the critic's outputs
+      on samples of Q, any shape. activation: T = g(v) if true, T = v otherwise; then every v_q must lie
+      in dom f*, else the value is -inf. weights: averaging weights that sum to one (the nodes of a
+      quadrature), of the shape of v_p and v_q, or a pair
+        of them, the first for P; plain means without.
 
     Returns:
       A scalar.
 
     Raises:
-      ValueError: no samples, or weights of another shape than the outputs.
+      ValueError: weights whose shape is not that of the outputs, or no samples.
 
     Source: Nguyen, Wainwright, Jordan 2010; Nowozin, Cseke, Tomioka, f-GAN, 2016, eq. 4.
 

@@ -1,4 +1,4 @@
-"""What watches a run: sample sheets, events for TensorBoard and Weights & Biases, a report.
+"""Observers of a run: sample sheets, events for TensorBoard and Weights & Biases, a report.
 
 `unlearn(pipe, config, output, observers=make_observers(pipe, config, sample_every=50, tensorboard=True))`.
 """
@@ -34,14 +34,14 @@ def make_observers(
     wandb_project: str | None = None,
     report: bool = True,
 ) -> Callable[[Path], Sequence[Observer]]:
-    """Those who watch a run, for the argument `observers` of `unlearn`.
+    """The observers of a run, for the argument `observers` of `unlearn`.
 
     Args:
         pipe: the frozen model.
         config: of the run; the images of the sheets are drawn as its anchor images are.
         sample_every: steps of the model between two sample sheets; 0: no sheets.
         tensorboard: write event files.
-        wandb_project: the project of Weights & Biases to log to; None: none.
+        wandb_project: the project of Weights & Biases to log to; None: it is not used.
         report: write `report.html`.
 
     Raises:

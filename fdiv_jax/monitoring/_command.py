@@ -1,4 +1,4 @@
-"""What repeats a run: the parts of a configuration that are not the defaults, and a command that has them."""
+"""How to repeat a run: the settings that differ from the defaults, and a command with them."""
 
 from __future__ import annotations
 

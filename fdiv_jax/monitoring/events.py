@@ -54,11 +54,11 @@ class TensorBoardEvents:
                 file.write(message)
 
     def due(self, done: int) -> bool:
-        """Scalars show no model."""
+        """Never: scalars need no model."""
         return False
 
     def model(self, done: int, pipeline: Callable[[], TextToImagePipeline]) -> None:
-        """Scalars show no model."""
+        """Ignore the model."""
 
     def end(self, result: UnlearningResult) -> None:
         """Every row is on disk already."""
@@ -71,7 +71,7 @@ class WandbEvents:
     """
 
     def __init__(self, directory: Path, project: str, config: UnlearningConfig):
-        """Nothing is sent before the first row.
+        """Set up the observer; nothing is sent before the first row.
 
         Args:
             directory: of the run.
@@ -92,14 +92,14 @@ class WandbEvents:
         self._run.log(_figures(row), step=int(row["step"]))
 
     def due(self, done: int) -> bool:
-        """Scalars show no model."""
+        """Never: scalars need no model."""
         return False
 
     def model(self, done: int, pipeline: Callable[[], TextToImagePipeline]) -> None:
-        """Scalars show no model."""
+        """Ignore the model."""
 
     def end(self, result: UnlearningResult) -> None:
-        """Finish."""
+        """Close the run at Weights & Biases."""
         if self._run is not None:
             self._run.finish()
 
@@ -123,10 +123,10 @@ class WandbEvents:
 
 
 def check_wandb() -> None:
-    """See that the package `wandb` is there.
+    """Check that the package `wandb` is installed.
 
     Raises:
-        NotImplementedError: it is not.
+        NotImplementedError: it is not installed.
     """
     if importlib.util.find_spec("wandb") is None:
         raise NotImplementedError("Weights & Biases needs the package wandb: pip install 'fdiv-jax[wandb]'")

@@ -1,4 +1,4 @@
-"""One page that tells of a run: `report.html`, which needs nothing but itself."""
+"""A page about a run: `report.html`, which loads nothing else."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Report:
     """Writes `report.html` when a run is done: what was asked for, how it went, and what it did to images."""
 
     def __init__(self, pipe: TextToImagePipeline, directory: Path, *, images: int = 2):
-        """Nothing is drawn yet.
+        """Set up the report; nothing is drawn yet.
 
         Args:
             pipe: the frozen model.
@@ -76,14 +76,14 @@ class Report:
         self._pipe, self._directory, self._images = pipe, Path(directory), images
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """The result has the figures."""
+        """Ignore the figures: the result has them."""
 
     def due(self, done: int) -> bool:
-        """The result has the model."""
+        """Never: the result has the model."""
         return False
 
     def model(self, done: int, pipeline: Callable[[], TextToImagePipeline]) -> None:
-        """The result has the model."""
+        """Ignore the model: the result has it."""
 
     def end(self, result: UnlearningResult) -> None:
         """Write the page.
@@ -109,7 +109,7 @@ def page(
     Args:
         pipe: the frozen model.
         result: of the run.
-        strip: the picture of the concept as it fades, a PNG; None: none.
+        strip: the picture of the concept as it fades, a PNG; None: no picture.
         images: drawn at each of at most `PROMPTS` target prompts; 0: none.
     """
     config = result.config
@@ -288,7 +288,7 @@ def _section(title: str, content: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False) -> str:
-    """Of cells that are HTML already; the first of a row is its heading."""
+    """A table of cells that are HTML already; the first cell of a row is its heading."""
     lines = [f"<tr><th>{first}</th>{''.join(f'<td>{c}</td>' for c in rest)}</tr>" for first, *rest in rows]
     top = f"<thead><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr></thead>" if head else ""
     opening = '<table class="numbers">' if numbers else "<table>"

@@ -50,15 +50,15 @@ T = TypeVar("T")
 def contact_sheet(
     pictures: np.ndarray, labels: Sequence[str], *, tile: int = _TILE, headings: Sequence[str] = ()
 ) -> Image.Image:
-    """One picture of many, a labelled row for each label.
+    """One picture of many, with one labelled row per label.
 
     Args:
         pictures: uint8, n h w 3, with n a multiple of the number of labels: the first n / len(labels) belong
             to the first label, and so on. Small ones are enlarged by a whole factor until their sides reach
             `tile` pixels, so that single pixels stay sharp.
-        labels: one a row; those much wider than the row end in an ellipsis.
+        labels: one per row; those much wider than the row end in an ellipsis.
         tile: see above.
-        headings: one a column, or none.
+        headings: one per column, or none.
 
     Raises:
         ValueError: another shape or dtype, or numbers that do not fit.
@@ -133,8 +133,8 @@ def shrunk(picture: Image.Image, side: int) -> Image.Image:
 class SampleSheets:
     """Draws the same noise at the same prompts every so many steps: the concept as it fades.
 
-    Writes `samples/step-000100.png` as the run goes on, and `samples/fading.png`: a column for every step
-    that was drawn and a row for every prompt. A run that is resumed keeps the sheets of the steps before.
+    Writes `samples/step-000100.png` as the run goes on, and `samples/fading.png`: one column per step that
+    was drawn and one row per prompt. A run that is resumed keeps the sheets of the steps before.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class SampleSheets:
         guidance: float = 6.0,
         sampler: str = "ddim",
     ):
-        """Nothing is drawn yet.
+        """Set up the sheets; nothing is drawn yet.
 
         Args:
             pipe: the frozen model.
@@ -174,7 +174,7 @@ class SampleSheets:
         self._read: dict[int, np.ndarray | None] = {}
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """A sheet shows no figures."""
+        """Ignore the figures: a sheet shows none."""
 
     def due(self, done: int) -> bool:
         """At step 0 and every `every` steps."""
@@ -206,7 +206,7 @@ class SampleSheets:
         self._write_strip()
 
     def _begin(self, done: int) -> None:
-        """Remove the sheets of steps that are to be taken again, and see that there is one of step 0."""
+        """Remove the sheets of steps that are to be taken again, and check that there is one of step 0."""
         if self._begun:
             return
         self._begun = True

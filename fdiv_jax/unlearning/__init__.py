@@ -1,7 +1,7 @@
 """Unlearning a concept with any f-divergence.
 
 A trained model at target prompts is drawn to the frozen model at anchor prompts: `unlearn(pipe, config)`.
-The parts are of use alone: `resolve_pairs` (prompts), `select` (parameters), `make_loss` (losses),
+The parts can be used alone: `resolve_pairs` (prompts), `select` (parameters), `make_loss` (losses),
 `make_step` (the pure training step).
 
 Source: Novello, Fontana, Cinque, Gunduz, Tonello, A unified framework for diffusion model unlearning with

@@ -24,14 +24,14 @@ class DirectoryLock:
     """The file `.lock` of a directory, with an exclusive `flock` and the host and process that hold it."""
 
     def __init__(self, directory: Path):
-        """Not held yet."""
+        """Set up the lock without taking it."""
         self._directory = directory
         self._path = directory / NAME
         self._descriptor: int | None = None
         self._place: int | None = None
 
     def acquire(self, takeover: bool) -> None:
-        """Take it.
+        """Take the lock.
 
         Raises:
             BlockingIOError: a live process holds it, and `takeover` is off; names host and process.
@@ -55,7 +55,7 @@ class DirectoryLock:
         _write(descriptor, {"host": socket.gethostname(), "pid": os.getpid()})
 
     def check(self) -> None:
-        """See that the lock is still this process's.
+        """Check that the lock is still this process's.
 
         Raises:
             FileNotFoundError: the directory was moved or removed, or its lock file was removed or replaced.
@@ -81,7 +81,7 @@ class DirectoryLock:
         )
 
     def release(self) -> None:
-        """Give it back, and remove the file if it is still this process's."""
+        """Release the lock, and remove the file if it is still this process's."""
         if self._descriptor is None or self._place is None:
             return
         with contextlib.suppress(OSError):  # through the directory itself, which may have been moved

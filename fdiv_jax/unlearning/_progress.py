@@ -25,7 +25,7 @@ _FIXED = 3 + 7
 
 
 def fitting(parts: Sequence[str], room: int) -> str:
-    """The first of the parts, and of the others those, in their order, for which there is room."""
+    """The first of the parts, and those of the others, in their order, that fit."""
     text = parts[0]
     for part in parts[1:]:
         if len(text) + 1 + len(part) <= room:

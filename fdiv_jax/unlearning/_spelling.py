@@ -1,4 +1,4 @@
-"""Words that are nearly another: a slip of the finger is asked about, not taken at its word."""
+"""Words that are nearly another: a likely typing error is asked about, not accepted."""
 
 from __future__ import annotations
 

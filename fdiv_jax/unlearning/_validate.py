@@ -13,7 +13,7 @@ from fdiv_jax.pipeline.inputs import LARGEST_SEED
 
 
 def whole(name: str, value: Any, *, least: int, below: int | None = None) -> int:
-    """An integer of at least `least`, and less than `below`; a bool is none."""
+    """An integer of at least `least`, and less than `below`; a boolean is not a number."""
     expected = f"{name} must be an integer >= {least}{'' if below is None else f' and < {below}'}"
     if isinstance(value, bool):
         raise TypeError(f"{expected}, got {value!r}")
@@ -29,6 +29,16 @@ def whole(name: str, value: Any, *, least: int, below: int | None = None) -> int
 def seed(name: str, value: Any) -> int:
     """A seed that JAX's keys tell from others."""
     return whole(name, value, least=0, below=LARGEST_SEED + 1)
+
+
+def span(name: str, value: Any) -> tuple[int, int]:
+    """A pair of integers (first, last), 0 <= first <= last."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair (first, last), got {value!r}")
+    first, last = (whole(name, number, least=0) for number in value)
+    if first > last:
+        raise ValueError(f"{name} must be (first, last) with first <= last, got {(first, last)}")
+    return first, last
 
 
 def real(
@@ -92,7 +102,7 @@ def nearest(word: Any, known: Iterable[str]) -> str:
 
 
 def known_keys(name: str, mapping: Any, fields: Iterable[str]) -> dict[str, Any]:
-    """The mapping, when it has no key that is not a field."""
+    """The mapping, if all its keys are fields."""
     if not isinstance(mapping, Mapping):
         raise TypeError(f"{name} must be a mapping, got {type(mapping).__name__}")
     fields = tuple(fields)
@@ -103,7 +113,7 @@ def known_keys(name: str, mapping: Any, fields: Iterable[str]) -> dict[str, Any]
 
 
 def loss_exists(d: Divergence, family: str, normalise_curvature: bool) -> None:
-    """A loss that a divergence has: closed needs a closed form, equal curvature a finite f''(1)."""
+    """Refuse what a divergence lacks: closed needs a closed form, equal curvature a finite f''(1)."""
     if family == "closed" and d.closed_form is None:
         raise ValueError(
             f"loss 'closed': {d.name} has no closed form in m; expected loss 'exact' (quadrature, any "
@@ -114,7 +124,7 @@ def loss_exists(d: Divergence, family: str, normalise_curvature: bool) -> None:
 
 
 def prompts_to_preserve(at: str | None, retained: Sequence[str]) -> None:
-    """Prior preservation at retained prompts needs some."""
+    """Refuse prior preservation at retained prompts where there are none."""
     if at == "retained" and not retained:
         raise ValueError("preservation.at 'retained': there are no retained prompts")
 

@@ -93,7 +93,7 @@ def read_yaml(path: Path) -> Any:
     """What a YAML file holds; its mappings are `Entry`s.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         ValueError: no regular file, over 1 MiB, not UTF-8, not YAML, nested more than 64 deep, a key that
             comes twice, an alias; names file and line.
     """

@@ -38,7 +38,7 @@ def digest(description: Mapping[str, Any]) -> str:
 
 
 class ArrayCache:
-    """A directory of arrays, one file a key.
+    """A directory of arrays, one file per key.
 
     What cannot be read or is not what it says is taken for absent, with a warning; what cannot be written is
     not kept, with a warning. A directory of None keeps nothing.

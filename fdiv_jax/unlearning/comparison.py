@@ -52,7 +52,9 @@ class SquaredDistance:
         sigma: standard deviation of both Gaussians, in the unit of the scale; beyond 1 it softens every
             divergence, and for small m it divides the loss by sigma^2.
 
-    Raises ValueError for another scale or a sigma that is not positive, TypeError for one that is no number.
+    Raises:
+        ValueError: an unknown scale, or a sigma that is not positive.
+        TypeError: a sigma that is not a number.
 
     Source: Novello et al., 2025 (`mean` is what the authors' code does); Ho et al., DDPM, 2020 (the kernels).
     """

@@ -32,7 +32,9 @@ class PromptPair:
 class Erasure:
     """One concept to unlearn: see `resolve_pairs` for what its fields mean.
 
-    Raises ValueError for an empty field, TypeError for one of another kind.
+    Raises:
+        ValueError: an empty field.
+        TypeError: a field of the wrong type.
     """
 
     target: str
@@ -43,7 +45,7 @@ class Erasure:
     """Prompts that show the target; empty: those of the concept."""
 
     def __post_init__(self) -> None:
-        check.text("target", self.target, "; expected a concept to unlearn")
+        check.text("target", self.target, "; expected a concept to unlearn, or several in `concepts`")
         check.text("anchor", self.anchor, "; the empty prompt is anchor 'empty'")
         prompts = check.texts(f"prompts of {self.target!r}", self.prompts)
         for prompt in prompts:
@@ -303,7 +305,7 @@ def _spellings(known: KnownConcepts) -> tuple[str, ...]:
 
 
 def _ask_about(anchor: str, known: KnownConcepts) -> None:
-    """Raises ValueError for a phrase that is nearly a keyword or a concept; folded it may be the keyword."""
+    """Refuse an anchor that is nearly a keyword or a concept, or a keyword spelled in another way."""
     keyword = next((word for word in _KEYWORDS if same_words(word, anchor)), None)
     keyword = keyword or next((word for word in _KEYWORDS if _joined(word) == _joined(anchor)), None)
     slip = keyword or nearly(anchor, (*_KEYWORDS, *_spellings(known)))

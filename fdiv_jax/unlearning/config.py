@@ -1,4 +1,4 @@
-"""What an unlearning run is told: one frozen dataclass, checked when it is made."""
+"""The configuration of an unlearning run: one frozen dataclass, checked when it is made."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 SETTINGS_SINCE = {"sigma": 1.0}
-"""Settings that configurations of earlier versions lack, and what they were without a name."""
+"""Settings that configurations of earlier versions lack, and the values that those versions used."""
 
 Devices = Literal["single", "all"]
 Method = Literal["descent", "edit"]
@@ -55,28 +55,30 @@ class UnlearningConfig:
     The trained model at the target prompt c* is drawn to the frozen model at the anchor prompt c by
     minimising D_f(p(x_{t-1} | x_t, c) || q(x_{t-1} | x_t, c*)) over noised images x_t of the anchor prompts.
 
-    Raises ValueError for a value out of range or a combination that makes no sense, TypeError for a value of
-    another kind; both name the value and what was expected.
+    Raises:
+        ValueError: a value out of range, or a combination that makes no sense.
+        TypeError: a value of the wrong type. Both name the value and what was expected.
 
     Source: Novello et al., A unified framework for diffusion model unlearning with f-divergence, 2025.
     """
 
     target: str = ""
-    """The concept to unlearn: one of the model's own (see its concepts.json), for a model without any one of
-    the library's, or a phrase that occurs in every one of `prompts`."""
+    """The concept to unlearn: one from the model's concepts.json (from the library, for a model without one),
+    or a phrase that occurs in every one of `prompts`."""
     anchor: str = "superclass"
-    """What takes its place: superclass, near (both from the model's concepts.json or the library), empty (the
-    empty prompt), negative (away from the target by negative guidance), or a concept or a phrase that
-    replaces the target in its prompts (`phrase: TEXT` where it looks like another word); `prompt: TEXT` is a
-    whole prompt instead."""
+    """What takes the target's place: superclass, near (both from the model's concepts.json or the library),
+    empty (the empty prompt), negative (away from the target by negative guidance), or a concept or a phrase
+    that replaces the target in its prompts (`phrase: TEXT` where it looks like another word); `prompt: TEXT`
+    is a whole prompt instead."""
     divergence: str = "squared_hellinger"
-    """A name of the catalogue or any generator in t."""
+    """The divergence to minimise: a name, such as kl, or a generator in t, such as t*log(t)."""
     loss: LossFamily = "closed"
-    """closed: the divergence's formula in m; exact: quadrature, for any divergence; variational: against a
-    critic."""
+    """How the divergence is computed: closed (its formula in m), exact (quadrature, for any divergence) or
+    variational (against a critic)."""
     scale: Scale = "mean"
-    """What the squared distance m is: mean (summed over channels, averaged over pixels, variance 1), sum
-    (summed over both, variance 1), or schedule (that of the reverse kernels, over their variance)."""
+    """Scale of the squared distance m: mean (summed over channels, averaged over pixels, variance 1), sum
+    (summed over both, variance 1), or schedule (between the means of the reverse kernels, over their
+    variance)."""
     sigma: float = 1.0
     """Standard deviation of both Gaussians in the unit of `scale`: m is divided by sigma^2. The authors' code
     has 1; the squared Hellinger formula of their README is that of 0.35355339 (m eight times as large)."""
@@ -93,18 +95,18 @@ class UnlearningConfig:
     defined: tuple[Concept, ...] = ()
     """Concepts of the user's own, as a concept file defines them; they come before the model's."""
     method: Method = "descent"
-    """descent: steps of an optimiser; edit: to_k and to_v of the cross-attentions solved for (UCE), which
-    takes neither loss nor steps."""
+    """How to unlearn: descent (steps of an optimiser), or edit (to_k and to_v of the cross-attentions in
+    closed form, UCE; loss and steps play no part)."""
     reference: Reference = "frozen"
-    """The model that is compared with: the frozen one, or the current one under stop-gradient (concept
+    """The model that gives the output at the anchor prompt: frozen, or current, under stop-gradient (concept
     ablation)."""
     negative_guidance: float = 1.0
-    """eta of the anchor `negative`: the reference is e_0 - eta (e_c - e_0), of the frozen model at the empty
-    and at the target prompt (ESD)."""
+    """Strength eta of the anchor `negative`: the reference is e_0 - eta (e_c - e_0), with the frozen model's
+    outputs e_0 at the empty prompt and e_c at the target prompt (ESD)."""
     retained: tuple[str, ...] | None = None
-    """Prompts at which the model is to stay as it is: a share of every batch compares the model with itself
-    there. None: the empty prompt and the prompts of the model's other concepts of the target's kind; empty:
-    none, the plain method of the paper."""
+    """Prompts at which the model is to stay as it is: a share of every batch compares it with the frozen
+    model there. None: the empty prompt and the prompts of the model's other concepts of the target's kind;
+    empty: no prompts, the plain method of the paper."""
     retained_share: float = 0.5
     """The share of a batch at retained prompts, where there are any."""
     steps: int = 300
@@ -112,17 +114,17 @@ class UnlearningConfig:
     batch_size: int = 16
     """Samples per step, over all devices."""
     accumulation: int = 1
-    """Parts that a batch is worked through in: the gradient is the batch's own, the memory a part's."""
+    """Number of parts in which a batch is processed: same gradient, less memory."""
     learning_rate: float = 1e-3
     """Learning rate of the trained parameters."""
     seed: int = 0
     """Seed of everything random in the training."""
     timesteps: TimestepLaw = "uniform"
-    """Law of the timesteps: uniform, or importance, the paper's window around 200 to 400."""
+    """Distribution of the timesteps: uniform, or importance (the paper's window from about 200 to 400)."""
     timestep_range: tuple[int, int] | None = None
-    """Timesteps go from the first of these to the last, both included; None: all of the schedule's."""
+    """First and last timestep to train on, both included; None: all of the schedule's."""
     devices: Devices = "single"
-    """single, or all: data parallelism over all local devices."""
+    """Devices to train on: single, or all local ones, which share each batch."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     """The optimiser of the trained parameters."""
     critic: CriticConfig = field(default_factory=CriticConfig)
@@ -139,21 +141,19 @@ class UnlearningConfig:
     def __post_init__(self) -> None:
         _set(self, "concepts", _erasures(self.concepts))
         _set(self, "defined", _concepts(self.defined))
-        if self.concepts:
-            if self.target or self.prompts:
-                raise ValueError(
-                    f"target {self.target!r} beside {len(self.concepts)} concepts; expected one or the other"
-                )
+        if not self.concepts:
+            prompts = Erasure(self.target, self.anchor, self.prompts).prompts
         else:
-            hint = "; expected a concept to unlearn, or several in `concepts`"
-            _set(self, "target", check.text("target", self.target, hint))
-        hint = "; the empty prompt is anchor 'empty'"
-        _set(self, "anchor", check.text("anchor", self.anchor, hint))
-        if self.concepts and self.anchor != "superclass":
-            raise ValueError(
-                f"anchor {self.anchor!r} beside {len(self.concepts)} concepts, each of which has its own; "
-                "expected the anchors with the concepts"
-            )
+            prompts = check.texts("prompts", self.prompts)
+            beside = f"beside {len(self.concepts)} concepts"
+            if self.target or prompts:
+                raise ValueError(f"target {self.target!r} {beside}; expected one or the other")
+            if self.anchor != "superclass":
+                raise ValueError(
+                    f"anchor {self.anchor!r} {beside}, each of which has its own; expected the anchors with "
+                    "the concepts"
+                )
+        _set(self, "prompts", prompts)
         check.one_of("method", self.method, get_args(Method))
         check.one_of("reference", self.reference, get_args(Reference))
         check.one_of("timesteps", self.timesteps, get_args(TimestepLaw))
@@ -165,7 +165,6 @@ class UnlearningConfig:
         check.one_of("devices", self.devices, get_args(Devices))
         check.truth("normalise_curvature", self.normalise_curvature)
         check.text("trainable", self.trainable)
-        _set(self, "prompts", check.texts("prompts", self.prompts))
         if self.retained is not None:
             _set(self, "retained", check.texts("retained", self.retained))
         _set(self, "retained_share", check.real("retained_share", self.retained_share, least=0, below=1))
@@ -178,7 +177,8 @@ class UnlearningConfig:
             )
         _set(self, "learning_rate", check.real("learning_rate", self.learning_rate, above=0))
         _set(self, "seed", check.seed("seed", self.seed))
-        _set(self, "timestep_range", _timestep_range(self.timestep_range))
+        if self.timestep_range is not None:
+            _set(self, "timestep_range", check.span("timestep_range", self.timestep_range))
         for name, kind in _PARTS.items():
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} must be of type {kind.__name__}, got {getattr(self, name)!r}")
@@ -220,7 +220,7 @@ class UnlearningConfig:
         return self.concepts or (Erasure(self.target, self.anchor, self.prompts),)
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON holds it; `from_dict` reads it back to an equal one."""
+        """The configuration as JSON holds it; `from_dict` gives an equal one back."""
         return _plain(dataclasses.asdict(self))
 
     @classmethod
@@ -229,7 +229,7 @@ class UnlearningConfig:
 
         Raises:
             ValueError: an unknown key (names the nearest known one), or a value out of range.
-            TypeError: a value of another kind.
+            TypeError: a value of the wrong type.
         """
         values = check.known_keys("configuration", mapping, (f.name for f in dataclasses.fields(cls)))
         for name, kind in _PARTS.items():
@@ -271,17 +271,6 @@ def _erasures(value: Any) -> tuple[Erasure, ...]:
         each if isinstance(each, Erasure) else Erasure(**check.known_keys("concepts", each, fields))
         for each in value
     )
-
-
-def _timestep_range(value: Any) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"timestep_range must be a pair (first, last), got {value!r}")
-    first, last = (check.whole("timestep_range", t, least=0) for t in value)
-    if first > last:
-        raise ValueError(f"timestep_range must be (first, last) with first <= last, got {(first, last)}")
-    return first, last
 
 
 def _plain(value: Any) -> Any:

@@ -31,29 +31,31 @@ Reference = Literal["frozen", "current"]
 class OptimiserConfig:
     """The optimiser of the trained parameters.
 
-    Raises ValueError or TypeError for a value out of range.
+    Raises:
+        ValueError: a value out of range.
+        TypeError: a value of the wrong type.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
-    """adamw, or sgd: plain gradient descent, whose path is the one that the theory's rates describe."""
+    """The optimiser: adamw, or sgd (plain gradient descent, the path that the theory's rates describe)."""
     b1: float = 0.9
     """Decay of AdamW's first moment."""
     b2: float = 0.99
     """Decay of AdamW's second moment."""
     eps: float = 1e-8
-    """Added to the root of AdamW's second moment."""
+    """Constant added to the root of AdamW's second moment."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of AdamW. It would pull what learns to zero, not to where it was."""
+    """Decoupled weight decay of AdamW. It pulls what learns towards zero, not towards where it began."""
     clip_norm: float | None = None
-    """Scale gradients of a greater global norm down to it; None: never."""
+    """Largest global norm of the gradient; a larger gradient is scaled down to it. None: no limit."""
     schedule: LearningRateSchedule = "constant"
-    """Learning rate over the steps: constant, or linear or cosine, which end at zero."""
+    """Learning rate over the steps: constant, or linear or cosine, both of which end at zero."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from zero."""
     ema: float | None = None
-    """Decay of an exponential moving average of what learns, which is then the result; None: none."""
+    """Decay of an exponential moving average of what learns, which is then the result; None: no average."""
     patience: int = 5
-    """Steps in a row with a loss, a gradient or a parameter that is not finite before the run stops; such
+    """Consecutive steps with a loss, gradient or parameter that is not finite after which the run stops; such
     steps change nothing."""
 
     def __post_init__(self) -> None:
@@ -75,28 +77,30 @@ class OptimiserConfig:
 class CriticConfig:
     """The critic of the variational loss and its training; the other losses have none.
 
-    Raises ValueError or TypeError for a value out of range.
+    Raises:
+        ValueError: a value out of range.
+        TypeError: a value of the wrong type.
     """
 
     learning_rate: float = 1e-4
     """Learning rate of the critic's AdamW."""
     warmup: int = 30
-    """Steps before the first one of the model in which only the critic learns."""
+    """Number of steps in which only the critic learns, before the first step of the model."""
     steps: int = 1
-    """Steps of the critic for each of the model."""
+    """Steps of the critic for each step of the model."""
     weight_decay: float = 0.01
     """Weight decay of the critic's AdamW."""
     hidden_channels: tuple[int, ...] = (64, 128, 256)
-    """Channels of its stride-2 convolutions."""
+    """Channels of the critic's stride-2 convolutions."""
     head_channels: int = 512
-    """Channels of its last hidden layer."""
+    """Channels of the critic's last hidden layer."""
     sees: CriticInput = "prediction"
-    """What the critic looks at, beside the mask: the networks' predictions (f-DMU), or the x_0 that
-    they stand for (DoCo)."""
+    """The critic's input, beside the mask: prediction (the networks' outputs, f-DMU), or x0 (the images that
+    they stand for, DoCo)."""
     spectral_norm: bool = True
-    """Divide its kernels by their largest singular values."""
+    """Divide the critic's kernels by their largest singular values."""
     generator: GeneratorLoss = "conjugate"
-    """The model's loss: conjugate, -E_Q[f*(T)], or non-saturating, -E_Q[T]."""
+    """The model's loss against the critic: conjugate, -E_Q[f*(T)], or non-saturating, -E_Q[T]."""
 
     def __post_init__(self) -> None:
         check.one_of("critic.sees", self.sees, get_args(CriticInput))
@@ -119,29 +123,31 @@ class CriticConfig:
 class AnchorImagesConfig:
     """The images that the frozen model draws at the anchor prompts: the x_0 of the training.
 
-    Raises ValueError or TypeError for a value out of range.
+    Raises:
+        ValueError: a value out of range.
+        TypeError: a value of the wrong type.
     """
 
     number: int = 200
-    """Number of images, shared out evenly (and rounded up) over the anchor prompts."""
+    """Number of images, divided evenly (rounded up) among the anchor prompts."""
     sampler: str = "dpm++"
-    """Sampler: ddim or dpm++."""
+    """The sampler: ddim, dpm++, dpmsolver++karras, euler, euler_karras or euler_a."""
     steps: int = 25
-    """Steps of the sampler."""
+    """Number of steps of the sampler."""
     guidance: float = 6.0
-    """Classifier-free guidance of the images; the training itself has none."""
+    """Classifier-free guidance of the images; the training itself uses no guidance."""
     seed: int = 0
-    """Seed of the images, apart from the run's own, so that runs of many seeds share them."""
+    """Seed of the images, separate from that of the training, so that runs with different seeds share
+    them."""
     at: ImagesAt = "anchor"
     """The prompts that the images of a pair are drawn at: anchor, or target."""
     mirror: bool = False
-    """Take every image's mirror image as well."""
+    """Add the mirror image of every image."""
     folder: str | None = None
-    """The user's own images for the anchor prompts, a folder of image files, or one with a metadata.jsonl
-    whose lines have `file_name`, `text` (an anchor prompt) and perhaps `mask_file_name`; None: they are
-    drawn."""
+    """Folder of your own images for the anchor prompts, perhaps with a metadata.jsonl whose lines have
+    `file_name`, `text` (an anchor prompt) and optionally `mask_file_name`; None: the model draws them."""
     resize: bool = False
-    """Cut and scale the user's images to the model's size; otherwise they must have it."""
+    """Crop and scale the images of the folder to the model's size; otherwise they must have that size."""
 
     def __post_init__(self) -> None:
         check.one_of("images.at", self.at, get_args(ImagesAt))
@@ -160,21 +166,25 @@ class AnchorImagesConfig:
 class PreservationConfig:
     """Prior preservation: weight times the mean squared error at prompts where the model is to stay.
 
-    Raises ValueError or TypeError for a value out of range.
+    Raises:
+        ValueError: a value out of range.
+        TypeError: a value of the wrong type.
 
     Source: Kumari et al., Ablating concepts in text-to-image diffusion models, 2023; the surgery: Yu et al.,
     Gradient surgery for multi-task learning, 2020, one-sided as in Novello et al., 2025.
     """
 
     weight: float = 0.0
-    """lambda, what the term is multiplied by; 0 leaves it out."""
+    """Weight lambda of prior preservation; 0 leaves it out."""
     at: PreservedPrompts = "anchor"
-    """Its prompts and images: the anchors' of the batch, or the retained prompts'."""
+    """Prompts and images of prior preservation: anchor (those of the batch), or retained (the retained
+    prompts')."""
     against: PreservedOutput = "model"
-    """What the trained model is compared with: the frozen model, or the noise itself (as the authors do)."""
+    """Goal of the trained model's output: model (the frozen model's output), or noise (the noise itself, as
+    the authors do)."""
     surgery: bool = True
-    """Where the two gradients of a tensor have a negative inner product, take from that of the loss its
-    component along the other."""
+    """Where a tensor's two gradients have a negative inner product, remove from that of the loss its
+    component along the other (gradient surgery)."""
 
     def __post_init__(self) -> None:
         set_field(self, "weight", check.real("preservation.weight", self.weight, least=0))
@@ -187,13 +197,15 @@ class PreservationConfig:
 class LoraConfig:
     """Low-rank changes instead of the weights themselves.
 
-    Raises ValueError or TypeError for a value out of range.
+    Raises:
+        ValueError: a value out of range.
+        TypeError: a value of the wrong type.
     """
 
     rank: int | None = None
     """Rank of the change of every kernel of the group; None: the weights themselves learn."""
     alpha: float | None = None
-    """The change is scaled by alpha / rank; None: the rank."""
+    """Numerator of the scale alpha / rank of the change; None: the rank, a scale of 1."""
 
     def __post_init__(self) -> None:
         if self.rank is not None:
@@ -208,17 +220,19 @@ class LoraConfig:
 class EditConfig:
     """The closed-form edit of the cross-attentions' to_k and to_v (method "edit").
 
-    Raises ValueError or TypeError for a value out of range.
+    Raises:
+        ValueError: a value out of range.
+        TypeError: a value of the wrong type.
 
     Source: Gandikota et al., Unified concept editing in diffusion models, 2024.
     """
 
     erase: float = 1.0
-    """Weight of the target tokens, which are to be seen as the anchor's."""
+    """Weight of the target's tokens, which are mapped to the anchor's."""
     preserve: float = 1.0
-    """Weight of the retained prompts' tokens."""
+    """Weight of the retained prompts' tokens, which keep their values."""
     ridge: float = 0.5
-    """Weight of the pull to the original matrices."""
+    """Weight of the distance to the original matrices."""
 
     def __post_init__(self) -> None:
         set_field(self, "erase", check.real("edit.erase", self.erase, above=0))

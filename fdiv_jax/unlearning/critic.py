@@ -46,7 +46,7 @@ class CriticState:
 
 
 class Player(Protocol):
-    """What plays against the model."""
+    """The model's opponent."""
 
     @property
     def warmup(self) -> int:
@@ -60,11 +60,11 @@ class Player(Protocol):
 
     @property
     def optimiser(self) -> optax.GradientTransformation:
-        """Of its weights."""
+        """The optimiser of the critic's weights."""
         ...
 
     def initial(self, key: jax.Array) -> CriticState:
-        """Its state before the first step, from a random key."""
+        """The critic's state before the first step, from a random key."""
         ...
 
     def scores(self, weights: Any, spectral: Any, comparison: Comparison) -> tuple[jax.Array, jax.Array]:
@@ -131,7 +131,8 @@ class ConvolutionalCritic:
         config: of the critic.
         schedule: of the noise, for a critic that sees x_0.
 
-    Raises ValueError for latents that the critic's halvings would leave nothing of.
+    Raises:
+        ValueError: latents that are too small for the critic's halvings.
 
     Source: Novello et al., 2025 (`prediction`); Wu et al., Unlearning concepts in diffusion model via concept
     domain correction and concept preserving gradient, 2024 (`x0`).
@@ -164,7 +165,7 @@ class ConvolutionalCritic:
 
     @cached_property
     def optimiser(self) -> optax.GradientTransformation:
-        """AdamW."""
+        """AdamW on the critic's weights."""
         return optax.adamw(self.config.learning_rate, weight_decay=self.config.weight_decay)
 
     def _build(self, key: jax.Array) -> Critic:
@@ -182,7 +183,7 @@ class ConvolutionalCritic:
         return nnx.split(nnx.eval_shape(lambda: self._build(jax.random.key(0))), nnx.Param, ...)[0]
 
     def _critic(self, weights: Any, spectral: Any) -> Critic:
-        """The module, with variables of its own: what is done to it does not show in the states."""
+        """A module with variables of its own: changes to it do not show in the states."""
         return nnx.merge(self._graph, *jax.tree.map(lambda leaf: leaf, (weights, spectral)))
 
     def initial(self, key: jax.Array) -> CriticState:

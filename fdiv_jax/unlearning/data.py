@@ -39,13 +39,15 @@ class AnchorData:
         pairs: of prompts; the last `retained` ones are of a retained prompt with itself.
         latents: images h w c, float32.
         images_of: for each pair, which of the images are its own.
-        target_text: what the UNet is told of the target prompts, a tree of arrays with a row a pair.
-        anchor_text: the same of the anchor prompts.
+        target_text: the conditioning passed to the UNet for the target prompts, a tree of arrays with one row
+            per pair.
+        anchor_text: the same for the anchor prompts.
         retained: how many pairs are of retained prompts.
         retained_share: their share of a batch.
         masks: images h w, where the loss counts; None: everywhere.
         negative: (pairs,), eta of the negative guidance; None: no pair has any.
-        tokens: token ids of the target prompts and of the anchor prompts, a row a pair, an array an encoder;
+        tokens: token ids of the target prompts and of the anchor prompts, one array per encoder with one row
+            per pair;
             empty unless token embeddings learn.
         prior: the prompts of prior preservation, or None.
     """
@@ -63,7 +65,7 @@ class AnchorData:
     prior: PreservedPrompts | None = None
 
     def choose(self, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pair and image of each sample of a step's batch, (size,) each: a function of (seed, step, size)
+        """Pair and image of each sample of a step's batch, (size,) each; they depend on (seed, step, size)
         alone.
 
         Every target pair has an equal share of what `retained_share` leaves of a batch, to within one sample,
@@ -120,7 +122,7 @@ class AnchorData:
 
 
 class Batches(Iterator[Batch]):
-    """The batches of a run in their order, made ahead of their use; their position can be kept."""
+    """The batches of a run in order, prepared ahead of use; the position can be saved and restored."""
 
     def __init__(self, data: AnchorData, seed: int, size: int, total: int):
         """`total` batches of `size` samples."""
@@ -132,11 +134,11 @@ class Batches(Iterator[Batch]):
         return next(self._iterator)
 
     def position(self) -> dict[str, Any]:
-        """Where it stands, as JSON holds it."""
+        """The current position, as JSON holds it."""
         return dict(self._iterator.get_state())
 
     def restore(self, position: dict[str, Any]) -> None:
-        """Go on from a `position`."""
+        """Continue from a `position`."""
         self._iterator.set_state(position)
 
 
@@ -164,7 +166,7 @@ def prepare_data(
         cache: where drawn images are kept.
         retained: prompts at which the model is to stay as it is.
         retained_share: their share of a batch.
-        negative: eta of the negative guidance of each pair; None: none has any.
+        negative: eta of the negative guidance of each pair; None: no pair has any.
         tokens: keep the prompts' token ids, for token embeddings that learn.
         prior: the prompts of prior preservation.
         own: the user's images, when they are read already.

@@ -84,7 +84,7 @@ def solve_edit(
 
 def aligned_tokens(pipe: TextToImagePipeline, pair: PromptPair) -> tuple[np.ndarray, np.ndarray]:
     """Features of the target prompt's tokens from the last one of the concept on, and of the anchor prompt's
-    from the last one of what takes its place on, (n, d) each: what follows the concept still tells of it."""
+    from the last one of what takes its place on, (n, d) each: the tokens after the concept carry it too."""
     target_ids, anchor_ids = (
         [int(i) for i in row] for row in np.asarray(pipe.tokenize([pair.target, pair.anchor])[0])
     )

@@ -33,7 +33,7 @@ class HeldOutDistance:
     """
 
     def __init__(self, prepared: Prepared, batch: Batch, every: int = 10):
-        """Look at the model before its first step, then every `every` steps, and after its last one.
+        """Measure the model before its first step, then every `every` steps, and after its last one.
 
         Args:
             prepared: the run.
@@ -58,7 +58,7 @@ class HeldOutDistance:
         self._every, self._last = every, prepared.config.steps
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """A step's figures, which this observer leaves to others."""
+        """Ignore the step's figures."""
 
     def due(self, done: int) -> bool:
         """Every `every` steps, the first look before any, and after the last."""
@@ -71,7 +71,7 @@ class HeldOutDistance:
         self.m.append(float(self._measure(parameters, self._frozen, self._batch)))
 
     def end(self, result: UnlearningResult) -> None:
-        """The result, which was looked at after the last step."""
+        """Ignore the result: the model was measured after the last step."""
 
 
 @functools.lru_cache(maxsize=8)

@@ -49,12 +49,12 @@ def unlearn(
         pipe: the model; it is not changed.
         config: what to unlearn and how.
         output: the run directory: config.json, metrics.jsonl as the run goes on, checkpoints/ while it lasts,
-            and pipeline/ when all went well; None: none.
+            and pipeline/ when all went well; None: no directory.
         progress: show a progress bar.
         cache: where anchor images are kept; None: FDIV_JAX_CACHE or the user's cache; False: nowhere.
         resume: go on from the last good checkpoint in `output`, or begin where there is none.
         checkpoint_every: steps between two checkpoints; 0: only on SIGTERM, or when the run diverges.
-        observers: given the run directory, those who watch; they take part when there is a directory.
+        observers: a function that gives the observers for a run directory; unused without one.
         allow_changes: resume a run that was begun with another configuration.
         takeover: use the directory although another run seems to be using it.
 
@@ -104,11 +104,11 @@ def train(
     checkpoint_every: int = 0,
     diverged: dict[int, DivergedError] | None = None,
 ) -> list[UnlearningResult]:
-    """Make runs side by side that see the same batches: what the frozen model says of them is computed once.
+    """Make runs side by side that see the same batches: the frozen model's outputs are computed once for all.
 
-    The runs must agree in everything that the batches and the reference hang on: model, pairs, images, seed,
-    batch size, timesteps, reference. One that has a checkpoint must be alone. A run that diverges ends them
-    all; or, where `diverged` is given, it is entered there by its number, and the results are the others'.
+    The runs must agree in everything that the batches and the reference depend on: model, pairs, images,
+    seed, batch size, timesteps, reference. One that has a checkpoint must be alone. A run that diverges ends
+    them all; or, where `diverged` is given, its error is put there by the run's number, and the others go on.
     """
     first = cells[0]
     with Display(progress, first.config.batch_size) as display, TerminationGuard() as guard:

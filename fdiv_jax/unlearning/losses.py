@@ -103,13 +103,13 @@ class _OfDivergence:
 class GaussianLoss(_OfDivergence):
     """factor E[F_f(m)]: the exact divergence of two Gaussians at squared distance m, a function of m alone.
 
-    Whether F_f is a formula or a quadrature is the divergence's own affair, see
+    The divergence decides whether F_f is a formula or a quadrature, see
     `Divergence.gaussian_divergence`.
     """
 
     @property
     def game(self) -> None:
-        """None: nothing learns beside the model."""
+        """There is no game: nothing learns beside the model."""
         return None
 
     def value(self, comparison: Comparison, critic: CriticState | None = None) -> jax.Array:

@@ -27,7 +27,7 @@ _ADVICE = (
 
 
 def check_memory(cells: Sequence[Prepared], compiled: Any = None) -> None:
-    """See that there is memory for runs that are made side by side.
+    """Check that there is enough memory for runs that are made side by side.
 
     Args:
         cells: the runs.

@@ -1,4 +1,4 @@
-"""Who watches a run."""
+"""The interface of what watches a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Observer"]
 
 
 class Observer(Protocol):
-    """Somebody who watches a run: sample sheets, events for TensorBoard, a report."""
+    """An observer of a run: sample sheets, events for TensorBoard, a report."""
 
     def row(self, row: Mapping[str, Any]) -> None:
         """A step's figures, as metrics.jsonl holds them."""

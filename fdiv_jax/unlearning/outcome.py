@@ -10,7 +10,7 @@ import numpy as np
 __all__ = ["Outcome", "outcome_of"]
 
 _HARDLY, _DAMAGED = 0.1, 2.0
-"""A fall by less than this share of m is none; m is a sign of damage when it rises to this many times."""
+"""The share of m by which it must fall, and the factor of a rise that is a sign of damage."""
 _SHORT = 10
 """Steps that are averaged at either end of a short run, where single batches differ most."""
 

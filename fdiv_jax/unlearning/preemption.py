@@ -31,7 +31,7 @@ class TerminationGuard:
     """
 
     def __init__(self) -> None:
-        """`requested` is False."""
+        """Begin with `requested` False."""
         self.requested = False
         self._active = False
         self._former: Any = None

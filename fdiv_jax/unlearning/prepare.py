@@ -121,11 +121,10 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
         pipe, config.trainable, words, rank=config.lora.rank, alpha=config.lora.alpha
     )
     devices = tuple(jax.local_devices() if config.devices == "all" else jax.local_devices()[:1])
-    share = len(devices) * config.accumulation
-    if config.batch_size % share:
+    if (config.batch_size // config.accumulation) % len(devices):
         raise ValueError(
             f"batch_size {config.batch_size} for {len(devices)} devices and an accumulation of "
-            f"{config.accumulation}; expected a multiple of {share}"
+            f"{config.accumulation}; expected a multiple of {len(devices) * config.accumulation}"
         )
     plan = Plan(
         network=Network(pipe.unet),
@@ -197,7 +196,7 @@ def share_program(runs: Sequence[Prepared]) -> list[Prepared]:
 
 
 def check_told_apart(pipe: TextToImagePipeline, pairs: Sequence[PromptPair]) -> None:
-    """Prompts that the model cannot tell apart leave it as it is, with a loss of 0.
+    """Refuse pairs of prompts that the model cannot tell apart: their loss is 0 and changes nothing.
 
     Raises:
         ValueError: a target prompt and its anchor prompt are the same tokens; names them.

@@ -16,7 +16,7 @@ __all__ = ["Record"]
 
 
 class Record:
-    """One row a step; it stops a run whose numbers are not finite for too many steps in a row."""
+    """One row per step; it stops a run whose numbers are not finite for too many steps in a row."""
 
     def __init__(self, data: AnchorData, config: UnlearningConfig, warmup: int):
         """`warmup` steps of the critic alone come before those of the model."""
@@ -43,7 +43,7 @@ class Record:
         return row
 
     def check(self, metrics: Mapping[str, np.ndarray]) -> None:
-        """See whether the run may go on after its last row.
+        """Check whether the run may go on after its last row.
 
         Raises:
             DivergedError: that step and those before it, `optimiser.patience` in all, were not finite; or it

@@ -54,7 +54,8 @@ class UnlearningResult:
 
     Attributes:
         pipeline: the unlearned model.
-        history: one entry a step, in arrays: `step` (from 1), `warmup` (True while the critic alone learns),
+        history: one entry per step, in arrays: `step` (from 1), `warmup` (True while the critic alone
+            learns),
             `loss`, `m` and `m_max` (mean and greatest of the batch), `weight` (mean w_f(m)),
             `gradient_norm` (0 in the warm-up, where it is not computed), `skipped` (True where the numbers
             were not finite and nothing changed), and `critic_value`, `prior_loss`, `conflicts` where there

@@ -50,11 +50,11 @@ class RunDirectory:
         path: of the directory, absolute.
         checkpoints: of the run.
         resumed: the run was begun by an earlier process.
-        saved: step of the last checkpoint that was written or restored; None: none was.
+        saved: step of the last checkpoint that was written or restored; None: there was none.
     """
 
     def __init__(self, path: Path, lock: DirectoryLock):
-        """For `open`, which see."""
+        """For internal use; see `open`."""
         self.path = path
         self.checkpoints = TrainingCheckpoints(path / "checkpoints")
         self.resumed = (path / _DESCRIPTION).exists()

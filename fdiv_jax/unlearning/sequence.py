@@ -51,7 +51,7 @@ class RetentionMatrix:
     scores: tuple[tuple[float, ...], ...]
 
     def to_csv(self) -> str:
-        """A line a stage: what was erased, then every concept's score."""
+        """One line per stage: what was erased, then every concept's score."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["erased", *self.concepts])
@@ -83,7 +83,8 @@ def unlearn_sequence(
         pipe: the model.
         config: of all stages; its `erasures` are the stages.
         output: a directory: 01-NAME, 02-NAME, ..., each a run directory, and retention.csv.
-        score: every concept's figure for a model; kept as scores.json in a stage's directory. None: none.
+        score: every concept's figure for a model; kept as scores.json in a stage's directory. None: no
+            scores.
         progress, cache, checkpoint_every, allow_changes, takeover: as for `unlearn`, of every stage.
         resume: go on with a sequence that is there.
         observers: given a stage's model and configuration, what `unlearn` takes as `observers`.

@@ -7,8 +7,8 @@
     Comparison, critic -> descend -> loss, gradient of the trained parameters  (`accumulate` over parts)
     gradient -> apply_update -> the next state
 
-Runs that differ in their loss alone share what the frozen model says: `make_reference` asks it once for a
-batch, `make_step` does the rest.
+Runs that differ in their loss alone share the frozen model's outputs: `make_reference` computes them once for
+a batch, `make_step` does the rest.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def look(plan: Plan, frozen: Frozen, batch: Batch, key: jax.Array) -> jax.Array:
 
 
 def make_reference(plan: Plan) -> ReferenceFunction:
-    """`look` as a function of (frozen, batch, the step's key), pure, in the plan's parts; it gives nothing
+    """`look` as a function of (frozen, batch, the step's key), pure, in the plan's parts; an empty tuple
     where the step compares with the current model."""
 
     def reference(frozen: Frozen, batch: Batch, key: jax.Array) -> Any:
@@ -290,10 +290,12 @@ def make_step(plan: Plan, *, axis: str | None = None) -> StepFunction:
             if game is not None:
                 # The critic sees the whole batch at once, so the predictions are made in an extra pass,
                 # without the activations that a backward pass would keep.
-                seen = jax.lax.map(lambda part: _seen(plan, state, frozen, *part, key), parts)
+                seen = jax.lax.map(lambda part: _seen(plan, state, frozen, part[0], part[1], key), parts)
                 critic, figures = learn(_joined(seen))
             descent = accumulate(
-                lambda part: descend(plan, loss, state, frozen, *part, key, lambda _: (critic, {}))[0],
+                lambda part: descend(
+                    plan, loss, state, frozen, part[0], part[1], key, lambda _: (critic, {})
+                )[0],
                 parts,
                 plan.accumulation,
             )
@@ -319,17 +321,8 @@ def _seen(
 
 
 def _cut(tree: Any, parts: int) -> Any:
-    """n ... -> parts n/parts ..., in order."""
-
-    def cut(leaf: jax.Array) -> jax.Array:
-        if leaf.shape[0] % parts:
-            raise ValueError(
-                f"a device's share of {leaf.shape[0]} samples for an accumulation of {parts}; expected a "
-                "multiple"
-            )
-        return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
-
-    return jax.tree.map(cut, tree)
+    """n ... -> parts n/parts ..., in order; `parts` divides n, see `prepare`."""
+    return jax.tree.map(lambda leaf: leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:]), tree)
 
 
 def _joined(tree: Any) -> Any:

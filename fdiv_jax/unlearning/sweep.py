@@ -1,6 +1,6 @@
 """Many runs in one call: divergences, anchors and seeds, side by side on the same batches.
 
-Runs that share anchor and seed see the same batches, and what the frozen model says of a batch is computed
+Runs that share anchor and seed see the same batches, and the frozen model's outputs on a batch are computed
 once for all of them. Runs that differ in their divergence alone share one compiled step. Every run is the one
 that `unlearn` would make alone.
 """
@@ -68,7 +68,7 @@ def cells_of(
         seeds: by default the base's.
 
     Raises:
-        ValueError: no divergence, the same run twice, or a configuration that is none.
+        ValueError: no divergence, the same run twice, or a configuration that is not valid.
     """
     if not divergences:
         raise ValueError("a sweep without divergences, expected at least one")
@@ -108,7 +108,7 @@ def _anchors(config: UnlearningConfig) -> str:
 
 
 def _short_digest(config: UnlearningConfig) -> str:
-    """What tells runs apart whose names are the same but for signs that no file's name has."""
+    """Tells apart runs whose names differ only in characters that file names cannot have."""
     return hashlib.sha256(json.dumps([config.divergence, _anchors(config)]).encode()).hexdigest()[:8]
 
 
@@ -134,7 +134,8 @@ def sweep(
         resume: go on with a sweep that is there; finished cells stay as they are.
 
     Returns:
-        A row a cell: its name, divergence, loss, anchor and seed, the mean loss and m of the last steps, and
+        One row per cell: its name, divergence, loss, anchor and seed, the mean loss and m of the last steps,
+        and
         its scores; `warning` where m did not fall; or `diverged`, why it was stopped (it is tried again when
         the sweep is resumed).
 

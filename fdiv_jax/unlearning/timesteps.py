@@ -21,7 +21,7 @@ TimestepLaw = Literal["uniform", "importance"]
 class Timesteps:
     """A law of timesteps from `first` to `last`, both included.
 
-        uniform       every one alike
+        uniform       all equally likely
         importance    p(t) proportional to sigmoid(0.05 (t - 200)) - sigmoid(0.05 (t - 400)), T = 1000
 
     Attributes:
@@ -29,7 +29,8 @@ class Timesteps:
         law: see above.
         total: timesteps of the schedule; other numbers than 1000 stretch the window.
 
-    Raises ValueError for a range outside the schedule or another law.
+    Raises:
+        ValueError: a range that is empty or outside the schedule, or an unknown law.
 
     Source: Novello et al., A unified framework for diffusion model unlearning with f-divergence, 2025.
     """
@@ -40,10 +41,10 @@ class Timesteps:
     total: int = 1000
 
     def __post_init__(self) -> None:
-        if not 0 <= self.first <= self.last < self.total:
+        first, last = check.span("timestep_range", (self.first, self.last))
+        if last >= self.total:
             raise ValueError(
-                f"timestep_range {(self.first, self.last)} must lie within the schedule's "
-                f"(0, {self.total - 1})"
+                f"timestep_range {(first, last)} must lie within the schedule's (0, {self.total - 1})"
             )
         check.one_of("timesteps", self.law, get_args(TimestepLaw))
 
@@ -68,7 +69,7 @@ class Timesteps:
 def timesteps_of(
     schedule: NoiseSchedule, span: tuple[int, int] | None = None, law: TimestepLaw = "uniform"
 ) -> Timesteps:
-    """The law on a schedule; by default over all of it. Raises as `Timesteps` does."""
+    """The law on a schedule, by default over all of it; see `Timesteps` for what it raises."""
     total = schedule.num_train_timesteps
     first, last = (0, total - 1) if span is None else span
     return Timesteps(first, last, law, total)

@@ -37,7 +37,7 @@ class Frozen:
 
     Attributes:
         unet: all parameters of the UNet.
-        encoders: those of the text encoders, one mapping each, where token embeddings learn; else nothing.
+        encoders: those of the text encoders, one mapping each, where token embeddings learn; else empty.
         choice: (), int32, which divergence the loss has, where a plan serves several (`switch_losses`).
     """
 
@@ -73,19 +73,19 @@ class Weights:
     names: tuple[str, ...]
 
     def initial(self, frozen: Frozen, key: jax.Array) -> Parameters:
-        """Copies of them."""
+        """Copies of these parameters."""
         return {name: _master(frozen.unet[name]) for name in self.names}
 
     def parameters(self, trained: Parameters, frozen: Frozen) -> Parameters:
-        """The frozen ones with these in their places, in the same precision."""
+        """The frozen parameters, with the trained ones in their places, in the same precision."""
         return {**frozen.unet, **{n: value.astype(frozen.unet[n].dtype) for n, value in trained.items()}}
 
     def text(self, trained: Parameters, frozen: Frozen, text: Text, tokens: tuple[jax.Array, ...]) -> Text:
-        """As it is."""
+        """The features, unchanged."""
         return text
 
     def pipeline(self, pipe: TextToImagePipeline, trained: Parameters, frozen: Frozen) -> TextToImagePipeline:
-        """With another UNet."""
+        """The pipeline with the trained UNet."""
         return pipe.replace(unet=Network(pipe.unet).module(self.parameters(trained, frozen)))
 
 
@@ -110,11 +110,11 @@ class LowRank:
         return merge_lora(frozen.unet, self.lora(trained))
 
     def text(self, trained: Parameters, frozen: Frozen, text: Text, tokens: tuple[jax.Array, ...]) -> Text:
-        """As it is."""
+        """The features, unchanged."""
         return text
 
     def pipeline(self, pipe: TextToImagePipeline, trained: Parameters, frozen: Frozen) -> TextToImagePipeline:
-        """With the changes merged into the UNet."""
+        """The pipeline with the changes merged into the UNet."""
         return pipe.replace(unet=Network(pipe.unet).module(self.parameters(trained, frozen)))
 
 
@@ -150,7 +150,7 @@ class TokenEmbeddings:
         return filled
 
     def parameters(self, trained: Parameters, frozen: Frozen) -> Parameters:
-        """The frozen UNet's."""
+        """The frozen UNet's parameters."""
         return frozen.unet
 
     def text(self, trained: Parameters, frozen: Frozen, text: Text, tokens: tuple[jax.Array, ...]) -> Text:
@@ -165,7 +165,7 @@ class TokenEmbeddings:
         return found
 
     def pipeline(self, pipe: TextToImagePipeline, trained: Parameters, frozen: Frozen) -> TextToImagePipeline:
-        """With other text encoders."""
+        """The pipeline with the changed text encoders."""
         filled = zip(self._names, self.encoders, self._filled(trained, frozen), strict=True)
         return pipe.replace(**{name: network.module(own) for name, network, own in filled})
 

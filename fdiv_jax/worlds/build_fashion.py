@@ -7,7 +7,7 @@ encoder, first on all photographs, then on those that the judge is sure about, t
 (`distil_guidance`), so that a guidance of 3 is enough. Each stage can be stopped at any moment and goes on
 from its last checkpoint in the work directory.
 
-Cost on two idle cores with XLA_FLAGS=--xla_force_host_platform_device_count=2: about 0.6 s a step of each
+Cost on two idle cores with XLA_FLAGS=--xla_force_host_platform_device_count=2: about 0.6 s per step of each
 network (1 s of the last stage), so an hour and a quarter in all, and 3 GB of memory.
 """
 
@@ -91,10 +91,10 @@ SCHEDULER: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class BuildConfig:
-    """What the builder is told."""
+    """Settings of the builder."""
 
     work: Path = Path(".build-fashion")
-    """Checkpoints, logs and cached latents; can be deleted afterwards."""
+    """Directory of checkpoints, logs and cached latents; it can be deleted afterwards."""
     data: Path | None = None
     """Directory of the four Fashion-MNIST files; default: where Debian's package puts them."""
     seed: int = 0
@@ -105,8 +105,8 @@ class BuildConfig:
     refine_steps: int = 600
     distil_steps: int = 600
     distil_guidance: float = 2.0
-    """What the last stage's own guided output is guided by: a guidance g of the result is about as strong as
-    g times this one was before."""
+    """Guidance that the last stage distils into the model: a guidance g of the result is about as strong as g
+    times this one was before."""
     judge_steps: int = 2500
 
 

@@ -198,9 +198,16 @@ def test_adamw_takes_its_settings():
     np.testing.assert_allclose(change["a"], [-0.01 * (1 + 0.2), -0.01 * (1 - 0.1)], rtol=1e-5)
 
 
-@pytest.mark.parametrize("timesteps", [(0, 1000), (-1, 5), (6, 5)])
-def test_timesteps_outside_the_schedule_are_refused(timesteps):
-    with pytest.raises(ValueError, match=r"within the schedule's \(0, 999\)"):
+@pytest.mark.parametrize(
+    ("timesteps", "message"),
+    [
+        ((0, 1000), r"\(0, 1000\) must lie within the schedule's \(0, 999\)"),
+        ((-1, 5), ">= 0, got -1"),
+        ((6, 5), r"first <= last, got \(6, 5\)"),
+    ],
+)
+def test_timesteps_outside_the_schedule_are_refused(timesteps, message):
+    with pytest.raises(ValueError, match=message):
         timesteps_of(SCHEDULE, timesteps)
 
 
