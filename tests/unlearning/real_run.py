@@ -4,10 +4,14 @@ Each line on its standard input is a job, a JSON object with `config`, `output`,
 compiled functions and the anchor images) and `log` (a file for standard error). The fork's process id is the
 answer, and when it has ended, its exit status (128 + the signal that ended it). All of the imports are done
 once, before any fork, and nothing of them starts JAX's backend.
+
+A job with `divergences` is a sweep of these; one with `dies_at` kills itself when it is about to move a file
+or directory to its place for the so many-th time, from 1 on.
 """
 
 import json
 import os
+import signal
 import sys
 import traceback
 
@@ -20,11 +24,30 @@ def work(job):
     config = UnlearningConfig.from_dict(job["config"])
     options = {"checkpoint_every": 3, **job.get("options", {})}
     cache = os.path.join(job["place"], "images")
+    if "dies_at" in job:
+        die_at(job["dies_at"])
+    common = {"resume": True, "progress": False, "cache": cache}
     try:
-        unlearn(tiny_pipeline(), config, job["output"], resume=True, progress=False, cache=cache, **options)
+        if "divergences" in job:
+            cells = cells_of(config, job["divergences"])
+            sweep(tiny_pipeline(), cells, job["output"], score=lambda *_: {"figure": 1.0}, **common)
+        else:
+            unlearn(tiny_pipeline(), config, job["output"], **common, **options)
     except Preempted as stop:
         return stop.exit_code
     return 0
+
+
+def die_at(number):
+    """SIGKILL when what is written is whole, but still under its temporary name, for the so many-th time."""
+    settle, count = atomic._settle, iter(range(1, number + 1))
+
+    def settle_or_die(directory):
+        settle(directory)
+        if next(count) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    atomic._settle = settle_or_die
 
 
 def serve():
@@ -51,7 +74,8 @@ def serve():
 if __name__ == "__main__":
     import jax
 
-    from fdiv_jax.unlearning import Preempted, UnlearningConfig, unlearn
+    from fdiv_jax.checkpoints import atomic
+    from fdiv_jax.unlearning import Preempted, UnlearningConfig, cells_of, sweep, unlearn
     from tests.tiny import tiny_pipeline
 
     serve()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from fdiv_jax.checkpoints.atomic import LEFTOVER
 from fdiv_jax.unlearning import UnlearningConfig, unlearn
 
 RUN = Path(__file__).with_name("real_run.py")
@@ -55,10 +56,10 @@ class Host:
             env=environment,
         )
 
-    def start(self, config, output, **options):
-        """Begin a run, or go on with it; returns its process id."""
-        job = {"config": config, "output": str(output), "place": str(self.place), "log": str(self.log)}
-        self.process.stdin.write(json.dumps({**job, "options": options}) + "\n")
+    def start(self, config, output, *, job=None, **options):
+        """Begin a run, or go on with it; returns its process id. `job`: more of what `real_run.py` reads."""
+        place = {"config": config, "output": str(output), "place": str(self.place), "log": str(self.log)}
+        self.process.stdin.write(json.dumps({**place, "options": options, **(job or {})}) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
@@ -297,3 +298,36 @@ def test_a_run_that_was_taken_over_writes_nothing_more(host, place, uninterrupte
     assert host.end() == 1
     assert "BlockingIOError" in host.log.read_text()
     assert_the_same(output, uninterrupted(LONG))
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_leaves_nothing_half_written_behind(host, tmp_path):
+    """Killed again and again while it writes cells, scores and table, it ends as one never killed."""
+    whole, output = tmp_path / "whole", tmp_path / "killed"
+    job = {"divergences": ["kl", "squared_hellinger"]}
+    host.start(CLOSED, whole, job=job)
+    assert host.end() == 0, host.log.read_text()
+    kinds = set()
+    for _ in range(20):
+        host.start(CLOSED, output, job={**job, "dies_at": 3})
+        status = host.end()
+        if status == 0:
+            break
+        assert status == 128 + signal.SIGKILL, host.log.read_text()
+        left = leftovers(output)
+        assert left  # the kill came in the middle, and took nothing with it but the process
+        kinds |= {LEFTOVER.fullmatch(path.name)["name"] for path in left}
+    assert status == 0
+    assert len(kinds) > 2, kinds
+    assert leftovers(output) == []
+    assert files(output) == files(whole)
+
+
+def leftovers(output):
+    return [path for path in output.rglob("*") if LEFTOVER.fullmatch(path.name)]
+
+
+def files(output):
+    """Every file, but for the times in result.json."""
+    found = {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    return {name: b"" if name.endswith("result.json") else content for name, content in found.items()}
