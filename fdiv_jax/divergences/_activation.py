@@ -20,13 +20,16 @@ class Activation:
     """An increasing map of the real line into (lower, upper).
 
     kind: "identity"; "exponential" upper - scale exp(-v/scale); "softplus" upper - log(1 + e^-v); "tanh" onto
-    (lower, upper). `closed` says that the conjugate is finite at `upper`.
+    (lower, upper). reach: an exponential saturates where e^(-v/scale) is the largest number of the dtype to
+    this power. Below 1/2 the square does not overflow, and any formula of f* stays finite; the catalogue's
+    need no square.
     """
 
     kind: str
     lower: sympy.Expr = -sympy.oo
     upper: sympy.Expr = sympy.oo
     scale: sympy.Expr = sympy.S.One
+    reach: float = 0.45
 
     @property
     def expression(self) -> sympy.Expr:
@@ -50,17 +53,27 @@ class Activation:
         info = np.finfo(v.dtype)
         if self.kind == "exponential":
             scale = float(self.scale)
-            # Saturating where the square does not overflow yet keeps value, slope and f* finite.
-            x = jnp.minimum(-v / scale, 0.45 * float(np.log(info.max)))
+            x = -self.saturated(v) / scale
             near = float(self.upper - self.scale) - scale * jnp.expm1(x)
             raw = jnp.where(jnp.abs(x) < 1, near, upper - scale * jnp.exp(x))
         else:
-            raw = upper - jnp.logaddexp(-v, 0)
+            # log(1 + e^-v) - log 2 beside v = 0, so that g(0) = upper - log 2 takes no digits of it.
+            close = jnp.abs(v) < 1
+            near = float(self.upper - sympy.log(2)) - jnp.log1p(jnp.expm1(jnp.where(close, -v, 0)) / 2)
+            raw = jnp.where(close, near, upper - jnp.logaddexp(-v, 0))
         # Largest number of the dtype below the upper end, and no overflow at the other side.
         top = np.nextafter(np.asarray(upper, v.dtype), np.asarray(-np.inf, v.dtype))
         if top > -info.tiny:
             top = top if upper != 0 else -info.tiny
         return jnp.clip(raw, -info.max, top)
+
+    def saturated(self, v: jax.Array) -> jax.Array:
+        """v where g still falls with it, and the least of these v below."""
+        if self.kind != "exponential":
+            return v
+        scale = float(self.scale)
+        largest = self.reach * float(np.log(np.finfo(v.dtype).max)) - max(math.log(scale), 0.0)
+        return jnp.maximum(v, -scale * max(largest, 1.0))
 
     def inverse(self, s: float) -> float:
         """v with g(v) = s; +-inf at an end of the range."""

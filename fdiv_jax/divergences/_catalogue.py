@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 import sympy
 
-from fdiv_jax.divergences._activation import IDENTITY, Activation, V
+from fdiv_jax.divergences import _conjugate_values as values
+from fdiv_jax.divergences._activation import IDENTITY, Activation
+from fdiv_jax.divergences._conjugate_values import ConjugateFunctions
+from fdiv_jax.divergences._exact import real_value
 from fdiv_jax.divergences._legendre import S
 from fdiv_jax.divergences._parse import T
 
@@ -22,22 +25,22 @@ _exp, _log, _sqrt = sympy.exp, sympy.log, sympy.sqrt
 class Entry:
     """Known facts of one generator.
 
-    conjugate, inverse: f* and t* = f*' in s on the slopes that f takes on t > 0. composed: f*(g(v)) in v
-    on the same slopes, written so that it neither overflows early nor cancels at the edge of the domain.
-    stable: f written so that it keeps its digits, where the generator as it stands does not.
+    conjugate, inverse: f* and t* = f*' in s on the slopes that f takes on t > 0. numeric: the same as JAX
+    functions that neither overflow early nor cancel. stable: f written so that it keeps its digits, where the
+    generator as it stands does not.
     """
 
     generator: sympy.Expr
     conjugate: sympy.Expr | None = None
     inverse: sympy.Expr | None = None
     activation: Activation | None = None
-    composed: sympy.Expr | None = None
+    numeric: ConjugateFunctions | None = None
     description: str = ""
     stable: sympy.Expr | None = None
 
 
 def _exponential(upper: sympy.Expr | int, scale: sympy.Expr | int = 1) -> Activation:
-    return Activation("exponential", upper=sympy.sympify(upper), scale=sympy.sympify(scale))
+    return Activation("exponential", upper=sympy.sympify(upper), scale=sympy.sympify(scale), reach=0.97)
 
 
 _W = sympy.LambertW(_exp(1 - S))
@@ -48,32 +51,42 @@ CATALOGUE: dict[str, Entry] = {
         _exp(S - 1),
         _exp(S - 1),
         IDENTITY,
-        _exp(V - 1),
+        values.KL,
         "Kullback-Leibler KL(P||Q), the MSE member",
     ),
     "reverse_kl": Entry(
-        -_log(T), -1 - _log(-S), -1 / S, _exponential(0), V - 1, "Kullback-Leibler with the arguments swapped"
+        -_log(T),
+        -1 - _log(-S),
+        -1 / S,
+        _exponential(0),
+        values.REVERSE_KL,
+        "Kullback-Leibler with the arguments swapped",
     ),
     "jeffreys": Entry(
         (T - 1) * _log(T),
         S - 2 + _W + 1 / _W,
         1 / _W,
         IDENTITY,
-        None,
+        values.JEFFREYS,
         "symmetric KL, the sum of both directions",
     ),
     "squared_hellinger": Entry(
-        (_sqrt(T) - 1) ** 2, S / (1 - S), (1 - S) ** -2, _exponential(1), _exp(V) - 1, "bounded by 2"
+        (_sqrt(T) - 1) ** 2,
+        S / (1 - S),
+        (1 - S) ** -2,
+        _exponential(1),
+        values.SQUARED_HELLINGER,
+        "bounded by 2",
     ),
     "pearson_chi2": Entry(
-        (T - 1) ** 2, S**2 / 4 + S, S / 2 + 1, IDENTITY, V**2 / 4 + V, "Pearson's chi squared"
+        (T - 1) ** 2, S**2 / 4 + S, S / 2 + 1, IDENTITY, values.PEARSON_CHI2, "Pearson's chi squared"
     ),
     "neyman_chi2": Entry(
         (1 - T) ** 2 / T,
         2 - 2 * _sqrt(1 - S),
         1 / _sqrt(1 - S),
         _exponential(1),
-        2 - 2 * _exp(-V / 2),
+        values.NEYMAN_CHI2,
         "Neyman's chi squared, Pearson's with the arguments swapped",
     ),
     "jensen_shannon": Entry(
@@ -81,7 +94,7 @@ CATALOGUE: dict[str, Entry] = {
         -_log(2 - _exp(S)),
         _exp(S) / (2 - _exp(S)),
         Activation("softplus", upper=_log(2)),
-        _log(1 + _exp(V)) - _log(2),
+        values.JENSEN_SHANNON,
         "twice the Jensen-Shannon divergence, bounded by 2 log 2",
     ),
     "gan": Entry(
@@ -89,7 +102,7 @@ CATALOGUE: dict[str, Entry] = {
         -_log(1 - _exp(S)) - 2 * _log(2),
         _exp(S) / (1 - _exp(S)),
         Activation("softplus", upper=sympy.S.Zero),
-        _log(1 + _exp(V)) - 2 * _log(2),
+        values.GAN,
         "jensen_shannon up to (t - 1) log 2: the GAN's own objective",
     ),
     "le_cam": Entry(
@@ -97,7 +110,7 @@ CATALOGUE: dict[str, Entry] = {
         4 - S - 4 * _sqrt(1 - S),
         2 / _sqrt(1 - S) - 1,
         _exponential(1),
-        3 + _exp(-V) - 4 * _exp(-V / 2),
+        values.LE_CAM,
         "triangular discrimination, bounded by 2",
     ),
     "total_variation": Entry(
@@ -120,8 +133,7 @@ def alpha_entry(a: sympy.Expr) -> Entry:
         stable = kept((T**a - 1) / a) / (a - 1) - kept(T - 1) / (a - 1)
     else:
         stable = T * kept((T ** (a - 1) - 1) / (a - 1)) / a - kept(T - 1) / a
-    if float(a) > 1:
-        return Entry(generator, conjugate, inverse, IDENTITY, conjugate.subs(S, V), text, stable)
     upper = 1 / (1 - a)
-    composed = (_exp(a * V) - 1) / a
-    return Entry(generator, conjugate, inverse, _exponential(upper, upper), composed, text, stable)
+    activation = IDENTITY if float(a - 1) > 0 else _exponential(upper, upper)
+    numeric = values.alpha_functions(real_value(a, 40), real_value(a - 1, 40))
+    return Entry(generator, conjugate, inverse, activation, numeric, text, stable)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import sympy
 from jax.typing import ArrayLike
 
+from fdiv_jax.divergences._conjugate_values import ConjugateFunctions
 from fdiv_jax.divergences._curve_functions import curve_functions
 from fdiv_jax.divergences._legendre import (
     S,
@@ -51,8 +52,10 @@ class Conjugate:
         pieces: Sequence[Piece],
         known_value: sympy.Expr | None = None,
         known_inverse: sympy.Expr | None = None,
+        numeric: ConjugateFunctions | None = None,
     ):
         self.pieces = tuple(pieces)
+        self._numeric = numeric
         self._known = (known_value, known_inverse)
 
     # --- symbols ----------------------------------------
@@ -60,10 +63,6 @@ class Conjugate:
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
         return segments_of(self.pieces)
-
-    @property
-    def _is_known(self) -> bool:
-        return len(self.pieces) == 1 and None not in self._known
 
     @cached_property
     def lowest_slope(self) -> sympy.Expr:
@@ -154,20 +153,16 @@ class Conjugate:
         def rule(primals, tangents):
             (s,), (ds,) = primals, tangents
             t = function(s)
-            zero = jnp.zeros_like(s)
-            rates = [
-                (lambda _: zero) if f2 is None else (lambda _, f2=f2, sample=sample: _rate(f2, t, sample))
-                for _, _, f2, sample in self._parts
-            ]
-            return t, self._select(s, rates, 0.0, substitute=False) * ds
+            rates = [partial(part[2], t=t) for part in self._parts]
+            return t, jnp.where(jnp.isfinite(t), self._select(s, rates, 0.0), 0.0) * ds
 
         function.defjvp(rule)
         return function
 
     @cached_property
-    def _parts(self) -> list[tuple[Function, Function, Function | None, float]]:
-        """(f*, t*, f'', an inner t) of each segment."""
-        parts: list[tuple[Function, Function, Function | None, float]] = []
+    def _parts(self) -> list[tuple[Function, Function, Callable[..., jax.Array]]]:
+        """f* and t* as functions of s, and f*'' as one of s and t*, of each segment."""
+        parts: list[tuple[Function, Function, Callable[..., jax.Array]]] = []
         for segment in self.segments:
             if segment.piece is None:
                 point, height = float(segment.point), float(segment.value_at_point)
@@ -175,29 +170,34 @@ class Conjugate:
                     (
                         lambda s, point=point, height=height: s * point - height,
                         lambda s, point=point: jnp.full_like(s, point),
-                        None,
-                        point,
+                        lambda s, t: jnp.zeros_like(s),
                     )
                 )
                 continue
+            if self._numeric is not None:
+                second = self._numeric.second
+                parts.append(
+                    (self._numeric.value, self._numeric.maximiser, lambda s, t, second=second: second(s))
+                )
+                continue
             piece = segment.piece
-            curve = None if self._is_known else curve_functions(piece, segment.lower, segment.upper)
+            curve = curve_functions(piece, segment.lower, segment.upper)
             if curve is not None:
-                parts.append((curve.conjugate, curve.maximiser, curve.curvature, _inner(piece)))
+                rate = partial(_rate, curvature=curve.curvature, sample=_inner(piece))
+                parts.append((curve.conjugate, curve.maximiser, rate))
                 continue
             formula = self._formulas[segment]
             if formula is not None and accurate(piece, formula[1], lambda s, t: t):
                 inverse = jax_function(formula[1], S)
             else:
                 inverse = numeric_inverse(piece)
-            if formula is not None and (self._is_known or accurate(piece, formula[0])):
+            if formula is not None and accurate(piece, formula[0]):
                 value = jax_function(formula[0], S)
             else:
                 f = jax_function(stable_form(piece.expression), T)
-
                 value = _through_inverse(inverse, f)
-
-            parts.append((value, inverse, jax_function(stable_form(piece.second), T), _inner(piece)))
+            curvature = jax_function(stable_form(piece.second), T)
+            parts.append((value, inverse, partial(_rate, curvature=curvature, sample=_inner(piece))))
         return parts
 
     @cached_property
@@ -216,18 +216,14 @@ class Conjugate:
                 samples.append((low + high) / 2)
         return samples
 
-    def _select(
-        self, s: jax.Array, functions: Sequence[Function], beyond: float, substitute: bool = True
-    ) -> jax.Array:
+    def _select(self, s: jax.Array, functions: Sequence[Function], beyond: float) -> jax.Array:
         result = jnp.full_like(s, beyond)
         closed = self.highest_slope != sympy.oo and self.value_at_top != sympy.oo
         for segment, function, sample in zip(self.segments, functions, self._samples, strict=True):
             inside = (s >= float(segment.lower)) & (s < float(segment.upper))
             if closed and segment is self.segments[-1]:
                 inside |= s == jnp.asarray(float(segment.upper), s.dtype)
-            result = jnp.where(
-                inside, function(jnp.where(inside, s, sample)) if substitute else function(s), result
-            )
+            result = jnp.where(inside, function(jnp.where(inside, s, sample)), result)
         return jnp.where(jnp.isnan(s), s, result)
 
     def _value(self, s: jax.Array) -> jax.Array:
@@ -239,9 +235,10 @@ class Conjugate:
         return result
 
 
-def _rate(curvature: Function, t: jax.Array, sample: float) -> jax.Array:
+def _rate(s: jax.Array, t: jax.Array, curvature: Function, sample: float) -> jax.Array:
     """f*'' = 1/f''(t*), and 0 where t* saturates at an end at which f'' has no number."""
-    value = curvature(jnp.where(jnp.isfinite(t) & (t > 0), t, sample))
+    # A t* of 0 has underflowed.
+    value = curvature(jnp.where(jnp.isfinite(t), jnp.maximum(t, jnp.finfo(t.dtype).tiny), sample))
     return jnp.where(jnp.isnan(value), 0.0, 1 / value)
 
 

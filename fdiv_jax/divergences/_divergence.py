@@ -151,7 +151,7 @@ class Divergence:
     @cached_property
     def _conjugate(self) -> Conjugate:
         entry = self._entry or Entry(self.generator)
-        return Conjugate(self._pieces, entry.conjugate, entry.inverse)
+        return Conjugate(self._pieces, entry.conjugate, entry.inverse, entry.numeric)
 
     def conjugate(self, s: ArrayLike) -> jax.Array:
         """f*(s) = sup over t > 0 of s t - f(t), any shape.
@@ -219,10 +219,14 @@ class Divergence:
 
     @cached_property
     def _composed(self) -> Callable[[ArrayLike], jax.Array]:
-        entry = self._entry
-        if entry is None or entry.composed is None:
+        numeric = None if self._entry is None else self._entry.numeric
+        if numeric is None or numeric.composed is None:
             return lambda v: self.conjugate(self.activation(v))
-        formula = jax_function(entry.composed, _activation.V)
+        composed, saturated = numeric.composed, self.activation_map.saturated
+
+        def formula(v: jax.Array) -> jax.Array:
+            return composed(saturated(v))
+
         if self.slopes[0] == -sympy.oo:
             return elementwise(formula)
         # Below f'(0+) f* is constant.
