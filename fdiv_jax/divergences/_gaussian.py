@@ -78,7 +78,9 @@ class GaussianMoments:
                 return _sum_of_exponentials(self.terms, k, m)
             if not self._tabulable(k):
                 safe = jnp.maximum(m, self._least(k, m.dtype))
-                return 2 * jax.jvp(self._plain(k - 1), (safe,), (jnp.ones_like(m),))[1]
+                below, slope = jax.jvp(self._plain(k - 1), (safe,), (jnp.ones_like(m),))
+                limit = jnp.finfo(m.dtype).max
+                return jnp.where(jnp.abs(below) < limit, jnp.clip(2 * slope, -limit, limit), limit)
             return in_chunks(lambda x: moment(self.profile(k), self._jumps(k), x), m)
 
         return evaluate

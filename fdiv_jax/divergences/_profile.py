@@ -9,7 +9,7 @@ profile factors out the growth and the zero, A_k = t^p (1 - e^-|l|)^a G(|l|): p 
 of the side, a the order of the zero at t = 1 (2 for the A_0 of a smooth f, 1 at a kink). G varies slowly;
 it is evaluated by mpmath from the exact formula, so nothing cancels, and kept as Chebyshev series on
 panels that are refined until they resolve it. Far out the panels are uniform in log |l|, up to |l| =
-1e31.
+1e31. A side that grows faster than every power of t, like exp(|l|^1.5), has the series of log G with p = 0.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ _STEP = 8.0
 _DIGITS = (0, 60, 450)
 _STEP_DIGITS = 15
 _FAR = 2000.0
+_LOG_ZERO = -1e3
 
 _ANGLES = (np.arange(DEGREE) + 0.5) * np.pi / DEGREE
 CHEBYSHEV_NODES = np.cos(_ANGLES)
@@ -60,7 +61,8 @@ class Side:
 
     tilt: c with A_k e^{-l/2} = e^{c x} (1 - e^-x)^a G(x), zero_order: a. breaks: panel ends, from 0.
     coefficients: (panels, DEGREE). logarithmic: whether a panel is uniform in log x. tail: G beyond the
-    last break.
+    last break. steep: G grows faster than every e^{c x}; then c = 0, and the series and the tail are those of
+    log G.
     """
 
     tilt: float
@@ -69,6 +71,7 @@ class Side:
     coefficients: np.ndarray
     logarithmic: np.ndarray
     tail: float
+    steep: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,13 @@ def build_profile(pieces: Sequence[Piece], order: int, equilibrium_slope: sympy.
 def is_tabulable(pieces: Sequence[Piece], order: int, equilibrium_slope: sympy.Expr) -> bool:
     """Whether A_order can be integrated from a table: bounded, but for an integrable power at t = 1.
 
-    |t - 1|^(3/2) fails from order 2 on, |t - 2|^(3/2) from order 1 on.
+    |t - 1|^(3/2) fails from order 2 on, |t - 2|^(3/2) from order 1 on; so does from order 2 on a side whose
+    logarithm is tabulated, since A_2 has no sign.
     """
+    if order > 1:
+        low = _formulas(pieces, 1, equilibrium_slope)
+        if any(_outward_exponent(_SideFunction(low, sign, 0)) is None for sign in (-1, 1)):
+            return False
     if len(pieces) == 1:
         return True
     formulas = _formulas(pieces, order, equilibrium_slope)
@@ -190,7 +198,8 @@ class _SideFunction:
 
 
 def _outward_exponent(function: _SideFunction) -> Any:
-    """lim d log|A_k| / dx, from values at doubling x; -1 where A_k falls faster than every power."""
+    """lim d log|A_k| / dx, from values at doubling x; -1 where A_k falls faster than every power, None where
+    it grows faster."""
     context = function.context
     start = max([*function.cuts, 0.0])
     logs, slopes = [], []
@@ -204,6 +213,10 @@ def _outward_exponent(function: _SideFunction) -> Any:
             slopes.append((logs[-1] - logs[-2]) / 2 ** (k - 1))
             if slopes[-1] < -1000:
                 return context.mpf(-1)
+    before, last = slopes[-2] - slopes[-3], slopes[-1] - slopes[-2]
+    # The slope k / x of a factor x^k changes half as much when x doubles; that of exp(x^p) 2^(p - 1) times.
+    if last > 0.85 * before > 1e-6:
+        return None
     if abs(slopes[-1] - slopes[-2]) < 1e-13 * (1 + abs(slopes[-1])):
         simple, nearness = Fraction(float(slopes[-1])).limit_denominator(1000), 1e-12
         slope = slopes[-1]
@@ -241,6 +254,9 @@ def _build_side(function: _SideFunction) -> Side:
     # With l = sign x the factor e^{-l/2} adds -sign/2; a side that ends in zeros needs no tilt.
     half = -0.5 * sign
     exponent = context.mpf(-half) if function.vanishes_outside else _outward_exponent(function)
+    steep = exponent is None
+    if steep:
+        exponent = context.mpf(-half)
     zero_order = _zero_order(function)
 
     def profile(x: float, evaluate: Callable[[Any], Any] = function) -> Any:
@@ -250,10 +266,13 @@ def _build_side(function: _SideFunction) -> Side:
     def values_at(points: np.ndarray) -> np.ndarray:
         settled = function.settle(float(points[0]))  # the outermost
         evaluate = function if settled else function.or_zero
-        return np.array([float(profile(float(x), evaluate)) for x in points])
+        values = [profile(float(x), evaluate) for x in points]
+        if steep:
+            return np.array([float(context.log(v)) if v > 0 else _LOG_ZERO for v in values])
+        return np.array([float(v) for v in values])
 
     # Where the mass stays near x = 0, what is tiny compared with the rest need not be resolved.
-    panels = _Panels(values_at, negligible=1e-18 if exponent + half < 0 else 0.0)
+    panels = _Panels(values_at, negligible=1e-18 if exponent + half < 0 else 0.0, least=1.0 if steep else 0.0)
     linear = [0.0, 0.5, 1.0, 2.0, 4.0, _LINEAR_REACH]
     ends = sorted({*linear, *(c for c in function.cuts if c < _LINEAR_REACH)})
     for a, b in pairwise(ends):
@@ -265,19 +284,19 @@ def _build_side(function: _SideFunction) -> Side:
         b = min([a * _STEP, *(c for c in outer_cuts if c > a * (1 + 1e-12))])
         inside = any(c >= b * (1 - 1e-12) for c in outer_cuts)
         if not inside and a * 1.5 > _FAR and not function.settle(a * 1.5):
-            tail = float(profile(a))
+            tail = float(values_at(np.array([a]))[0])
             break
         values = panels.refine(a, b, logarithmic=True)
         size = np.max(np.abs(values))
         if not inside and np.all(np.abs(values - values[0]) <= 1e-15 * size):
             tail = float(np.mean(values))
             break
-        if not inside and size < 1e-280:
+        if not inside and size < 1e-280 and not steep:
             tail = 0.0
             break
         a = b
     if tail is None:
-        tail = float(profile(a))
+        tail = float(values_at(np.array([a]))[0])
     return Side(
         tilt=float(exponent + half),
         zero_order=zero_order,
@@ -285,6 +304,7 @@ def _build_side(function: _SideFunction) -> Side:
         coefficients=np.array(panels.coefficients),
         logarithmic=np.array(panels.logarithmic),
         tail=tail,
+        steep=steep,
     )
 
 
@@ -296,9 +316,10 @@ def _agree(a: Any, b: Any) -> bool:
 class _Panels:
     """Chebyshev panels, added from left to right and bisected until resolved."""
 
-    def __init__(self, values_at: Callable[[np.ndarray], np.ndarray], negligible: float):
+    def __init__(self, values_at: Callable[[np.ndarray], np.ndarray], negligible: float, least: float):
         self.values_at = values_at
         self.negligible = negligible
+        self.least = least  # below it an absolute error counts, not a relative one
         self.largest = 0.0
         self.ends: list[float] = []
         self.coefficients: list[np.ndarray] = []
@@ -310,7 +331,7 @@ class _Panels:
         values = self.values_at(np.exp(points) if logarithmic else points)
         values = np.clip(values, -1e300, 1e300)
         coefficients = CHEBYSHEV_TRANSFORM @ values
-        size = np.max(np.abs(values))
+        size = max(np.max(np.abs(values)), self.least)
         self.largest = max(self.largest, float(size))
         # Beside a cusp away from x = 0 the rounding of x itself moves the values.
         rounding = 0.0 if logarithmic else 4e-16 * b / (b - a)

@@ -4,7 +4,8 @@ On the side x = |log r| the integrand is e^{-m/8} N(x; 0, m) e^{c x} (1 - e^-x)^
 `_profile`). For c > 0 its mass lies at x = c m; completing the square gives e^{(c^2 - 1/4) m/2} N(x; c m,
 m) G, without two large numbers that cancel. For c <= 0 the mass lies at x = 0. Gauss-Legendre panels are
 cut where the Gaussian needs it (two standard deviations) and where G needs it (the panels of its table),
-so that neither scale is ever under-resolved. Delta functions of f'' at kinks contribute in closed form.
+so that neither scale is ever under-resolved. Where G grows faster than every e^{c x} the integrand's peak is
+searched for. Delta functions of f'' at kinks contribute in closed form.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from fdiv_jax.divergences._profile import DEGREE, Jump, Profile, Side
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _CHUNK = 2048
+# How far a steep side is integrated: the squares of float32 end near 1e38.
+_STEEP_REACH = {False: 1e30, True: 1e18}
 
 
 def _cuts_of(side: Side) -> np.ndarray:
@@ -35,12 +38,14 @@ def _cuts_of(side: Side) -> np.ndarray:
 
 def _size(side: Side) -> float:
     """The scale of a table that float32 could not hold, 1 for every other one."""
+    if side.steep:
+        return 1.0
     largest = float(np.abs(side.coefficients[~side.logarithmic]).max())
     return largest if largest > 1e20 or 0 < largest < 1e-20 else 1.0
 
 
 def _evaluate(side: Side, x: jax.Array) -> jax.Array:
-    """G(x) / `_size` by Clenshaw's recurrence on the panel of x."""
+    """G(x) / `_size`, or log G(x) of a steep side, by Clenshaw's recurrence on the panel of x."""
     dtype = x.dtype
     breaks = side.breaks.astype(dtype)
     # A few dozen breaks: comparing with all of them compiles faster than a search, and runs as fast.
@@ -88,6 +93,8 @@ def _side_sum(side: Side, m: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     The nodes in x stand still when this is differentiated: only the density depends on m, never the table.
     """
+    if side.steep:
+        return _steep_side_sum(side, m)
     moving_root = jnp.sqrt(m)[..., None]
     root = jax.lax.stop_gradient(moving_root)
     centre = max(side.tilt, 0.0)
@@ -97,10 +104,7 @@ def _side_sum(side: Side, m: jax.Array) -> tuple[jax.Array, jax.Array]:
     in_y = jnp.broadcast_to(jnp.asarray(window, m.dtype), (*m.shape, window.size))
     in_z = jnp.asarray(_cuts_of(side).astype(m.dtype)) / root
     if side.zero_order != int(side.zero_order):
-        # An algebraic singularity at x = 0: panels that shrink towards it, for G's sake (its own power beside
-        # x^a), down to where G is constant to rounding. The innermost has the rule that knows x^a.
-        shrinking = jnp.asarray(4.0 ** -np.arange(0, 16 if m.dtype.itemsize == 4 else 40), m.dtype)
-        in_z = jnp.concatenate([in_z, jnp.broadcast_to(shrinking, (*m.shape, shrinking.size))], axis=-1)
+        in_z = jnp.concatenate([in_z, _shrinking(m)], axis=-1)
     # Beyond ten standard deviations nothing is left, and squares would overflow.
     y_ends = jnp.concatenate([in_y, in_z - shift], axis=-1)
     y_ends = jnp.sort(jnp.clip(y_ends, jnp.maximum(-shift, -40.0), 40.0), axis=-1)
@@ -110,13 +114,7 @@ def _side_sum(side: Side, m: jax.Array) -> tuple[jax.Array, jax.Array]:
     near = 2 * z_ends[..., 1:, None] < shift
     low = jnp.where(near, z_ends[..., :-1, None], y_ends[..., :-1, None])
     high = jnp.where(near, z_ends[..., 1:, None], y_ends[..., 1:, None])
-    nodes, weights = jnp.asarray(_NODES, m.dtype), jnp.asarray(_WEIGHTS, m.dtype)
-    if side.zero_order != int(side.zero_order):
-        at_zero = jnp.where(near, low, low + shift) == 0
-        nodes, weights = (
-            jnp.where(at_zero, jnp.asarray(special, m.dtype), plain)
-            for special, plain in zip(_singular_rule(side.zero_order), (nodes, weights), strict=True)
-        )
+    nodes, weights = _rule(side, jnp.where(near, low, low + shift) == 0, m.dtype)
     points = (low + high) / 2 + (high - low) / 2 * nodes
     y = jnp.where(near, points - shift, points)
     z = jnp.where(near, points, points + shift)
@@ -127,16 +125,93 @@ def _side_sum(side: Side, m: jax.Array) -> tuple[jax.Array, jax.Array]:
     scale, width = moving_root[..., None], (high - low) / 2 * ratio
     exponent = -0.5 * y**2 + (side.tilt - centre) * scale * y
     density = jnp.exp(exponent) * width * weights / math.sqrt(2 * math.pi)
-    values = _evaluate(side, x)
-    if side.zero_order:
-        zero = -jnp.expm1(-x)
-        if side.zero_order == int(side.zero_order):
-            values = values * zero**side.zero_order
-        else:  # by the logarithm: the derivative of a negative power would overflow
-            values = values * jnp.exp(side.zero_order * jnp.log(jnp.maximum(zero, _tiny(m.dtype))))
-    total = jnp.sum(density * values, axis=(-2, -1))
+    total = jnp.sum(density * _evaluate(side, x) * _zero_factor(side, x), axis=(-2, -1))
     exponent = (centre**2 - 0.25) / 2 * m if side.tilt > 0 else -m / 8
     return exponent + math.log(_size(side)), total
+
+
+def _zero_factor(side: Side, x: jax.Array) -> jax.Array:
+    """(1 - e^-x)^a."""
+    zero = -jnp.expm1(-x)
+    if side.zero_order == int(side.zero_order):
+        return zero**side.zero_order
+    # By the logarithm: the derivative of a negative power would overflow.
+    return jnp.exp(side.zero_order * jnp.log(jnp.maximum(zero, _tiny(x.dtype))))
+
+
+def _steep_side_sum(side: Side, m: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`_side_sum` where log G grows faster than x: e^{log G - z^2/2} in z = x / sqrt(m) over the window in
+    which it is within e^-50 of its largest value, at x = 0 and at every peak.
+
+    The window is found by narrowing it around what is kept of a grid, ever finer.
+    """
+    moving_root = jnp.sqrt(m)[..., None]
+    root = jax.lax.stop_gradient(moving_root)
+    single = m.dtype.itemsize == 4
+    reach = _STEEP_REACH[single]
+
+    def log_density(z: jax.Array, root: jax.Array) -> jax.Array:
+        return _evaluate(side, jnp.minimum(z * root, reach)) - 0.5 * z**2
+
+    def narrowed(z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        values = log_density(z, root)
+        peak = jnp.max(values, axis=-1, keepdims=True)
+        kept = values >= peak - 50
+        first = jnp.argmax(kept, axis=-1, keepdims=True)
+        last = z.shape[-1] - 1 - jnp.argmax(kept[..., ::-1], axis=-1, keepdims=True)
+        low = jnp.take_along_axis(z, jnp.maximum(first - 1, 0), axis=-1)
+        high = jnp.take_along_axis(z, jnp.minimum(last + 1, z.shape[-1] - 1), axis=-1)
+        return low, high, peak
+
+    steps = jnp.linspace(0, 1, 65, dtype=m.dtype)
+    in_x = jnp.asarray(np.append(2.0 ** np.arange(-10, math.log2(reach), 0.25), reach), m.dtype)
+    near = jnp.broadcast_to(jnp.linspace(0, 12, 49, dtype=m.dtype), (*m.shape, 49))
+    window = narrowed(jnp.sort(jnp.concatenate([near, jnp.minimum(in_x / root, reach)], axis=-1), axis=-1))
+    low, high, peak = jax.lax.fori_loop(
+        0, 6 if single else 12, lambda _, w: narrowed(w[0] + (w[1] - w[0]) * steps), window
+    )
+    # Far out the numbers of the dtype lie further apart than the window is wide.
+    high = jnp.maximum(high, low * (1 + 4 * jnp.finfo(m.dtype).eps))
+    cuts = [low + (high - low) * jnp.linspace(0, 1, 25, dtype=m.dtype), near[..., :41:8]]
+    cuts.append(jnp.asarray(_cuts_of(side).astype(m.dtype)) / root)
+    if side.zero_order != int(side.zero_order):
+        cuts.append(_shrinking(m))
+    ends = jnp.sort(jnp.clip(jnp.concatenate(cuts, axis=-1), low, high), axis=-1)[..., None]
+    nodes, weights = _rule(side, ends[..., :-1, :] == 0, m.dtype)
+    half = (ends[..., 1:, :] - ends[..., :-1, :]) / 2
+    z = (ends[..., 1:, :] + ends[..., :-1, :]) / 2 + half * nodes
+    peak, root, ratio = peak[..., None], root[..., None], (root / moving_root)[..., None]
+    x = z * root
+    exponent = _evaluate(side, jnp.minimum(x, reach)) - 0.5 * (z * ratio) ** 2 - peak
+    # Of huge exponents only the rounding is left: it is taken out, and their derivative kept.
+    rounded = jnp.abs(peak) * jnp.finfo(m.dtype).eps > 0.1
+    rounding = jnp.where(rounded, exponent, jnp.maximum(exponent - 1, 0))
+    exponent = exponent - jax.lax.stop_gradient(rounding)
+    density = jnp.exp(exponent) * half * ratio * weights / math.sqrt(2 * math.pi)
+    total = jnp.sum(density * _zero_factor(side, x), axis=(-2, -1))
+    # A peak beyond the reach is one of more than the dtype's largest number.
+    beyond = high[..., 0] * root[..., 0, 0] > 0.999 * reach
+    exponent = jnp.where(beyond, jnp.finfo(m.dtype).max, peak[..., 0, 0] - m / 8)
+    return exponent, jnp.where(beyond, 1.0, total)
+
+
+def _shrinking(m: jax.Array) -> jax.Array:
+    """Cuts towards an algebraic singularity at x = 0, for G's sake (its own power beside x^a), down to where
+    G is constant to rounding."""
+    cuts = jnp.asarray(4.0 ** -np.arange(0, 16 if m.dtype.itemsize == 4 else 40), m.dtype)
+    return jnp.broadcast_to(cuts, (*m.shape, cuts.size))
+
+
+def _rule(side: Side, at_zero: jax.Array, dtype) -> tuple[jax.Array, jax.Array]:
+    """Nodes and weights on (-1, 1); on the innermost panel the rule that knows x^a."""
+    plain = (jnp.asarray(_NODES, dtype), jnp.asarray(_WEIGHTS, dtype))
+    if side.zero_order == int(side.zero_order):
+        return plain
+    singular = _singular_rule(side.zero_order)
+    nodes, weights = (
+        jnp.where(at_zero, jnp.asarray(a, dtype), b) for a, b in zip(singular, plain, strict=True)
+    )
+    return nodes, weights
 
 
 def _kink_terms(jumps: tuple[Jump, ...], m: jax.Array) -> jax.Array:

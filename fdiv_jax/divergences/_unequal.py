@@ -124,6 +124,13 @@ def _check_known(d: Divergence, m: ArrayLike, ratio: ArrayLike) -> None:
     if np.isinf(values).any() or (values <= 0).any():
         raise ValueError(f"expected a ratio of variances that is finite and > 0, got {values.min()}")
     for power, bad in ((high, values > 1), (low, values < 1)):
+        if math.isinf(power):
+            if bad.any():
+                raise InfiniteDivergenceError(
+                    f"{d.name}: infinite for ratio = {values[bad].flat[0]}: f grows faster than every "
+                    "power of t"
+                )
+            continue
         bad = bad & (1 + (1 - power) * (values - 1) <= 0)
         if bad.any():
             edge = 1 + 1 / (power - 1)
@@ -142,8 +149,9 @@ def _powers(d: Divergence) -> tuple[float, float]:
     if terms is not None:
         powers = [0.0, 1.0, *(term.power for term in terms)]
         return min(powers), max(powers)
-    profile = moments.profile(0)
-    return min(0.0, 0.5 - profile.left.tilt), max(1.0, profile.right.tilt + 0.5)
+    left, right = moments.profile(0).left, moments.profile(0).right
+    low = -math.inf if left.steep else 0.5 - left.tilt
+    return min(0.0, low), max(1.0, math.inf if right.steep else right.tilt + 0.5)
 
 
 def _closed_terms(pieces: Sequence[Piece]) -> tuple[_Power, ...] | None:
@@ -169,6 +177,11 @@ def _closed_terms(pieces: Sequence[Piece]) -> tuple[_Power, ...] | None:
 @lru_cache(maxsize=256)
 def _compiled(d: Divergence, dimensions: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
     moments, (low, high) = d._gaussian, _powers(d)
+    if math.inf in (-low, high):
+        raise NotImplementedError(
+            f"{d.name}: f grows faster than every power of t; its divergence at unequal variances is not "
+            "computed"
+        )
     terms = _closed_terms(moments.pieces)
 
     def finite(m: jax.Array, rho: jax.Array) -> jax.Array:

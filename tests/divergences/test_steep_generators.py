@@ -1,0 +1,85 @@
+"""Generators that grow faster than every power of t and slower than exp(c log(t)^2): F is finite for every
+m."""
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+
+from fdiv_jax.divergences import InfiniteDivergenceError, divergence, unequal_gaussian_divergence
+from tests.divergences.oracles import quickly
+
+DISTANCES = ("0.01", "1", "2", "10", "50")
+
+
+def log_moment(p, m, order):
+    """log E[h(l)] for h(l) = exp(|l|^p) - 1, or of h'' - h' for the weight; l ~ N(-m/2, m), with cuts at the
+    scale of the density at 0 and around x = (p m)^(1/(2 - p)), where x^p - x^2/(2 m) is largest."""
+    p, m = mpmath.mpf(p), mpmath.mpf(m)
+    at = (p * m) ** (1 / (2 - p))
+    peak = max(at**p - at**2 / (2 * m), 0)
+    wide = mpmath.sqrt(m / (2 - p))
+
+    def integrand(x, sign):
+        if order == 0:
+            value = mpmath.expm1(x**p)
+        else:
+            first = p * x ** (p - 1)
+            value = mpmath.exp(x**p) * (first**2 + first * (p - 1) / x - sign * first)
+        return value * mpmath.exp(-(x**2) / (2 * m) - sign * x / 2 - peak)
+
+    cuts = {mpmath.mpf(0), *(mpmath.sqrt(m) * mpmath.mpf(2) ** -k for k in range(-4, 12))}
+    cuts |= {at + k * wide for k in range(-24, 25, 2) if at + k * wide > 0} | {
+        at * k / 8 for k in range(1, 9)
+    }
+    total = sum(mpmath.quad(lambda x, s=s: integrand(x, s), sorted(cuts)) for s in (1, -1))
+    return mpmath.log(total) + peak - m / 8 - mpmath.log(2 * mpmath.pi * m) / 2
+
+
+def check(found, logs, dtype, rtol):
+    """Against e^log, or the largest number where that is larger; the exponent loses digits as it grows."""
+    limit = float(np.finfo(dtype).max)
+    for value, log in zip(np.asarray(found, np.float64), logs, strict=True):
+        large = log > mpmath.log(limit)
+        exact = limit if large else float(mpmath.exp(log))
+        assert value == pytest.approx(exact, rel=rtol * max(1.0, 0 if large else float(log)))
+
+
+@pytest.mark.parametrize("p", quickly(("1.5", "1.6", "1.9"), ("1.5",)))
+def test_the_value(p):
+    d = divergence(f"exp(abs(log(t))**{p}) - 1")
+    with mpmath.workdps(30 if p < "1.9" else 60):
+        logs = [log_moment(p, m, 0) for m in DISTANCES]
+        with jax.enable_x64(True):
+            check(d.gaussian_divergence(jnp.array([float(m) for m in DISTANCES])), logs, np.float64, 1e-13)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("p", ["1.5", "1.6", "1.9"])
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-13), (np.float32, 2e-6)])
+def test_the_weight_and_its_logarithm(p, dtype, rtol):
+    d = divergence(f"exp(abs(log(t))**{p}) - 1")
+    with mpmath.workdps(30 if p < "1.9" else 60), jax.enable_x64(dtype == np.float64):
+        logs = [log_moment(p, m, 1) for m in DISTANCES]
+        m = jnp.array([float(m) for m in DISTANCES], dtype)
+        check(d.gaussian_weight(m), logs, dtype, rtol)
+        exact = np.array([float(x) for x in logs])
+        found = np.asarray(d.gaussian_log_weight(m), np.float64)
+        if dtype == np.float32:  # log r of the peak is beyond its squares
+            exact, found = exact[exact < 1e35], found[exact < 1e35]
+        np.testing.assert_allclose(found, exact, rtol=1e-12 if dtype == np.float64 else 2e-4)
+        if dtype == np.float64:
+            slope = [mpmath.diff(lambda x: log_moment(p, x, 1), mpmath.mpf(x)) for x in ("0.3", "1")]
+            found = [jax.grad(d.gaussian_log_weight)(x) for x in (0.3, 1.0)]
+            np.testing.assert_allclose(found, np.array(slope, float), rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_unequal_variances():
+    d = divergence("exp(abs(log(t))**1.5) - 1")
+    for ratio in (0.5, 2.0):
+        with pytest.raises(InfiniteDivergenceError, match=r"ratio = .*faster than every power"):
+            unequal_gaussian_divergence(d, 1.0, ratio, 2)
+    with pytest.raises(NotImplementedError, match="faster than every power"):
+        unequal_gaussian_divergence(d, 1.0, 1.0, 2)
