@@ -203,12 +203,16 @@ class _Mp(Arithmetic):
             p, q = int(value.p), int(value.q)  # pyright: ignore[reportAttributeAccessIssue]
             return _Deferred(lambda: self.context.mpf(p) / q)
 
+        kept: dict[int, Any] = {}
+
         def number() -> Any:
-            parts = sympy.N(value, self.context.dps + 5).as_real_imag()
-            real, imaginary = (
-                self.context.mpf(sympy.Float(part, self.context.dps + 5)._mpf_) for part in parts
-            )
-            return self.context.mpc(real, imaginary) if imaginary else real
+            # SymPy's evaluation takes far longer than the arithmetic around it: done once in 16 digits.
+            digits = (int(self.context.dps) + 5) // 16 * 16 + 16
+            if digits not in kept:
+                parts = (sympy.Float(x, digits)._mpf_ for x in sympy.N(value, digits).as_real_imag())
+                real, imaginary = map(self.context.make_mpf, parts)  # not rounded to the present digits
+                kept[digits] = self.context.mpc(real, imaginary) if imaginary else real
+            return kept[digits]
 
         return _Deferred(number)
 
