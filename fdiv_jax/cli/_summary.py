@@ -11,6 +11,7 @@ import numpy as np
 
 from fdiv_jax.checkpoints import atomic_file
 from fdiv_jax.cli._tables import print_table
+from fdiv_jax.files import read_json
 from fdiv_jax.unlearning import UnlearningResult
 from fdiv_jax.unlearning.result import RESULT
 
@@ -78,7 +79,7 @@ def report_counts(console: Console, output: Path, before: ErasureCounts, after: 
     )
     path = output / RESULT
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_json(path)
     except (OSError, ValueError):  # of a run of another version
         return
     summary["judged"] = {"before": before._asdict(), "after": after._asdict()}

@@ -68,7 +68,8 @@ def _check_depth(text: str, where: str) -> None:
 
 def _place(text: str, position: int) -> str:
     line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
-    return f"line {line}, column {column}"
+    # A text of one line may be a line of a longer file, which `where` then names.
+    return f"line {line}, column {column}" if "\n" in text else f"column {column}"
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
