@@ -23,9 +23,9 @@ import sympy
 
 from fdiv_jax.divergences._asymptotics import Germ, UnknownGrowthError, germ_at
 from fdiv_jax.divergences._convexity import concave_place, confirmed, jumps_up
+from fdiv_jax.divergences._end_values import limit_beside
+from fdiv_jax.divergences._evaluate import mp_context, mp_far_value, mp_function, numpy_function
 from fdiv_jax.divergences._exact import is_zero, real_value, tidy_number, unreal_constant
-from fdiv_jax.divergences._limits import limit_beside
-from fdiv_jax.divergences._lower import mp_context, mp_far_value, mp_function, numpy_function
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from fdiv_jax.divergences._conjugate_values import ConjugateFunctions
 from fdiv_jax.divergences._curve_functions import curve_functions
+from fdiv_jax.divergences._evaluate import jax_function
 from fdiv_jax.divergences._legendre import (
     S,
     Segment,
@@ -25,7 +26,6 @@ from fdiv_jax.divergences._legendre import (
     symbolic_inverse,
     value_at_upper_end,
 )
-from fdiv_jax.divergences._lower import jax_function
 from fdiv_jax.divergences._numbers import elementwise
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece

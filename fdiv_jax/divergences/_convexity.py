@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import sympy
 
+from fdiv_jax.divergences._evaluate import mp_context, mp_function, numpy_function
 from fdiv_jax.divergences._intervals import enclosure
-from fdiv_jax.divergences._lower import mp_context, mp_function, numpy_function
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 from fdiv_jax.divergences._rewrite import forms

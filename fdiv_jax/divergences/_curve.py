@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import sympy
 
-from fdiv_jax.divergences._lower import mp_context, mp_function
+from fdiv_jax.divergences._evaluate import mp_context, mp_function
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
-from fdiv_jax.divergences._profile import CHEBYSHEV_NODES, CHEBYSHEV_TRANSFORM, leading_power
+from fdiv_jax.divergences._quadrature_table import CHEBYSHEV_NODES, CHEBYSHEV_TRANSFORM, leading_power
 
 QUANTITIES = ("gap", "dual", "f", "slope", "curvature")
 LINEAR_REACH = 8.0  # panels are uniform in x up to here, in log x beyond

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import sympy
 from jax.typing import ArrayLike
 
-from fdiv_jax.divergences import _activation, _checks, _gaussian, _legendre, _limits
+from fdiv_jax.divergences import _activation, _checks, _end_values, _gaussian, _legendre
 from fdiv_jax.divergences._catalogue import Entry
 from fdiv_jax.divergences._closed_form import closed_form
 from fdiv_jax.divergences._conjugate import Conjugate
+from fdiv_jax.divergences._evaluate import jax_function, mp_context, mp_function
 from fdiv_jax.divergences._exact import real_value, tidy_number
-from fdiv_jax.divergences._lower import jax_function, mp_context, mp_function
 from fdiv_jax.divergences._numbers import elementwise
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._piece_function import piece_function
@@ -321,7 +321,7 @@ class Divergence:
                 slopes = [_legendre.slope_at(p, end, side) for end, side in ((p.lower, "+"), (p.upper, "-"))]
                 function = piece_function(p, *slopes)
             parts.append((float(p.lower), float(p.upper), function, _inside(p)))
-        at_zero = float(_limits.limit_at_end(self._pieces[0].expression, sympy.S.Zero))
+        at_zero = float(_end_values.limit_at_end(self._pieces[0].expression, sympy.S.Zero))
 
         def evaluate(t: jax.Array) -> jax.Array:
             result = jnp.where(t == 0, jnp.asarray(at_zero, t.dtype), jnp.inf)
@@ -342,7 +342,7 @@ def _value_at_one(piece: Piece) -> sympy.Expr:
     value = piece.second.subs(T, 1)
     if real_value(value) is not None:
         return tidy_number(value)
-    value = _limits.limit_beside(piece.second, sympy.S.One, "+" if piece.lower == 1 else "-")
+    value = _end_values.limit_beside(piece.second, sympy.S.One, "+" if piece.lower == 1 else "-")
     return sympy.oo if real_value(value) is None else value
 
 

@@ -17,8 +17,8 @@ from jax.typing import ArrayLike
 from fdiv_jax.divergences._closed_form import stable_sum
 from fdiv_jax.divergences._numbers import as_float
 from fdiv_jax.divergences._pieces import Piece
-from fdiv_jax.divergences._profile import Profile, build_profile, is_tabulable
 from fdiv_jax.divergences._quadrature import in_chunks, log_moment, moment, scaled_moment
+from fdiv_jax.divergences._quadrature_table import Profile, build_profile, is_tabulable
 
 Function = Callable[[jax.Array], jax.Array]
 _MAX_DECADES = 30.0  # float32 holds 10^+-30 with room to spare

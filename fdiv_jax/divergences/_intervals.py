@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import sympy
 
-from fdiv_jax.divergences._lower import Arithmetic, build
+from fdiv_jax.divergences._evaluate import Arithmetic, build
 
 _EPS = np.finfo(np.float64).eps
 _TINY, _MAX = 5e-324, np.finfo(np.float64).max

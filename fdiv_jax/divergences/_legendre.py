@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import sympy
 
+from fdiv_jax.divergences._end_values import limit_at_end, limit_beside
+from fdiv_jax.divergences._evaluate import jax_function, mp_context, mp_function, numpy_function
 from fdiv_jax.divergences._exact import real_value, shortest, tidy_number
 from fdiv_jax.divergences._inverse import inverses
-from fdiv_jax.divergences._limits import limit_at_end, limit_beside
-from fdiv_jax.divergences._lower import jax_function, mp_context, mp_function, numpy_function
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 from fdiv_jax.divergences._rewrite import forms, tidy

@@ -14,7 +14,7 @@ import sympy
 from fdiv_jax.divergences._catalogue import CATALOGUE, Entry, alpha_entry
 from fdiv_jax.divergences._checks import check_finite_divergence, check_generator
 from fdiv_jax.divergences._divergence import Divergence
-from fdiv_jax.divergences._lower import mp_context, mp_function
+from fdiv_jax.divergences._evaluate import mp_context, mp_function
 from fdiv_jax.divergences._parse import ExpressionError, T, check_expression, parse_expression
 from fdiv_jax.divergences._pieces import Piece, split
 from fdiv_jax.divergences._rewrite import tidy, with_reciprocal

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import sympy
 
+from fdiv_jax.divergences._evaluate import mp_context, mp_far_value, mp_real_function, numpy_function
 from fdiv_jax.divergences._exact import expanded, expanded_terms, real_value, tidy_number
 from fdiv_jax.divergences._inverse import inverses
-from fdiv_jax.divergences._lower import mp_context, mp_far_value, mp_real_function, numpy_function
 from fdiv_jax.divergences._parse import ExpressionError, T, switch
 from fdiv_jax.divergences._rewrite import degree, roots_of
 

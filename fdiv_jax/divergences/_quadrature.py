@@ -1,8 +1,8 @@
 """E_Q[A_k(r)] for log r ~ N(-m/2, m), for every m >= 0 and in any float dtype.
 
 On the side x = |log r| the integrand is e^{-m/8} N(x; 0, m) e^{c x} (1 - e^-x)^a G(x) (midpoint measure,
-`_profile`). For c > 0 its mass lies at x = c m; completing the square gives e^{(c^2 - 1/4) m/2} N(x; c m,
-m) G, without two large numbers that cancel. For c <= 0 the mass lies at x = 0. Gauss-Legendre panels are
+`_quadrature_table`). For c > 0 its mass lies at x = c m; completing the square gives
+e^{(c^2 - 1/4) m/2} N(x; c m, m) G, without two large numbers that cancel. For c <= 0 the mass lies at x = 0. Gauss-Legendre panels are
 cut where the Gaussian needs it (two standard deviations) and where G needs it (the panels of its table),
 so that neither scale is ever under-resolved. Where G grows faster than every e^{c x} the integrand's peak is
 searched for. Delta functions of f'' at kinks contribute in closed form.
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdiv_jax.divergences._profile import DEGREE, Jump, Profile, Side
+from fdiv_jax.divergences._quadrature_table import DEGREE, Jump, Profile, Side
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _CHUNK = 2048
@@ -36,7 +36,7 @@ def _cuts_of(side: Side) -> np.ndarray:
     return np.unique(cuts)
 
 
-def _size(side: Side) -> float:
+def size_of_side(side: Side) -> float:
     """The scale of a table that float32 could not hold, 1 for every other one."""
     if side.steep:
         return 1.0
@@ -44,8 +44,8 @@ def _size(side: Side) -> float:
     return largest if largest > 1e20 or 0 < largest < 1e-20 else 1.0
 
 
-def _evaluate(side: Side, x: jax.Array) -> jax.Array:
-    """G(x) / `_size`, or log G(x) of a steep side, by Clenshaw's recurrence on the panel of x."""
+def values_of_side(side: Side, x: jax.Array) -> jax.Array:
+    """G(x) / `size_of_side`, or log G(x) of a steep side, by Clenshaw's recurrence on the panel of x."""
     dtype = x.dtype
     breaks = side.breaks.astype(dtype)
     # A few dozen breaks: comparing with all of them compiles faster than a search, and runs as fast.
@@ -58,7 +58,7 @@ def _evaluate(side: Side, x: jax.Array) -> jax.Array:
     uniform = jnp.where(jnp.asarray(side.logarithmic)[index], jnp.log(jnp.maximum(x, 1e-3)), x)
     u = jnp.clip((2 * uniform - low_j - high_j) / (high_j - low_j), -1, 1)
     limit = float(np.finfo(dtype).max) / 1e3
-    size = _size(side)
+    size = size_of_side(side)
     table = np.clip(side.coefficients / size, -limit, limit).astype(dtype)
     b1 = b2 = jnp.zeros_like(x)
     for k in range(DEGREE - 1, 0, -1):
@@ -125,9 +125,9 @@ def _side_sum(side: Side, m: jax.Array) -> tuple[jax.Array, jax.Array]:
     scale, width = moving_root[..., None], (high - low) / 2 * ratio
     exponent = -0.5 * y**2 + (side.tilt - centre) * scale * y
     density = jnp.exp(exponent) * width * weights / math.sqrt(2 * math.pi)
-    total = jnp.sum(density * _evaluate(side, x) * _zero_factor(side, x), axis=(-2, -1))
+    total = jnp.sum(density * values_of_side(side, x) * _zero_factor(side, x), axis=(-2, -1))
     exponent = (centre**2 - 0.25) / 2 * m if side.tilt > 0 else -m / 8
-    return exponent + math.log(_size(side)), total
+    return exponent + math.log(size_of_side(side)), total
 
 
 def _zero_factor(side: Side, x: jax.Array) -> jax.Array:
@@ -151,7 +151,7 @@ def _steep_side_sum(side: Side, m: jax.Array) -> tuple[jax.Array, jax.Array]:
     reach = _STEEP_REACH[single]
 
     def log_density(z: jax.Array, root: jax.Array) -> jax.Array:
-        return _evaluate(side, jnp.minimum(z * root, reach)) - 0.5 * z**2
+        return values_of_side(side, jnp.minimum(z * root, reach)) - 0.5 * z**2
 
     def narrowed(z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         values = log_density(z, root)
@@ -182,7 +182,7 @@ def _steep_side_sum(side: Side, m: jax.Array) -> tuple[jax.Array, jax.Array]:
     z = (ends[..., 1:, :] + ends[..., :-1, :]) / 2 + half * nodes
     peak, root, ratio = peak[..., None], root[..., None], (root / moving_root)[..., None]
     x = z * root
-    exponent = _evaluate(side, jnp.minimum(x, reach)) - 0.5 * (z * ratio) ** 2 - peak
+    exponent = values_of_side(side, jnp.minimum(x, reach)) - 0.5 * (z * ratio) ** 2 - peak
     # Of huge exponents only the rounding is left: it is taken out, and their derivative kept.
     rounded = jnp.abs(peak) * jnp.finfo(m.dtype).eps > 0.1
     rounding = jnp.where(rounded, exponent, jnp.maximum(exponent - 1, 0))

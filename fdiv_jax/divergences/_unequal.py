@@ -35,8 +35,8 @@ from fdiv_jax.divergences._make import divergence
 from fdiv_jax.divergences._noncentral import far, near, threshold
 from fdiv_jax.divergences._numbers import as_float
 from fdiv_jax.divergences._pieces import Piece
-from fdiv_jax.divergences._profile import Profile, Side
-from fdiv_jax.divergences._quadrature import _evaluate, _size
+from fdiv_jax.divergences._quadrature import size_of_side, values_of_side
+from fdiv_jax.divergences._quadrature_table import Profile, Side
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _WINDOW = np.arange(-10.0, 11.0, 2.0)
@@ -371,14 +371,14 @@ def _side_integral(side: Side, panels: _Panels) -> jax.Array:
     """E_Q[A(r)] of one side, A e^(-log r / 2) = e^(tilt x) (1 - e^-x)^order G(x)."""
     top = jax.lax.stop_gradient(jnp.max(panels.exponent))
     top = jnp.where(jnp.isfinite(top), top, 0.0)
-    values = _evaluate(side, panels.x)
+    values = values_of_side(side, panels.x)
     if side.zero_order:
         zeros = -jnp.expm1(-panels.x)
         values = values * jnp.where(zeros > 0, jnp.where(zeros > 0, zeros, 1.0) ** side.zero_order, 0.0)
     used = panels.exponent > -jnp.inf
     mass = jnp.where(used, jnp.exp(jnp.where(used, panels.exponent, top) - top), 0.0)
     part = jnp.sum(mass * values * panels.length * jnp.asarray(_WEIGHTS, values.dtype))
-    half = jnp.exp((top + math.log(_size(side))) / 2)
+    half = jnp.exp((top + math.log(size_of_side(side))) / 2)
     return jnp.where(part == 0, 0.0, half * part * half)
 
 

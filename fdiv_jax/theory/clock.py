@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["descent_curve", "descent_flow", "descent_time"]
 
 
-def _logs(m: Floats) -> Floats:
+def checked_logs(m: Floats) -> Floats:
     with np.errstate(divide="ignore"):
         return np.log(m)
 
@@ -73,7 +73,7 @@ def descent_time(d: Divergence | str, m0: ArrayLike, m1: ArrayLike, kernel: floa
         )
     k = positive("kernel", kernel)
     table = weight_table(d, float(start.max()))
-    logs = _logs(start), _logs(end)
+    logs = checked_logs(start), checked_logs(end)
     x0, x1 = (np.maximum(x, LOWEST) for x in logs)
     elapsed = table.time_below(logs[1]) - np.where(start > 0, table.time_below(logs[0]), 0.0)
     elapsed = np.where(start == end, 0.0, elapsed)
@@ -109,15 +109,15 @@ def descent_flow(d: Divergence | str, m0: ArrayLike, time: ArrayLike, kernel: Ar
     """
     d = as_divergence(d)
     start, times = non_negative("m0", m0), non_negative("time", time)
-    kernels = _kernels(kernel, start)
+    kernels = checked_kernels(kernel, start)
     table = weight_table(d, float(start.max()))
-    x0 = np.maximum(_logs(start), LOWEST)
+    x0 = np.maximum(checked_logs(start), LOWEST)
     clock = table.clock(LOWEST, max(float(x0.max()), LOWEST + 1.0))
     goal = clock(x0) - times[(...,) + (None,) * start.ndim] * kernels
     return np.where(start > 0, np.exp(clock.arrival(goal)), 0.0)
 
 
-def _kernels(kernel: ArrayLike, start: Floats) -> Floats:
+def checked_kernels(kernel: ArrayLike, start: Floats) -> Floats:
     kernels = non_negative("kernel", kernel)
     if (kernels <= 0).any():
         raise ValueError(f"expected kernel > 0, got {kernels.min()}")
@@ -191,7 +191,7 @@ def descent_curve(
         rows.append(_between_steps(columns, tau))
         m = np.nan_to_num(rows[-1])
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            speed = np.exp(table.log_weight(_logs(m))) / scale
+            speed = np.exp(table.log_weight(checked_logs(m))) / scale
             if clock == "common":
                 share = np.where(m > 0, speed * m, 0.0).sum()
                 speed = np.array([share / m.sum() if m.sum() > 0 else 0.0])

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from fdiv_jax.theory._inputs import Floats, as_divergence, non_negative, positive, positive_integer
 from fdiv_jax.theory._weights import FARTHEST, weight_table
-from fdiv_jax.theory.clock import _kernels, _logs
+from fdiv_jax.theory.clock import checked_kernels, checked_logs
 
 if TYPE_CHECKING:
     from fdiv_jax.divergences import Divergence
@@ -47,8 +47,8 @@ def descent_orbit(
     d = as_divergence(d)
     start, h = non_negative("m0", m0), positive("step", step)
     table = weight_table(d, max(float(start.max()), 1e8))
-    log_step = np.log(h * _kernels(kernel, start))
-    x = _logs(start)
+    log_step = np.log(h * checked_kernels(kernel, start))
+    x = checked_logs(start)
     rows = [start]
     for _ in range(positive_integer("steps", steps)):
         y = log_step + table.log_weight(x)

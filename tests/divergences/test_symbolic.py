@@ -14,10 +14,10 @@ import sympy
 
 from fdiv_jax.divergences import GeneratorError, InfiniteDivergenceError, divergence, parse_expression
 from fdiv_jax.divergences._asymptotics import UnknownGrowthError, germ_at, limit_of
+from fdiv_jax.divergences._evaluate import mp_context, mp_real_function
 from fdiv_jax.divergences._exact import expanded_terms, is_zero, tidy_number
 from fdiv_jax.divergences._intervals import enclosure
 from fdiv_jax.divergences._inverse import inverses
-from fdiv_jax.divergences._lower import mp_context, mp_real_function
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._rewrite import forms, with_reciprocal
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sympy
 
 from fdiv_jax.divergences._asymptotics import UnknownGrowthError, germ_at, limit_of
-from fdiv_jax.divergences._lower import mp_context, mp_function
+from fdiv_jax.divergences._evaluate import mp_context, mp_function
 from fdiv_jax.divergences._parse import T
 
 _TOO_LARGE = 1e6

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import sympy
 
-from fdiv_jax.divergences._lower import mp_context, mp_function
+from fdiv_jax.divergences._evaluate import mp_context, mp_function
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
