@@ -1,11 +1,11 @@
 """E_Q[A_k(r)] for log r ~ N(-m/2, m), for every m >= 0 and in any float dtype.
 
 On the side x = |log r| the integrand is e^{-m/8} N(x; 0, m) e^{c x} (1 - e^-x)^a G(x) (midpoint measure,
-`_quadrature_table`). For c > 0 its mass lies at x = c m; completing the square gives
-e^{(c^2 - 1/4) m/2} N(x; c m, m) G, without two large numbers that cancel. For c <= 0 the mass lies at
-x = 0. Gauss-Legendre panels are cut where the Gaussian needs it (two standard deviations) and where G needs
-it (the panels of its table), so that neither scale is ever under-resolved. Where G grows faster than every e^{c x} the integrand's peak is
-searched for. Delta functions of f'' at kinks contribute in closed form.
+`_quadrature_table`). For c > 0 its mass lies at x = c m; completing the square gives e^{(c^2 - 1/4) m/2}
+N(x; c m, m) G, without two large numbers that cancel. For c <= 0 the mass lies at x = 0. Gauss-Legendre
+panels are cut where the Gaussian needs it (two standard deviations) and where G needs it (the panels of
+its table), so that neither scale is ever under-resolved. Where G grows faster than every e^{c x} the
+integrand's peak is searched for. Delta functions of f'' at kinks contribute in closed form.
 """
 
 from __future__ import annotations
