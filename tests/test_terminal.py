@@ -101,6 +101,7 @@ UNLEARN = [
 ]
 
 
+@pytest.mark.slow
 def test_a_run_whose_anchor_pattern_and_paths_look_like_markup(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FDIV_JAX_CACHE", str(tmp_path / "cache"))
     output = tmp_path / "out [" / "i] :dog:"
@@ -113,6 +114,7 @@ def test_a_run_whose_anchor_pattern_and_paths_look_like_markup(model, tmp_path, 
     assert "MarkupError" not in told.err
 
 
+@pytest.mark.slow
 def test_a_sweep_and_its_table(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FDIV_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "240")

@@ -509,6 +509,7 @@ def test_an_installed_analysis_has_the_digest_of_the_repository(tmp_path):
     assert Path(module.__file__).samefile(convergence.__file__)
 
 
+@pytest.mark.slow
 def test_every_part_depends_on_what_it_measures():
     for part in PARTS:
         found = {str(p.relative_to(sources.ROOT)) for p in sources.sources_of(part.module)}

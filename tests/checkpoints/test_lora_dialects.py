@@ -258,6 +258,7 @@ def test_kohya_with_convolutions_and_an_alpha(family, models, tmp_path):
     assert_same_change(file, modules, fused(fresh, 0.8), counted(states), 0.8)
 
 
+@pytest.mark.slow
 def test_diffusers_dora(models, tmp_path):
     pipe, modules = models("sd1")
     states = adapted(pipe, unet=MORE, use_dora=True)

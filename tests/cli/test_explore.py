@@ -87,6 +87,7 @@ def test_plot(text, tmp_path, capsys):
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20
 
 
+@pytest.mark.slow
 def test_what_quadrature_refuses_has_all_the_rest(tmp_path, capsys):
     text, target = "t**2 - 1 + sin(t)/100 - sin(1)/100", tmp_path / "picture.png"
     assert cli.main(["explore", text, "--plot", str(target)]) == 0
@@ -96,6 +97,7 @@ def test_what_quadrature_refuses_has_all_the_rest(tmp_path, capsys):
     assert target.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -57,6 +57,7 @@ def test_an_unknown_precision_is_refused(name, asked, tmp_path, capsys):
     assert not asked
 
 
+@pytest.mark.slow
 def test_a_variant_of_the_base_alone(tmp_path, capsys):
     base = tiny_pipeline().save(tmp_path / "base")
     tuned = tiny_pipeline(1).save(tmp_path / "tuned")

@@ -169,6 +169,7 @@ def _draws(count: int) -> Callable:
     return lambda test: choice(given(g=generators)(test))
 
 
+@pytest.mark.slow
 @_draws(2)
 def test_a_generator_and_its_derivatives(g):
     with mpmath.workdps(DIGITS):

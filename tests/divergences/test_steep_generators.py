@@ -46,6 +46,7 @@ def check(found, logs, dtype, rtol):
         assert value == pytest.approx(exact, rel=rtol * max(1.0, 0 if large else float(log)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", quickly(("1.5", "1.6", "1.9"), ("1.5",)))
 def test_the_value(p):
     d = divergence(f"exp(abs(log(t))**{p}) - 1")

@@ -37,6 +37,7 @@ def test_the_functions_are_those_of_the_member(index, x64):
     np.testing.assert_allclose(prime, slope, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(3))
 def test_derivatives_are_those_of_the_member(index):
     d, x = MEMBERS[index], jnp.linspace(0.1, 2.0, 5)

@@ -228,6 +228,7 @@ def test_the_hessian_at_the_equilibrium_is_the_curvature_times_fishers_informati
     np.testing.assert_allclose(jax.hessian(value)(jnp.zeros(2))[0, 0], curvature, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_float32_shapes_and_the_trace():
     d = divergence("jensen_shannon")
     m, rho = np.float32([0.0, 1e-30, 1e-3, 1.0, 50.0]), np.float32([1.0, 1.0, 1.001, 0.7, 1.5])
@@ -243,6 +244,7 @@ def test_float32_shapes_and_the_trace():
     assert np.isnan(unequal_gaussian_divergence("kl", np.nan, 1.0, 2))
 
 
+@pytest.mark.slow
 def test_what_is_infinite_is_refused():
     for name, ratio, words in (
         ("pearson_chi2", 2.0, "below 2"),

@@ -34,6 +34,7 @@ def test_a_run_and_a_sweep_are_refused_before_any_work(pipe, config, scarce, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_step_is_traced_once(pipe, config, monkeypatch):
     """The look at the memory is the tracing that the run needs anyway: the batch is foreseen exactly."""
     calls = []
@@ -53,6 +54,7 @@ def test_the_step_is_traced_once(pipe, config, monkeypatch):
     assert len(calls) - before == 1  # that of the reference
 
 
+@pytest.mark.slow
 def test_more_of_everything_takes_more(pipe, config):
     def needed(number=1, **changes):
         return memory.training_bytes([prepare(pipe, config(**changes))] * number)

@@ -60,6 +60,7 @@ def test_the_factor_is_the_ratio_of_the_means():
     assert "smaller learning rate than 10" in found.warning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("learning_rate", "told"), [(1e3, "probably damaged"), (1e-9, "m hardly fell")])
 def test_a_run_says_it_in_its_result(learning_rate, told, pipe, config, tmp_path):
     steps = 8

@@ -55,6 +55,7 @@ def test_a_run_of_a_shared_program_is_the_run_alone(pipe, config, tmp_path):
                 np.testing.assert_allclose(b.learned[name], value, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_held_out_distance_is_m_of_the_model(pipe, config, tmp_path):
     """Before the first step, on the way and at the end, against m written out."""
     settings = config(steps=3, learning_rate=1e-2)
