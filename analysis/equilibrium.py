@@ -217,9 +217,8 @@ def play(
     direction = jnp.asarray(point.directions[0], flat.dtype)
     start = flat + shift / point.couplings[0] * direction
     critic = LinearCritic(point.features, point.centre, point.whiten)
-    loss, choices = switch_losses(
-        [VariationalLoss(d, point.plan.loss.distance, critic=critic) for d in divergences]
-    )
+    distance: Any = point.plan.loss.distance
+    loss, choices = switch_losses([VariationalLoss(d, distance, critic=critic) for d in divergences])
     descent = OptimiserConfig("sgd")
     plan = replace(point.plan, loss=loss, optimiser=descent)
     reference = jax.jit(make_reference(plan))(point.frozen, point.batch, point.key)
@@ -232,7 +231,7 @@ def play(
             return jnp.stack([direction @ (ravel_pytree(state.trained)[0] - flat), state.critic.weights[0]])
 
         def advance(state: TrainState, _: None) -> tuple[TrainState, jax.Array]:
-            state, _ = step(state, frozen, batch, reference, point.key)
+            state = step(state, frozen, batch, reference, point.key)[0]
             return state, place(state)
 
         return jnp.concatenate([place(state)[None], jax.lax.scan(advance, state, None, length=steps)[1]])

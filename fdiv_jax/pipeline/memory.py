@@ -86,11 +86,13 @@ def check_decoding(pipe: TextToImagePipeline, count: int, shape: Shape) -> None:
 def latent_text(pipe: TextToImagePipeline, rows: int) -> Any:
     """The shapes of the conditioning passed to the UNet for `rows` prompts."""
     width = sum(encoder.config.hidden_size for _, encoder in pipe.text_towers)
-    hidden = jax.ShapeDtypeStruct((rows, pipe.text_length, width), jnp.float32)
+    # Shapes stand in for arrays.
+    hidden: Any = jax.ShapeDtypeStruct((rows, pipe.text_length, width), jnp.float32)
     if pipe.text_encoder_2 is None:
         return hidden
-    pooled = jax.ShapeDtypeStruct((rows, pipe.text_encoder_2.config.projection_dim), jnp.float32)
-    return TextConditioning(hidden, pooled, jax.ShapeDtypeStruct((rows, 6), jnp.float32))
+    pooled: Any = jax.ShapeDtypeStruct((rows, pipe.text_encoder_2.config.projection_dim), jnp.float32)
+    sizes: Any = jax.ShapeDtypeStruct((rows, 6), jnp.float32)
+    return TextConditioning(hidden, pooled, sizes)
 
 
 def _size(shape: Shape) -> int:

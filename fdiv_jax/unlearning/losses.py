@@ -195,7 +195,7 @@ def make_loss(
     if family != "variational":
         return GaussianLoss(d, distance, factor)
     settings = critic or CriticConfig()
-    player = ConvolutionalCritic(latent_shape, settings, schedule)
+    player: Any = ConvolutionalCritic(latent_shape, settings, schedule)
     return VariationalLoss(d, distance, factor, critic=player, generator=settings.generator)
 
 

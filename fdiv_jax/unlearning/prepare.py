@@ -178,7 +178,8 @@ def share_program(runs: Sequence[Prepared]) -> list[Prepared]:
     """
     groups: dict[Any, list[int]] = {}
     for number, run in enumerate(runs):
-        loss = dataclasses.replace(run.plan.loss, divergence=None, factor=1.0)
+        own: Any = run.plan.loss
+        loss = dataclasses.replace(own, divergence=None, factor=1.0)
         alike = (dataclasses.replace(run.plan, loss=loss), run.config.normalise_curvature)
         groups.setdefault(alike, []).append(number)
     shared = list(runs)
