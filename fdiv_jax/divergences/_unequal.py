@@ -183,6 +183,7 @@ def _compiled(d: Divergence, dimensions: int) -> Callable[[jax.Array, jax.Array]
             "computed"
         )
     terms = _closed_terms(moments.pieces)
+    half_curvature = 0.0 if moments.sharp else float(d.curvature) / 2
 
     def finite(m: jax.Array, rho: jax.Array) -> jax.Array:
         if terms is not None:
@@ -201,8 +202,10 @@ def _compiled(d: Divergence, dimensions: int) -> Callable[[jax.Array, jax.Array]
     def _(primals: Any, tangents: Any) -> Any:
         m, rho = primals
         by_m, by_rho = slopes(m, rho)
+        least = (m == 0) & (rho == 1)
+        if terms is None and not moments.sharp:  # the quadrature has no width there; dD/dm = f''(1)/2
+            by_m = by_m + jnp.where(least, half_curvature - jax.lax.stop_gradient(by_m), 0.0)
         if moments.sharp:  # the subgradient at the minimum, as for equal variances
-            least = (m == 0) & (rho == 1)
             by_m, by_rho = jnp.where(least, 0.0, by_m), jnp.where(least, 0.0, by_rho)
         return value(m, rho), by_m * tangents[0] + by_rho * tangents[1]
 

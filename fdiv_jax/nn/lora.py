@@ -148,10 +148,8 @@ def init_lora(
     for target, shape in shapes.items():
         _check_rank(rank, target, shape)
     sizes = [int(np.prod(shape[:-1])) * rank for shape in shapes.values()]
-    # One draw, cut up by NumPy: JAX would compile one operation per shape.
-    drawn = np.split(
-        np.asarray(jax.random.uniform(key, (sum(sizes),), minval=-1, maxval=1)), np.cumsum(sizes)[:-1]
-    )
+    # One draw for all layers; traceable, so that the shapes can be had without the numbers.
+    drawn = jnp.split(jax.random.uniform(key, (sum(sizes),), minval=-1, maxval=1), np.cumsum(sizes)[:-1])
     factors = {}
     for (target, shape), values in zip(shapes.items(), drawn, strict=True):
         dtype = jnp.promote_types(parameters[target + _KERNEL].dtype, jnp.float32)

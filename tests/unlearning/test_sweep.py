@@ -55,7 +55,7 @@ def swept(pipe, cache, tmp_path_factory):
     place = tmp_path_factory.mktemp("sweep") / "out"
     cells = cells_of(BASE, SPECS)
     calls = []
-    compiled = running._compiled
+    compiled = running.compiled
 
     def counted(plan, devices):
         runner, reference, step = compiled(plan, devices)
@@ -67,7 +67,7 @@ def swept(pipe, cache, tmp_path_factory):
         return runner, count, step
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "_compiled", counted)
+        patch.setattr(running, "compiled", counted)
         rows = sweep(pipe, cells, place, score=a_score, progress=False, cache=cache)
     return rows, place, calls
 
