@@ -15,6 +15,9 @@ Magnitudes are (out,), or (in, 1) for norms taken for each input, as older LyCOR
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
@@ -147,14 +150,15 @@ def init_lora(
     shapes = {target: parameters[target + _KERNEL].shape for target in targets}
     for target, shape in shapes.items():
         _check_rank(rank, target, shape)
-    sizes = [int(np.prod(shape[:-1])) * rank for shape in shapes.values()]
-    # One draw for all layers; traceable, so that the shapes can be had without the numbers.
-    drawn = jnp.split(jax.random.uniform(key, (sum(sizes),), minval=-1, maxval=1), np.cumsum(sizes)[:-1])
+    # One draw for all layers, cut up by a program per shape of a layer and not per layer; traceable, so that
+    # the shapes can be had without the numbers.
+    sizes = [math.prod(shape[:-1]) * rank for shape in shapes.values()]
+    drawn = jax.random.uniform(key, (sum(sizes),), minval=-1, maxval=1)
     factors = {}
-    for (target, shape), values in zip(shapes.items(), drawn, strict=True):
+    for (target, shape), start in zip(shapes.items(), itertools.accumulate(sizes, initial=0), strict=False):
         dtype = jnp.promote_types(parameters[target + _KERNEL].dtype, jnp.float32)
-        down = float(np.prod(shape[:-1])) ** -0.5 * values
-        factors[target + _DOWN] = jnp.asarray(down.reshape(*shape[:-1], rank).astype(dtype))
+        down = _scaled_part(drawn, start, math.prod(shape[:-1]) ** -0.5, (*shape[:-1], rank))
+        factors[target + _DOWN] = down.astype(dtype)
         factors[target + _UP] = jnp.asarray(np.zeros((*(1 for _ in shape[:-2]), rank, shape[-1]), dtype))
     return Lora(factors, dict.fromkeys(targets, float(rank if alpha is None else alpha)))
 
@@ -276,6 +280,12 @@ def extract_lora(
         errors[target] = (rest / whole) ** 0.5
         left, total = left + rest, total + whole
     return ExtractedLora(Lora(factors, alphas), errors, (left / total) ** 0.5)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _scaled_part(values: jax.Array, start: int, scale: float, shape: tuple[int, ...]) -> jax.Array:
+    """The values from `start` on that fill `shape`, times `scale`."""
+    return scale * jax.lax.dynamic_slice(values, (start,), (math.prod(shape),)).reshape(shape)
 
 
 def _target(name: str, parameters: Mapping[str, jax.Array]) -> str:

@@ -204,7 +204,7 @@ def trainable_of(
     if not kernels:
         raise ValueError(f"trainable {group!r} with lora.rank {rank}: none of its parameters is a kernel")
     low = LowRank(kernels, rank, float(rank if alpha is None else alpha))
-    shapes = low.initial(frozen, jax.random.key(0))
+    shapes = jax.eval_shape(low.initial, frozen, jax.random.key(0))
     described = Selection(
         f"{group}, LoRA of rank {rank}",
         selection.pattern,
