@@ -18,9 +18,10 @@ from fdiv_jax.checkpoints.files import TensorFiles, cast, read_metadata, write_t
 from fdiv_jax.checkpoints.state_dicts import load_state_dict, state_dict
 from fdiv_jax.files import parse_json
 
-__all__ = ["apply_delta", "save_delta"]
+__all__ = ["DELTA", "apply_delta", "save_delta"]
 
-_KEY = "fdiv_jax_delta"
+DELTA = "fdiv_jax_delta"
+"""Our key in the header of a safetensors file; its value is JSON."""
 _VERSION = 1
 
 
@@ -67,7 +68,7 @@ def save_delta(
     if not tensors:
         raise ValueError(f"the model has the same parameters as its base {base_name!r}: there is no delta")
     header = {
-        _KEY: json.dumps({"version": _VERSION, "base": base_name, "digests": digests, "dtype": dtype}),
+        DELTA: json.dumps({"version": _VERSION, "base": base_name, "digests": digests, "dtype": dtype}),
         **(metadata or {}),
     }
     return write_tensors(path, tensors, metadata=header, overwrite=overwrite)
@@ -124,10 +125,10 @@ def apply_delta(
 def _read_header(path: Path) -> dict:
     header = read_metadata(path)
     try:
-        about = parse_json(header[_KEY], f"{path}: {_KEY}")
+        about = parse_json(header[DELTA], f"{path}: {DELTA}")
         version, digests = about["version"], about["digests"]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a delta: no {_KEY} in its header") from error
+        raise ValueError(f"{path} is not a delta: no {DELTA} in its header") from error
     if version != _VERSION or not isinstance(digests, dict):
         raise NotImplementedError(f"{path} is a delta of version {version}; supported: {_VERSION}")
     return about

@@ -23,18 +23,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fdiv_jax.checkpoints.delta import DELTA
 from fdiv_jax.checkpoints.files import TensorFiles, cast, is_pickle, read_metadata, write_tensors
 from fdiv_jax.checkpoints.lora_names import KOHYA_PREFIXES, Layers, Part, other_kind, stated_family
 from fdiv_jax.checkpoints.original_names import Family, family, unet_original_name
 from fdiv_jax.checkpoints.peft_config import METADATA, PeftConfig, peft_metadata
-from fdiv_jax.checkpoints.state_dicts import kernel_to_weight, weight_to_kernel
+from fdiv_jax.checkpoints.state_dicts import kernel_to_weight, weight_to_kernel, without_ones
+from fdiv_jax.checkpoints.weight_files import LORAS
+from fdiv_jax.files import listed
 from fdiv_jax.nn import UNetConfig
 from fdiv_jax.nn.lora import Lora
 
 __all__ = ["load_lora", "save_lora"]
 
 _LAYOUTS = ("diffusers", "kohya")
-_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # diffusers' and PEFT's
 # The entries that kohya's scripts write, and by which A1111 sorts files.
 _KOHYA_VERSION: dict[Family, tuple[str, str]] = {
     "sd1": ("sd_v1", "False"),
@@ -130,7 +132,7 @@ def load_lora(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -
     path = _file(Path(path))
     header = read_metadata(path)
     with TensorFiles([path]) as tensors:
-        if "fdiv_jax_delta" in header:
+        if DELTA in header:
             raise NotImplementedError(f"{path} is a delta, expected a LoRA; apply_delta reads it")
         if kind := other_kind(tensors):
             raise NotImplementedError(f"{path} is {kind}; supported: LoRA and DoRA")
@@ -168,9 +170,9 @@ def _file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    for name in _FILES:
-        if (path / name).is_file():
-            return path / name
+    for stem in LORAS:
+        if (file := path / f"{stem}.safetensors").is_file():
+            return file
     found = sorted(path.glob("*.safetensors")) or sorted(each for each in path.iterdir() if is_pickle(each))
     if len(found) == 1:
         return found[0]
@@ -221,7 +223,7 @@ def _layer(target: str, parts: Mapping[Part, np.ndarray], shape: tuple[int, ...]
         raise ValueError(f"{down.shape} and {up.shape}, of rank 0")
     rank = down.shape[0]
     expected = (rank, *shape[1:]), (shape[0], rank, *(1 for _ in shape[2:]))
-    if any(_bare(value.shape) != _bare(each) for value, each in zip((down, up), expected, strict=True)):
+    if [without_ones(value.shape) for value in (down, up)] != [without_ones(each) for each in expected]:
         raise ValueError(f"{down.shape} and {up.shape} for a weight {shape}")
     kernels = [
         weight_to_kernel(value.reshape(each).astype(np.float32))
@@ -347,12 +349,6 @@ def _kohya_header(loras: Mapping[str, Lora], config: UNetConfig | None) -> dict[
     }
 
 
-def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without 1 x 1 axes: some files hold a Linear's matrices as 1 x 1 kernels, or the reverse."""
-    return shape[:2] if set(shape[2:]) <= {1} else shape
-
-
 def _complain(path: Path, what: str, names: list[str]) -> None:
     if names:
-        rest = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-        raise ValueError(f"{path}: {len(names)} {what}: {'; '.join(names[:_MAX_LISTED])}{rest}")
+        raise ValueError(f"{path}: {len(names)} {what}: {listed(names, _MAX_LISTED)}")

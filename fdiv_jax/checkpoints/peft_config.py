@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fdiv_jax.checkpoints.lora_names import KOHYA_PREFIXES
 from fdiv_jax.files import parse_json, read_json
 from fdiv_jax.nn.lora import Lora
 
@@ -16,7 +17,7 @@ METADATA = "lora_adapter_metadata"
 """diffusers' key in the header of a safetensors file; its value is JSON."""
 _BESIDE = "adapter_config.json"  # PEFT's own, of a file with one component
 _QUANTIFIERS = 3  # matching takes a time of the order of the name's length to the power of their number
-_COMPONENTS = ("unet.", "text_encoder.", "text_encoder_2.")
+_COMPONENTS = tuple(f"{component}." for component in KOHYA_PREFIXES)
 
 
 class PeftConfig:

@@ -29,6 +29,7 @@ from fdiv_jax.checkpoints.original_names import (
     vae_original_name,
 )
 from fdiv_jax.checkpoints.state_dicts import load_state_dict, state_dict, tensor_names
+from fdiv_jax.files import listed
 
 __all__ = ["load_single_file", "save_single_file"]
 
@@ -139,9 +140,8 @@ class _Component(Mapping[str, np.ndarray]):
         ]
         for kind, names in (("missing", missing), ("unexpected", unexpected)):
             if names:
-                listed = "; ".join(names[:_MAX_LISTED])
-                rest = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-                raise ValueError(f"{path} does not fit the model. {len(names)} {kind}: {listed}{rest}")
+                found = f"{len(names)} {kind}: {listed(names, _MAX_LISTED)}"
+                raise ValueError(f"{path} does not fit the model. {found}")
 
     def __getitem__(self, name: str) -> np.ndarray:
         original, part = self._where[name]

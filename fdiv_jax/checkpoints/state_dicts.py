@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fdiv_jax.files import listed
+
 __all__ = [
     "canonical_name",
     "kernel_shapes",
@@ -25,6 +27,7 @@ __all__ = [
     "state_dict",
     "tensor_names",
     "weight_to_kernel",
+    "without_ones",
 ]
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
@@ -143,7 +146,7 @@ def load_state_dict(
         kernel = path[-1] == "kernel"
         expected = tuple(shape[axis] for axis in _TO_TORCH[len(shape)]) if kernel else tuple(shape)
         got = tuple(value.shape)
-        if kernel and got != expected and _without_ones(got) == _without_ones(expected):
+        if kernel and got != expected and without_ones(got) == without_ones(expected):
             value = value.reshape(expected)
         if tuple(value.shape) != expected:
             misshapen.append(f"{name}: got {got}, expected {expected}")
@@ -180,8 +183,11 @@ def _name(path: tuple[Any, ...]) -> str:
     return ".".join([*map(str, path[:-1]), _LEAVES.get(path[-1], str(path[-1]))])
 
 
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a weight (out, in, ...) without the trailing axes of a 1 x 1 convolution."""
+def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a weight (out, in, ...) without the trailing axes of a 1 x 1 convolution.
+
+    Some files hold a Linear's matrix as a 1 x 1 kernel, or the reverse.
+    """
     return shape[:2] if all(size == 1 for size in shape[2:]) else shape
 
 
@@ -189,7 +195,6 @@ def _complain(source: str, **groups: list[str]) -> None:
     parts = []
     for kind, names in groups.items():
         if names:
-            rest = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-            parts.append(f"{len(names)} {kind}: {'; '.join(names[:_MAX_LISTED])}{rest}")
+            parts.append(f"{len(names)} {kind}: {listed(names, _MAX_LISTED)}")
     if parts:
         raise ValueError(f"{source} does not fit the model. " + ". ".join(parts))

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax.checkpoints.atomic import atomic_directory, clean_leftovers
-from fdiv_jax.files import parse_json, read_json, read_text, shown
+from fdiv_jax.files import listed, parse_json, read_json, read_text, shown
 
 __all__ = ["Restored", "TrainingCheckpoints", "error_number"]
 
@@ -232,7 +232,8 @@ def _compare(path: Path, found: list[dict[str, Any]], like: Any) -> None:
     for names, verb in ((have.keys() - want.keys(), "has"), (want.keys() - have.keys(), "lacks")):
         if names:
             word = "does not have" if verb == "has" else "has"
-            raise ValueError(f"{path} {verb} {_listed(names)}, which the state of this run {word}")
+            first = listed([f"state{name}" for name in sorted(names)], 3, ", ")
+            raise ValueError(f"{path} {verb} {first}, which the state of this run {word}")
     for name, leaf in want.items():
         for what in ("shape", "dtype"):
             if have[name][what] != leaf[what]:
@@ -240,11 +241,6 @@ def _compare(path: Path, found: list[dict[str, Any]], like: Any) -> None:
                     tuple(each) if what == "shape" else each for each in (have[name][what], leaf[what])
                 )
                 raise ValueError(f"{path}: state{name} has {what} {got}, expected {asked}")
-
-
-def _listed(names: set[str]) -> str:
-    first = ", ".join(f"state{name}" for name in sorted(names)[:3])
-    return first + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _key(index: int) -> str:

@@ -8,20 +8,21 @@ from pathlib import Path
 from fdiv_jax.checkpoints.files import PICKLE_SUFFIXES
 from fdiv_jax.files import read_json
 
-__all__ = ["WEIGHTS", "find_weights", "has_weights", "weight_index"]
+__all__ = ["LORAS", "STEMS", "WEIGHTS", "find_weights", "has_weights", "weight_index"]
 
-# The names diffusers and transformers give their weights.
-_STEMS = ("diffusion_pytorch_model", "model")
+STEMS = ("diffusion_pytorch_model", "model")
+"""The names diffusers and transformers give their weights."""
+LORAS = ("pytorch_lora_weights", "adapter_model")
+"""The names diffusers and PEFT give LoRA files."""
 _OTHERS = {".msgpack": "Flax", ".h5": "TensorFlow", ".onnx": "ONNX", ".pb": "ONNX", ".gguf": "GGUF"}
 """Formats of weights that are not read, by their files' endings."""
 WEIGHTS = (".safetensors", *PICKLE_SUFFIXES, *_OTHERS)
 """Endings of files of weights, whether they are read or not."""
 _SHARD = r"-\d{5}-of-\d{5}"
 _NAME = re.compile(
-    rf"(?:{'|'.join(_STEMS)})(?:\.(?P<variant>(?!safetensors)[\w.-]+?))?(?P<shard>{_SHARD})?"
+    rf"(?:{'|'.join(STEMS)})(?:\.(?P<variant>(?!safetensors)[\w.-]+?))?(?P<shard>{_SHARD})?"
     rf"(?:\.(?P<late>[\w.-]+))?\.safetensors"
 )
-_LORAS = ("pytorch_lora_weights", "adapter_model")
 
 
 def has_weights(directory: Path, variant: str | None = None) -> bool:
@@ -45,7 +46,7 @@ def find_weights(directory: Path, variant: str | None = None) -> list[Path]:
 
 def _whole(directory: Path, variant: str | None) -> Path | None:
     middle = f".{variant}" if variant else ""
-    names = (directory / f"{stem}{middle}.safetensors" for stem in _STEMS)
+    names = (directory / f"{stem}{middle}.safetensors" for stem in STEMS)
     return next((file for file in names if file.is_file()), None)
 
 
@@ -54,7 +55,7 @@ def weight_index(directory: Path, variant: str | None = None) -> Path | None:
     middle = f".{variant}" if variant else ""
     names = (
         directory / name
-        for stem in _STEMS
+        for stem in STEMS
         for name in (f"{stem}.safetensors.index{middle}.json", f"{stem}{middle}.safetensors.index.json")
     )
     return next((file for file in names if file.is_file()), None)
@@ -77,7 +78,7 @@ def _missing(directory: Path, variant: str | None) -> Exception:
     """The error for missing weights, which says what the directory holds instead."""
     present = sorted(file.name for file in directory.iterdir() if file.is_file())
     middle = f".{variant}" if variant else ""
-    expected = " or ".join(f"{stem}{middle}.safetensors" for stem in _STEMS)
+    expected = " or ".join(f"{stem}{middle}.safetensors" for stem in STEMS)
     start = f"{directory} has no {expected}"
     tensors = [name for name in present if name.endswith(".safetensors")]
     if tensors:
@@ -108,6 +109,6 @@ def _advice(tensors: list[str], variant: str | None) -> str:
         return f"name the variant that is there: {' or '.join(f'variant={name!r}' for name in variants)}"
     if any(match["shard"] for match in matches):
         return "these are shards without their index, *.safetensors.index.json"
-    if any(name.startswith(_LORAS) for name in tensors):
+    if any(name.startswith(LORAS) for name in tensors):
         return "a LoRA changes a model and is not one itself"
     return "none of them has the name of a component's weights"

@@ -56,7 +56,7 @@ def number_of(config: Mapping[str, Any], key: str, default: float) -> float:
         ValueError: not a number; names the key.
     """
     value = config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _LARGEST:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
         raise ValueError(f"{key} must be a number, got {shown(value)}")
     return float(value)
 

@@ -82,16 +82,16 @@ class NoiseSchedule:
         _one_of("prediction_type", self.prediction_type, get_args(PredictionType))
         if self.timestep_spacing is not None:
             _one_of("timestep_spacing", self.timestep_spacing, get_args(Spacing))
+        if len(betas) < 2:
+            raise ValueError(f"a schedule has at least 2 timesteps, got {len(betas)} betas")
         if (
             isinstance(self.steps_offset, bool)
             or not isinstance(self.steps_offset, int)
-            or not 0 <= self.steps_offset < max(2, len(betas))
+            or not 0 <= self.steps_offset < len(betas)
         ):
             raise ValueError(
                 f"steps_offset must be an integer >= 0 and < {len(betas)}, got {shown(self.steps_offset)}"
             )
-        if len(betas) < 2:
-            raise ValueError(f"a schedule has at least 2 timesteps, got {len(betas)} betas")
         if not all(0 < beta <= 1 for beta in betas):
             bad = next(i for i, beta in enumerate(betas) if not 0 < beta <= 1)
             raise ValueError(f"betas must lie in (0, 1], got {betas[bad]} at timestep {bad}")

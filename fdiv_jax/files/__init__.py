@@ -3,11 +3,12 @@
 from fdiv_jax.files.json_files import parse_json, read_json
 from fdiv_jax.files.links import check_no_links, open_own, refuse_links
 from fdiv_jax.files.reading import check_regular, read_bytes, read_text
-from fdiv_jax.files.wording import one_line, shown
+from fdiv_jax.files.wording import listed, one_line, shown
 
 __all__ = [
     "check_no_links",
     "check_regular",
+    "listed",
     "one_line",
     "open_own",
     "parse_json",

@@ -1,11 +1,12 @@
-"""Values and errors as parts of messages: on one line, cut to a length."""
+"""Values, names and errors as parts of messages: on one line, cut to a length."""
 
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["one_line", "shown"]
+__all__ = ["listed", "one_line", "shown"]
 
 
 class _Short(reprlib.Repr):
@@ -41,3 +42,13 @@ def one_line(message: Any, limit: int = 400) -> str:
         message = str(message) or type(message).__name__
     text = " ".join(str(message)[: 4 * limit].split())
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def listed(names: Sequence[str], most: int, between: str = "; ") -> str:
+    """The first names, and the number of those left out.
+
+    >>> listed(["a", "b", "c"], 2)
+    'a; b and 1 more'
+    """
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + rest

@@ -35,7 +35,7 @@ from fdiv_jax.nn.attention import Implementation, check_implementation
 from fdiv_jax.pipeline.clip_tokenizer import clip_tokenizer_class
 from fdiv_jax.pipeline.concepts import read_concepts
 from fdiv_jax.pipeline.finding import find_model
-from fdiv_jax.pipeline.kept import kept_components, write_kept
+from fdiv_jax.pipeline.kept import USUALLY_KEPT, kept_components, write_kept
 
 if TYPE_CHECKING:
     from fdiv_jax.pipeline.text_to_image import TextToImagePipeline
@@ -60,7 +60,6 @@ _PIPELINES = {
 }
 """The components of each kind of pipeline; others (a safety checker, for instance) are kept as files."""
 _PRECISIONS = tuple(map(jnp.dtype, (jnp.float32, jnp.bfloat16, jnp.float16)))
-_ABSENT = ("safety_checker", "feature_extractor", "image_encoder")
 _DIFFUSERS_VERSION = "0.42.1"
 """The version whose layout is written."""
 
@@ -202,7 +201,7 @@ def save_pipeline(
     path = Path(directory)
     check_replaceable(path, overwrite)
     kind = "StableDiffusionPipeline" if pipeline.text_encoder_2 is None else "StableDiffusionXLPipeline"
-    extra: dict[str, Any] = {name: [None, None] for name in _ABSENT}
+    extra: dict[str, Any] = {name: [None, None] for name in USUALLY_KEPT}
     if kind == "StableDiffusionXLPipeline":
         del extra["safety_checker"]
         extra["force_zeros_for_empty_prompt"] = pipeline.extras.get("force_zeros_for_empty_prompt", True)

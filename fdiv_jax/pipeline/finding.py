@@ -10,6 +10,7 @@ from typing import Any
 
 from fdiv_jax.assets import asset_directory
 from fdiv_jax.checkpoints.files import is_pickle
+from fdiv_jax.checkpoints.weight_files import LORAS
 from fdiv_jax.pipeline.hub import fetch, is_hub_id
 
 __all__ = ["WORLDS", "find_model"]
@@ -73,7 +74,7 @@ def _instead(directory: Path) -> str:
     if (directory / "config.json").is_file() and (directory.parent / _INDEX).is_file():
         return f"; it is a component of the model {directory.parent}"
     tensors = sorted(directory.glob("*.safetensors"))
-    if any(file.name.startswith(("pytorch_lora_weights", "adapter_model")) for file in tensors):
+    if any(file.name.startswith(LORAS) for file in tensors):
         return "; it holds a LoRA, which changes a model and is not one itself"
     models = sorted(each.parent.name for each in directory.glob(f"*/{_INDEX}"))
     if models:

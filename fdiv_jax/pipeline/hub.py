@@ -6,16 +6,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fdiv_jax.checkpoints.weight_files import has_weights
+from fdiv_jax.checkpoints.weight_files import STEMS, has_weights
 from fdiv_jax.files import read_json
+from fdiv_jax.pipeline.kept import USUALLY_KEPT
 
 __all__ = ["fetch", "is_hub_id"]
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
-_KEPT = ("safety_checker", "feature_extractor", "image_encoder")
-"""Components that are not run, but copied when the model is saved."""
-_STEMS = ("diffusion_pytorch_model", "model")
 
 
 def is_hub_id(name: str) -> bool:
@@ -23,24 +21,24 @@ def is_hub_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None and ".." not in name
 
 
-def _patterns(variant: str | None, networks: Sequence[str] = (*_NETWORKS, *_KEPT)) -> list[str]:
+def _patterns(variant: str | None, networks: Sequence[str] = (*_NETWORKS, *USUALLY_KEPT)) -> list[str]:
     """The files of a pipeline, with the weights of these networks; no pickles, no single-file checkpoints."""
     middle = f".{variant}" if variant else ""
     weights = [
         f"{network}/{stem}{middle}{rest}"
         for network in networks
-        for stem in _STEMS
+        for stem in STEMS
         for rest in (".safetensors", "-*.safetensors", ".safetensors.index.json")
     ]
     if variant:  # the two ways of naming shards of a variant
         weights += [
             f"{network}/{stem}{rest}"
             for network in networks
-            for stem in _STEMS
+            for stem in STEMS
             for rest in (f".safetensors.index{middle}.json", f"-*{middle}.safetensors")
         ]
     small = ["model_index.json", "concepts.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*"]
-    configurations = [f"{network}/*config.json" for network in (*_NETWORKS, *_KEPT)]
+    configurations = [f"{network}/*config.json" for network in (*_NETWORKS, *USUALLY_KEPT)]
     return small + configurations + weights
 
 
@@ -76,7 +74,7 @@ def fetch(
 
     try:
         directory = download(_patterns(variant))
-        without = [name for name in (*_NETWORKS, *_KEPT) if not has_weights(directory / name, variant)]
+        without = [name for name in (*_NETWORKS, *USUALLY_KEPT) if not has_weights(directory / name, variant)]
         if variant and not set(_NETWORKS) <= set(without):  # the others are read without the variant
             directory = download(_patterns(None, without))
     except GatedRepoError as error:

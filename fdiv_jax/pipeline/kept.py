@@ -15,8 +15,10 @@ from fdiv_jax.checkpoints.files import read_metadata
 from fdiv_jax.checkpoints.weight_files import WEIGHTS, find_weights, has_weights, weight_index
 from fdiv_jax.files import read_json
 
-__all__ = ["KeptComponent", "kept_components", "write_kept"]
+__all__ = ["USUALLY_KEPT", "KeptComponent", "kept_components", "write_kept"]
 
+USUALLY_KEPT = ("safety_checker", "feature_extractor", "image_encoder")
+"""The components of the published pipelines that are not run, but copied when the model is saved."""
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "stable_diffusion_xl")
 """Libraries whose classes diffusers loads without code of the model's own."""
 _NAME = re.compile(r"[A-Za-z]\w*")
@@ -93,9 +95,10 @@ def _copy(component: KeptComponent, target: Path) -> None:
     for file in weights:
         shutil.copyfile(file, target / names[file.name])
     index = weight_index(source, component.variant)
-    if index is not None and set(read_json(index).get("weight_map", {}).values()) == set(names):
-        content = read_json(index)
-        content["weight_map"] = {key: names[name] for key, name in content["weight_map"].items()}
+    content = {} if index is None else read_json(index)
+    placed = content.get("weight_map")
+    if index is not None and isinstance(placed, dict) and set(map(str, placed.values())) == set(names):
+        content["weight_map"] = {key: names[name] for key, name in placed.items()}
         text = json.dumps(content, indent=2) + "\n"
         (target / _plain_name(index.name, component.variant)).write_text(text, encoding="utf-8")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fdiv_jax.nn.conditioning import TextConditioning
-from fdiv_jax.nn.memory import peak_bytes
+from fdiv_jax.nn.memory import peak_bytes, shapes_of
 from fdiv_jax.nn.room import require_room
 
 if TYPE_CHECKING:
@@ -50,15 +51,17 @@ def drawing_bytes(pipe: TextToImagePipeline, count: int, at_once: int, shape: Sh
     """
     rows = min(count, at_once) * (2 if guided else 1)
     # the latents of all images: noise, result, and their parts; and the state of the sampler in a call
-    latents = 4 * _size(shape) * (3 * count + 3 * rows)
-    return latents + _denoising(*nnx.split(pipe.unet), (rows, *shape), latent_text(pipe, rows))
+    latents = 4 * math.prod(shape) * (3 * count + 3 * rows)
+    x, t = jax.ShapeDtypeStruct((rows, *shape), jnp.float32), jax.ShapeDtypeStruct((rows,), jnp.int32)
+    return latents + _call_bytes(pipe.unet, "__call__", x, t, latent_text(pipe, rows))
 
 
 def decoding_bytes(pipe: TextToImagePipeline, count: int, at_once: int, shape: Shape) -> int:
     """Bytes that the autoencoder takes to decode `count` latents h w c, `at_once` of them per call."""
-    pixels = pipe.vae.config.out_channels * (pipe.vae.config.downsampling**2) * _size(shape[:2])
+    pixels = pipe.vae.config.out_channels * (pipe.vae.config.downsampling**2) * math.prod(shape[:2])
+    x = jax.ShapeDtypeStruct((min(count, at_once), *shape), jnp.float32)
     # all images in single precision, twice while they are joined, and as bytes
-    return (4 + 4 + 1) * count * pixels + _decoding(*nnx.split(pipe.vae), (min(count, at_once), *shape))
+    return (4 + 4 + 1) * count * pixels + _call_bytes(pipe.vae, "decode", x)
 
 
 def check_drawing(pipe: TextToImagePipeline, count: int, shape: Shape, guided: bool) -> None:
@@ -95,37 +98,14 @@ def latent_text(pipe: TextToImagePipeline, rows: int) -> Any:
     return TextConditioning(hidden, pooled, sizes)
 
 
-def _size(shape: Shape) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
+def _call_bytes(network: nnx.Module, method: str, *arguments: Any) -> int:
+    """Bytes that a call of a network's method takes; traced once per structure and shapes."""
+    graph, parameters = nnx.split(network)
+    leaves, structure = jax.tree.flatten(shapes_of((parameters, arguments)))
+    return _traced_bytes(graph, method, structure, tuple(leaves))
 
 
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-
-
-def _denoising(graph: Any, parameters: Any, latents: Shape, text: Any) -> int:
-    leaves, structure = jax.tree.flatten((_shapes(parameters), text))
-    return _traced_denoising(graph, structure, tuple(leaves), latents)
-
-
-@functools.lru_cache(maxsize=256)
-def _traced_denoising(graph: Any, structure: Any, leaves: tuple[Any, ...], latents: Shape) -> int:
-    parameters, text = jax.tree.unflatten(structure, leaves)
-    x = jax.ShapeDtypeStruct(latents, jnp.float32)
-    t = jax.ShapeDtypeStruct(latents[:1], jnp.int32)
-    return peak_bytes(lambda p, x, t, text: nnx.merge(graph, p)(x, t, text), parameters, x, t, text)
-
-
-def _decoding(graph: Any, parameters: Any, latents: Shape) -> int:
-    leaves, structure = jax.tree.flatten(_shapes(parameters))
-    return _traced_decoding(graph, structure, tuple(leaves), latents)
-
-
-@functools.lru_cache(maxsize=256)
-def _traced_decoding(graph: Any, structure: Any, leaves: tuple[Any, ...], latents: Shape) -> int:
-    x = jax.ShapeDtypeStruct(latents, jnp.float32)
-    parameters = jax.tree.unflatten(structure, leaves)
-    return peak_bytes(lambda p, x: nnx.merge(graph, p).decode(x), parameters, x)
+@functools.lru_cache(maxsize=512)
+def _traced_bytes(graph: Any, method: str, structure: Any, leaves: tuple[Any, ...]) -> int:
+    parameters, arguments = jax.tree.unflatten(structure, leaves)
+    return peak_bytes(lambda p, *a: getattr(nnx.merge(graph, p), method)(*a), parameters, *arguments)

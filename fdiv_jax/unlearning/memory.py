@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from fdiv_jax.nn.memory import array_bytes, peak_bytes
+from fdiv_jax.nn.memory import array_bytes, peak_bytes, shapes_of
 from fdiv_jax.nn.room import require_room
 from fdiv_jax.pipeline.memory import latent_text
 from fdiv_jax.unlearning.batch import Batch, Prior
@@ -58,7 +58,7 @@ def training_bytes(cells: Sequence[Prepared], step: Any = None) -> int:
     batch = abstract_batch(first, first.config.batch_size // share)
     reference = batch.latents if first.plan.reference == "frozen" else ()
     function = make_step(first.plan) if step is None else step
-    within = peak_bytes(function, states[0], _shapes(first.frozen), batch, reference, key)
+    within = peak_bytes(function, states[0], shapes_of(first.frozen), batch, reference, key)
     held = array_bytes(states) + array_bytes(batch) + array_bytes(reference)
     # the new state takes the place of the old one
     return copies * held + max(0, within - array_bytes(states[0]))
@@ -95,7 +95,3 @@ def _state(prepared: Prepared, key: Any) -> Any:
 
 def _array(*shape: int, dtype: Any = jnp.float32) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
