@@ -153,6 +153,9 @@ def test_the_largest_counts_build_abstractly():
     assert network.down_blocks[0].resnets[0].conv1.kernel.size == 9 * 2**32
 
 
+NUMBERS = ("beta_start", "beta_end", "clip_sample_range", "sigma_min", "lambda_min_clipped")
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -181,7 +184,7 @@ def test_schedules(name, tmp_path):
                 NoiseSchedule.from_config(read_json(path, finite=False))
 
         text = complaint(read)
-        if name == "num_train_timesteps":
+        if name == "num_train_timesteps" or (name in NUMBERS and value != value):
             assert text is not None
 
 

@@ -117,3 +117,12 @@ def test_code_of_the_model_itself_is_not_taken_along(model, tmp_path):
     (directory / "mine").mkdir()
     (directory / "mine" / "my_code.py").write_text("raise SystemExit")
     assert set(load_pipeline(directory).kept) == set(NAMES)
+
+
+@pytest.mark.parametrize("placed", [[1], {"a": ["x"]}, {"a": "elsewhere.safetensors"}, None])
+def test_an_index_beside_whole_weights_is_not_read(model, tmp_path, placed):
+    directory = shutil.copytree(model, tmp_path / "model")
+    index = directory / "safety_checker" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": placed}))
+    saved = load_pipeline(directory).save(tmp_path / "saved")
+    assert files(saved) == files(model)
