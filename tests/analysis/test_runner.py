@@ -1,4 +1,4 @@
-"""The analysis as a whole: order, resume, failure, --only, and files written whole."""
+"""The analysis as a whole: order, resume, failure and --only."""
 
 import dataclasses
 import json
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from analysis import convergence, files, parts, runner, sources
-from analysis.cells import decode, encode
 from analysis.claims import CLAIMS
 from analysis.convergence import main
 from analysis.part import Part
@@ -347,32 +346,6 @@ def test_a_damaged_cell_is_computed_again(make, settings):
     assert (summary(settings)["first_count"], summary(settings)["first_rows"]) == (1, [0, 1, 2])
 
 
-def test_two_kinds_of_cells_have_two_names(tmp_path):
-    context = Context("part", False, tmp_path, tmp_path)
-    assert context.cells([1], "items", lambda item: item) == [1]
-    with pytest.raises(ValueError, match="two kinds of cells"):
-        context.cells([1], "items", lambda item: -item)
-
-
-def test_cells_keep_every_bit():
-    rng = np.random.default_rng(0)
-    value = {
-        "complex": rng.standard_normal(3) + 1j * rng.standard_normal(3),
-        "single": rng.standard_normal((2, 0, 3)).astype(np.float32),
-        "text": ["θ", None, True, np.float64(0.1), np.int32(3), np.bool_(False), float("inf")],
-        "nested": ({"a": (1, 2)},),
-    }
-    found = decode(json.loads(json.dumps(encode(value))))
-    for name in ("complex", "single"):
-        assert found[name].dtype == value[name].dtype
-        np.testing.assert_array_equal(found[name], value[name])
-    assert found["text"] == ["θ", None, True, 0.1, 3, False, float("inf")]
-    assert found["nested"] == [{"a": [1, 2]}]
-    for wrong in (object(), {1: 2}, {"a": {3}}):
-        with pytest.raises(TypeError, match="expected text, numbers"):
-            encode(wrong)
-
-
 def test_a_figure_needs_its_numbers_and_a_claim_its_name(tmp_path):
     context = Context("part", False, tmp_path, tmp_path)
     from analysis.style import panels
@@ -419,101 +392,3 @@ def test_mixed_verdicts_hold_in_part():
     page = readme({"parts": states, "versions": {}, "wall_time_seconds": {}}, [])
     assert "**holds in part** | a \\| b (x) a \\| b (y) |" in page
     assert "**Quick run**, on smaller grids and with fewer divergences: x." in page
-
-
-def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    target = tmp_path / "deep" / "numbers.csv"
-    files.write_whole(target, "old")
-
-    def broken(self, data):
-        raise OSError("disk full")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", broken)
-        with pytest.raises(OSError, match="disk full"):
-            files.write_whole(target, "new")
-    assert target.read_text() == "old"
-    assert [p.name for p in target.parent.iterdir()] == ["numbers.csv"]
-
-
-def test_tables_are_checked():
-    assert files.csv_text({"a": [1, 2], "b": np.array([0.1, 1e-300])}) == "a,b\n1,0.1\n2,1e-300\n"
-    with pytest.raises(ValueError, match="at least one row"):
-        files.csv_text([])
-    with pytest.raises(ValueError, match="nan in row 1, column a"):
-        files.csv_text([{"a": 1.0}, {"a": float("nan")}])
-    with pytest.raises(ValueError, match="columns"):
-        files.csv_text([{"a": 1}, {"b": 1}])
-    with pytest.raises(ValueError, match=r"at .a\[1\]"):
-        files.json_text({"a": [1.0, float("inf")]})
-
-
-def test_sources_follow_imports_but_not_types(tmp_path):
-    for name, text in {
-        "fdiv_jax/__init__.py": "",
-        "fdiv_jax/low/__init__.py": "from fdiv_jax.low._inner import x",
-        "fdiv_jax/low/_inner.py": "x = 1",
-        "fdiv_jax/other.py": "",
-        "analysis/__init__.py": "",
-        "analysis/parts/__init__.py": "from analysis import runner",
-        "analysis/runner.py": "",
-        "analysis/tools.py": "import numpy",
-        "analysis/parts/one.py": """
-from typing import TYPE_CHECKING
-from .. import tools
-if TYPE_CHECKING:
-    from analysis.runner import Context
-def run(context):
-    from fdiv_jax.low import x
-""",
-        "analysis/parts/two.py": "import fdiv_jax as fj",
-    }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-
-    def names(module):
-        return {str(p.relative_to(tmp_path)) for p in sources.sources_of(module, tmp_path)}
-
-    assert names("analysis.parts.one") == {
-        "analysis/__init__.py",
-        "analysis/parts/one.py",
-        "analysis/tools.py",
-        "fdiv_jax/__init__.py",
-        "fdiv_jax/low/__init__.py",
-        "fdiv_jax/low/_inner.py",
-    }
-    assert {"fdiv_jax/other.py", "fdiv_jax/low/_inner.py"} <= names("analysis.parts.two")
-    before = sources.source_digest("analysis.parts.one", root=tmp_path)
-    (tmp_path / "fdiv_jax/other.py").write_text("y = 2")
-    (tmp_path / "analysis/runner.py").write_text("y = 2")
-    assert sources.source_digest("analysis.parts.one", root=tmp_path) == before
-    (tmp_path / "fdiv_jax/low/_inner.py").write_text("x = 2")
-    assert sources.source_digest("analysis.parts.one", root=tmp_path) != before
-    (tmp_path / "weights.bin").write_bytes(b"1")
-    with_input = sources.source_digest("analysis.parts.one", ["*.bin"], root=tmp_path)
-    (tmp_path / "weights.bin").write_bytes(b"2")
-    assert sources.source_digest("analysis.parts.one", ["*.bin"], root=tmp_path) != with_input
-    with pytest.raises(ValueError, match="no file matches"):
-        sources.source_digest("analysis.parts.one", ["*.npz"], root=tmp_path)
-    with pytest.raises(ValueError, match="numpy"):
-        sources.source_digest("numpy", root=tmp_path)
-
-
-def test_an_installed_analysis_has_the_digest_of_the_repository(tmp_path):
-    """`fdiv_jax.analysis` is the name that `fdiv-jax reproduce` runs the same files by."""
-    for part in PARTS[:3]:
-        installed = part.module.replace("analysis.", "fdiv_jax.analysis.", 1)
-        assert sources.source_digest(installed) == sources.source_digest(part.module)
-    module = sys.modules[Command.__module__]
-    assert module.__name__ == "fdiv_jax.analysis.convergence"
-    assert Path(module.__file__).samefile(convergence.__file__)
-
-
-@pytest.mark.slow
-def test_every_part_depends_on_what_it_measures():
-    for part in PARTS:
-        found = {str(p.relative_to(sources.ROOT)) for p in sources.sources_of(part.module)}
-        assert f"{part.module.replace('.', '/')}.py" in found
-    spectra = {str(p.relative_to(sources.ROOT)) for p in sources.sources_of("analysis.parts.spectra")}
-    assert {"fdiv_jax/theory/jacobian.py", "fdiv_jax/divergences/variational.py"} <= spectra
-    assert not any(name.startswith(("fdiv_jax/nn", "fdiv_jax/worlds")) for name in spectra)
