@@ -18,10 +18,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.metadata
 import io
 import json
-import platform
 import shutil
 import time
 import traceback
@@ -36,6 +34,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from fdiv_jax.terminal import Console, TextColumn
+from fdiv_jax.unlearning.result import versions
 
 from . import files
 from .cells import Cells
@@ -47,7 +46,7 @@ from .sources import source_digest
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Context", "Part", "Settings", "run_parts", "versions"]
+__all__ = ["Context", "Part", "Settings", "run_parts"]
 
 T = TypeVar("T")
 _LIBRARIES = ("fdiv-jax", "jax", "jaxlib", "flax", "numpy", "sympy", "matplotlib")
@@ -162,20 +161,10 @@ class Context:
         self.claims.append({"claim": claim, "verdict": verdict, "evidence": evidence})
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that the numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
 def _key(part: Part, quick: bool) -> str:
     """What must be unchanged for the results of a part to stand."""
-    return json.dumps([part.name, quick, source_digest(part.module, part.inputs), versions()], sort_keys=True)
+    state = [part.name, quick, source_digest(part.module, part.inputs), versions(_LIBRARIES)]
+    return json.dumps(state, sort_keys=True)
 
 
 def _record_path(part: Part, settings: Settings) -> Path:
@@ -256,7 +245,7 @@ def _summarise(settings: Settings, parts: Sequence[Part], outcomes: Mapping[str,
         entries |= found
     summary = {
         "quick": any(state["quick"] for state in states.values()),
-        "versions": versions(),
+        "versions": versions(_LIBRARIES),
         "wall_time_seconds": seconds,
         **entries,
         "parts": states,

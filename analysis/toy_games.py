@@ -191,7 +191,5 @@ def smooth_divergences(quick: bool, alphas: tuple[float, ...] = ()) -> list[Dive
 
 
 def catalogue_entries() -> list[Divergence]:
-    """Every named divergence, as objects, whatever container the catalogue comes in."""
-    entries = catalogue()
-    members = entries.values() if hasattr(entries, "values") else entries
-    return [divergence(entry) if isinstance(entry, str) else entry for entry in members]
+    """Every named divergence."""
+    return list(catalogue().values())

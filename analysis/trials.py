@@ -117,7 +117,7 @@ class Budget:
     seeds: tuple[int, ...] = (0, 1, 2)
     orbit_samples: int = 12
     orbit_steps: int = 60
-    orbits: tuple[str, ...] = ("kl", "squared_hellinger", "pearson_chi2", "jensen_shannon", "le_cam")
+    orbits: tuple[str, ...] = FORMULAS
 
 
 _QUICK = Budget(

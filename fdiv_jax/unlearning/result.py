@@ -207,10 +207,10 @@ def check_output(directory: str | os.PathLike[str], *, resume: bool = False) -> 
     return path
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
     result = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in packages:
         try:
             result[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
