@@ -100,13 +100,13 @@ def ascend(
     Args:
         game: the critic and what it plays for.
         state: of the critic; it is not changed.
-        comparison: the batch; no gradient flows into it.
+        comparison: the batch.
         mean: averages over the devices that share the batch.
 
     Returns:
         The new state, and `critic_value`: V before the first of the steps.
     """
-    critic, comparison = game.critic, jax.lax.stop_gradient(comparison)
+    critic = game.critic
     weights, spectral, moments = state.weights, state.spectral, state.optimiser
     figures: dict[str, jax.Array] = {}
     for _ in range(critic.steps):
