@@ -14,7 +14,15 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["LEFTOVER", "atomic_directory", "atomic_file", "check_place", "clean_leftovers", "follow_umask"]
+__all__ = [
+    "LEFTOVER",
+    "atomic_directory",
+    "atomic_file",
+    "check_place",
+    "clean_leftovers",
+    "flush",
+    "follow_umask",
+]
 
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-[0-9a-f]{8}")
 """Names of directories that a dying process can leave behind: half written, or put aside."""
@@ -75,7 +83,7 @@ def atomic_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
         _settle(temporary)
         _refuse_file(target, overwrite)
         (temporary / target.name).replace(target)
-        _fsync(target.parent)
+        flush(target.parent)
 
 
 def clean_leftovers(directory: Path, name: str | None = None) -> None:
@@ -177,7 +185,7 @@ def _swap(temporary: Path, target: Path, aside: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
     else:
         temporary.replace(target)
-    _fsync(target.parent)
+    flush(target.parent)
 
 
 def _settle(directory: Path) -> None:
@@ -186,11 +194,12 @@ def _settle(directory: Path) -> None:
     for root, _, files in os.walk(directory):
         for name in files:
             follow_umask(Path(root, name), mode)
-            _fsync(Path(root, name))
-        _fsync(Path(root))
+            flush(Path(root, name))
+        flush(Path(root))
 
 
-def _fsync(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Flush a file, or the names in a directory, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -20,7 +20,7 @@ from fdiv_jax.checkpoints import (
     check_place,
     clean_leftovers,
 )
-from fdiv_jax.checkpoints.atomic import LEFTOVER
+from fdiv_jax.checkpoints.atomic import LEFTOVER, flush
 from fdiv_jax.checkpoints.training import error_number
 from fdiv_jax.files import check_no_links, open_own, read_bytes, read_json, refuse_links
 from fdiv_jax.unlearning._lock import NAME as LOCK
@@ -235,7 +235,7 @@ class RunDirectory:
                 shutil.rmtree(target)
             source.replace(target)
         whole.rmdir()
-        _flush(self.path)
+        flush(self.path)
         shutil.rmtree(self.checkpoints.directory, ignore_errors=True)
 
     def _begin(self, description: dict[str, Any], allow_changes: bool) -> None:
@@ -363,11 +363,3 @@ def _write(file: Path, content: bytes) -> None:
             temporary.write_bytes(content)
     except OSError as error:
         raise OSError(error.errno, f"{file} could not be written: {error.strerror}") from error
-
-
-def _flush(directory: Path) -> None:
-    """Make renames in a directory last."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    with contextlib.suppress(OSError):  # some network file systems cannot
-        os.fsync(descriptor)
-    os.close(descriptor)
