@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 
 from fdiv_jax.pipeline import TextToImagePipeline
-from fdiv_jax.pipeline.loras import origin
 from fdiv_jax.unlearning._progress import Display
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.data import Batches
@@ -21,7 +20,7 @@ from fdiv_jax.unlearning.observer import Observer
 from fdiv_jax.unlearning.preemption import Preempted, TerminationGuard
 from fdiv_jax.unlearning.prepare import Cache, Prepared, prepare
 from fdiv_jax.unlearning.result import DivergedError, UnlearningResult
-from fdiv_jax.unlearning.run import Run, compiled
+from fdiv_jax.unlearning.run import Run
 from fdiv_jax.unlearning.run_directory import RunDirectory
 
 __all__ = ["train", "unlearn"]
@@ -76,7 +75,7 @@ def unlearn(
     if not isinstance(config, UnlearningConfig):
         raise TypeError(f"config must be an UnlearningConfig, got {type(config).__name__}")
     prepared = prepare(pipe, config)
-    check_memory([prepared], compiled)
+    check_memory([prepared])
     with contextlib.ExitStack() as stack:
         directory = None
         if output is not None:
@@ -180,22 +179,17 @@ def _edited(
     prepared: Prepared, directory: RunDirectory | None, observers: Sequence[Observer]
 ) -> UnlearningResult:
     """The closed-form edit, which takes no steps."""
-    started, config = time.monotonic(), prepared.config
+    started = time.monotonic()
     learned = edit_cross_attention(
-        prepared.pipe, prepared.selection, prepared.pairs, prepared.retained, config.edit
+        prepared.pipe, prepared.selection, prepared.pairs, prepared.retained, prepared.config.edit
     )
     pipeline = prepared.plan.trainable.pipeline(prepared.pipe, learned, prepared.frozen)
     result = UnlearningResult(
         pipeline=pipeline,
         history={},
-        config=config,
-        pairs=prepared.pairs,
-        retained=prepared.retained,
-        selection=prepared.selection,
+        **prepared.facts(),
         learned=learned,
         trainable=prepared.plan.trainable,
-        model={**origin(prepared.pipe), "sha256": prepared.model},
-        devices=tuple(str(device) for device in prepared.devices),
         seconds=time.monotonic() - started,
     )
     for observer in observers:

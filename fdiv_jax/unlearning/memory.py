@@ -12,6 +12,7 @@ from fdiv_jax.nn.memory import array_bytes, peak_bytes, shapes_of
 from fdiv_jax.nn.room import require_room
 from fdiv_jax.pipeline.memory import latent_text
 from fdiv_jax.unlearning.batch import Batch, Prior
+from fdiv_jax.unlearning.run import compiled
 from fdiv_jax.unlearning.state import initial_state
 from fdiv_jax.unlearning.step import make_step
 
@@ -26,13 +27,8 @@ _ADVICE = (
 )
 
 
-def check_memory(cells: Sequence[Prepared], compiled: Any = None) -> None:
+def check_memory(cells: Sequence[Prepared]) -> None:
     """Check that there is enough memory for runs that are made side by side.
-
-    Args:
-        cells: the runs.
-        compiled: gives the runner, the reference and the step of a plan, as the loop compiles them, so that
-            tracing is done once; None: the step is traced apart.
 
     Raises:
         MemoryError: there is not; says how much is needed and how much is free.
@@ -40,16 +36,17 @@ def check_memory(cells: Sequence[Prepared], compiled: Any = None) -> None:
     first = cells[0]
     if first.config.method == "edit":
         return
-    alone = len(first.devices) == 1 and first.config.devices != "all"
-    step = compiled(first.plan, None)[2] if compiled is not None and alone else None
     runs = "a run" if len(cells) == 1 else f"{len(cells)} runs side by side"
     what = f"{runs} with a batch of {first.config.batch_size}"
-    require_room(training_bytes(cells, step), what, _ADVICE, first.devices[0])
+    require_room(training_bytes(cells), what, _ADVICE, first.devices[0])
 
 
-def training_bytes(cells: Sequence[Prepared], step: Any = None) -> int:
+def training_bytes(cells: Sequence[Prepared]) -> int:
     """Bytes that the steps of runs take on a device beside the model; on a CPU, whose devices share memory,
-    on all of them together."""
+    on all of them together.
+
+    On one device the step is the one that the loop calls, which is not traced again there.
+    """
     first = cells[0]
     share = 1 if first.devices[0].platform == "cpu" else len(first.devices)
     copies = len(first.devices) if first.devices[0].platform == "cpu" else 1
@@ -57,8 +54,8 @@ def training_bytes(cells: Sequence[Prepared], step: Any = None) -> int:
     states = [_state(cell, key) for cell in cells]
     batch = abstract_batch(first, first.config.batch_size // share)
     reference = batch.latents if first.plan.reference == "frozen" else ()
-    function = make_step(first.plan) if step is None else step
-    within = peak_bytes(function, states[0], shapes_of(first.frozen), batch, reference, key)
+    step = make_step(first.plan) if first.config.devices == "all" else compiled(first.plan, None)[2]
+    within = peak_bytes(step, states[0], shapes_of(first.frozen), batch, reference, key)
     held = array_bytes(states) + array_bytes(batch) + array_bytes(reference)
     # the new state takes the place of the old one
     return copies * held + max(0, within - array_bytes(states[0]))

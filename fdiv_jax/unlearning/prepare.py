@@ -65,17 +65,21 @@ class Prepared:
     model: str
     own: OwnImages | None = None
 
+    def facts(self) -> dict[str, Any]:
+        """The fields of an `UnlearningResult` that are known before the first step."""
+        return {
+            "config": self.config,
+            "pairs": self.pairs,
+            "retained": self.retained,
+            "selection": self.selection,
+            "model": {**origin(self.pipe), "sha256": self.model},
+            "devices": tuple(str(device) for device in self.devices),
+            "images": "" if self.own is None else self.own.digest,
+        }
+
     def description(self) -> dict[str, Any]:
         """What `config.json` of the run directory holds: enough to repeat the run."""
-        return description(
-            self.config,
-            self.pairs,
-            self.retained,
-            self.selection,
-            {**origin(self.pipe), "sha256": self.model},
-            tuple(str(device) for device in self.devices),
-            "" if self.own is None else self.own.digest,
-        )
+        return description(**self.facts())
 
     def data(self, cache: Cache, progress: Callable[[int, int], None] | None = None) -> AnchorData:
         """The training data, drawn or read."""

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from fdiv_jax.distributed import DataParallel, SingleDevice
 from fdiv_jax.divergences import divergence
 from fdiv_jax.pipeline import TextToImagePipeline
-from fdiv_jax.pipeline.loras import origin
 from fdiv_jax.unlearning.data import AnchorData
 from fdiv_jax.unlearning.observer import Observer
 from fdiv_jax.unlearning.prepare import Prepared
@@ -138,16 +137,10 @@ class Run:
         return UnlearningResult(
             pipeline=self.pipeline(),
             history=self.record.history(),
-            config=prepared.config,
-            pairs=prepared.pairs,
-            retained=prepared.retained,
-            selection=prepared.selection,
+            **prepared.facts(),
             learned=jax.device_get(self.runner.fetch(self.state).learned),
             trainable=prepared.plan.trainable,
             divergence={"name": d.name, "generator": str(d.generator), "curvature": str(d.curvature)},
-            model={**origin(prepared.pipe), "sha256": prepared.model},
-            devices=tuple(str(device) for device in prepared.devices),
-            images="" if prepared.own is None else prepared.own.digest,
             seconds=seconds,
             images_per_second=images_per_second,
             resumed_at=self.began,

@@ -163,12 +163,12 @@ def sweep(
                 cell.config, divergence="kl", loss="closed", normalise_curvature=False
             )
             groups.setdefault((alike, cell.config.method), []).append(cell)
-    for group in groups.values():
-        check_memory([prepared[cell.name] for cell in group])
-    for group in groups.values():
+    shared = [share_program([prepared[cell.name] for cell in group]) for group in groups.values()]
+    for runs in shared:
+        check_memory(runs)
+    for group, runs in zip(groups.values(), shared, strict=True):
         none: list[Any] = [None] * len(group)
         lost: dict[int, DivergedError] = {}
-        runs = share_program([prepared[cell.name] for cell in group])
         results = iter(train(runs, none, [() for _ in group], progress, cache, diverged=lost))
         for number, cell in enumerate(group):
             if number in lost:
