@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from fdiv_jax.nn import room
-from fdiv_jax.nn.memory import array_bytes
+from fdiv_jax.nn.memory import array_bytes, shapes_of
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import cells_of, memory, sweep, unlearn
 from fdiv_jax.unlearning.parameters import Network
@@ -76,9 +76,7 @@ def test_the_step_as_xla_stores_it(pipe, config, changes):
     state, batch = memory._state(prepared, key), memory.abstract_batch(prepared, 32)
     step = compiled(prepared.plan, None)[2]
     told = (
-        step.lower(state, memory._shapes(prepared.frozen), batch, batch.latents, key)
-        .compile()
-        .memory_analysis()
+        step.lower(state, shapes_of(prepared.frozen), batch, batch.latents, key).compile().memory_analysis()
     )
     true = told.temp_size_in_bytes + told.output_size_in_bytes - told.alias_size_in_bytes
     true += array_bytes((state, batch, batch.latents))
