@@ -18,7 +18,6 @@ from fdiv_jax.divergences._evaluate import jax_function
 from fdiv_jax.divergences._legendre import (
     S,
     Segment,
-    accurate,
     numeric_inverse,
     segments_of,
     shortened,
@@ -183,21 +182,14 @@ class Conjugate:
             piece = segment.piece
             curve = curve_functions(piece, segment.lower, segment.upper)
             if curve is not None:
-                rate = partial(_rate, curvature=curve.curvature, sample=_inner(piece))
+                rate = partial(_rate, curvature=curve.curvature, sample=piece.inner)
                 parts.append((curve.conjugate, curve.maximiser, rate))
                 continue
-            formula = self._formulas[segment]
-            if formula is not None and accurate(piece, formula[1], lambda s, t: t):
-                inverse = jax_function(formula[1], S)
-            else:
-                inverse = numeric_inverse(piece)
-            if formula is not None and accurate(piece, formula[0]):
-                value = jax_function(formula[0], S)
-            else:
-                f = jax_function(stable_form(piece.expression), T)
-                value = _through_inverse(inverse, f)
+            # f' oscillates too fast for a table
+            inverse, f = numeric_inverse(piece), jax_function(stable_form(piece.expression), T)
+            value = _through_inverse(inverse, f)
             curvature = jax_function(stable_form(piece.second), T)
-            parts.append((value, inverse, partial(_rate, curvature=curvature, sample=_inner(piece))))
+            parts.append((value, inverse, partial(_rate, curvature=curvature, sample=piece.inner)))
         return parts
 
     @cached_property
@@ -240,8 +232,3 @@ def _rate(s: jax.Array, t: jax.Array, curvature: Function, sample: float) -> jax
     # A t* of 0 has underflowed.
     value = curvature(jnp.where(jnp.isfinite(t), jnp.maximum(t, jnp.finfo(t.dtype).tiny), sample))
     return jnp.where(jnp.isnan(value), 0.0, 1 / value)
-
-
-def _inner(piece: Piece) -> float:
-    low, high = float(piece.lower), float(piece.upper)
-    return low + 1.0 if math.isinf(high) else (low + high) / 2

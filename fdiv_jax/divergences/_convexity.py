@@ -43,13 +43,16 @@ def concave_place(piece: Piece, logs: np.ndarray) -> tuple[float | None, Sequenc
     for _ in range(_MAX_ROUNDS):
         with np.errstate(all="ignore"):
             ends = np.exp(low) * (1 - 1e-15), np.exp(high) * (1 + 1e-15)
-            lowest = np.maximum.reduce([way(*ends).low for way in ways])
-            middle = np.exp((low + high) / 2)
-            curvature = value(middle)
-        open_ = ~(lowest >= 0)
+            lowest = np.full_like(low, -np.inf)
+            for way in ways:  # the cells that the ways before it left open
+                open_ = lowest < 0
+                lowest[open_] = np.maximum(lowest[open_], way(*(end[open_] for end in ends)).low)
+        open_ = lowest < 0
         if not np.any(open_):
             return None, ()
-        low, high, lowest, middle, curvature = (x[open_] for x in (low, high, lowest, middle, curvature))
+        low, high, lowest = (x[open_] for x in (low, high, lowest))
+        middle = np.exp((low + high) / 2)
+        curvature = value(middle)
         scaled = np.where(np.isfinite(curvature), curvature * middle**2, np.inf)
         for i in np.argsort(scaled, kind="stable")[:_CONFIRMED_EACH_ROUND]:
             if scaled[i] < 0 and confirmed(second, float(middle[i])) < 0:

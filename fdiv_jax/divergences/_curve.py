@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import sympy
 
+from fdiv_jax.divergences import _chebyshev
 from fdiv_jax.divergences._evaluate import mp_context, mp_function
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
-from fdiv_jax.divergences._quadrature_table import CHEBYSHEV_NODES, CHEBYSHEV_TRANSFORM, leading_power
+from fdiv_jax.divergences._quadrature_table import leading_power
 
-QUANTITIES = ("gap", "dual", "f", "slope", "curvature")
 LINEAR_REACH = 8.0  # panels are uniform in x up to here, in log x beyond
 _ENDS = (0.0, 0.5, 1.0, 2.0, 4.0, LINEAR_REACH, 22.0, 60.0, 170.0, 745.0)
 _NEAR = 0.5
@@ -178,7 +178,7 @@ class _Builder:
         }  # fmt: skip
         logarithmic = low >= LINEAR_REACH
         a, b = (math.log(low), math.log(high)) if logarithmic else (low, high)
-        points = (a + b) / 2 + (b - a) / 2 * CHEBYSHEV_NODES
+        points = (a + b) / 2 + (b - a) / 2 * _chebyshev.NODES
         xs = [float(x) for x in (np.exp(points) if logarithmic else points)]
         series = None
         if curve.settle(xs[0], tuple(names.values())) and (
@@ -229,7 +229,7 @@ def _series(
         scale = builder.curve.context.exp(-largest)
         options.append((np.array([float(v * scale) for v in values]) * np.exp(-zeros), largest, 0, 1.0))
     for numbers, offset, sign, size in options:
-        coefficients = CHEBYSHEV_TRANSFORM @ numbers
+        coefficients = _chebyshev.TRANSFORM @ numbers
         if np.max(np.abs(coefficients[-2:])) <= _TOLERANCE * size + 4e-16 * position:
             # Rounding would be noise in the derivative.
             coefficients[np.abs(coefficients) < 2e-16 * size] = 0

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import sympy
 
+from fdiv_jax.divergences._chebyshev import value_and_slope
 from fdiv_jax.divergences._curve import LINEAR_REACH, Panel, Side, UnresolvedError, make_side
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
@@ -226,7 +227,7 @@ class _Place:
 
     def value(self, quantity: str) -> jax.Array:
         coefficients, scale, rest, power, sign = self.series(quantity)
-        p = _clenshaw(coefficients, self.u)[0]
+        p = value_and_slope(jnp.unstack(coefficients, axis=-1), self.u)[0]
         exponent = rest + jnp.where(power == 0, 0, power * self.log_zero) + jnp.where(sign == 0, 0, p)
         half = jnp.exp(
             exponent / 2
@@ -250,10 +251,12 @@ class _Place:
         )
         start = jnp.clip(jnp.where(first, guess, 0), bottom, top)
 
+        columns = jnp.unstack(coefficients, axis=-1)
+
         def step(state):
             i, q, a, b, _ = state
             place = self.at_unknown(q)
-            p, dp = _clenshaw(coefficients, place.u)
+            p, dp = value_and_slope(columns, place.u)
             along = self.width / 2 * jnp.where(self.logarithmic, place.x, 1)
             slope = jnp.where(first, place.u + 1, 1) * dp
             slope += power / jnp.expm1(place.x) * jnp.where(first, place.x, along)
@@ -271,12 +274,3 @@ class _Place:
         state = (jnp.zeros((), jnp.int32), start, bottom, top, jnp.full_like(start, jnp.inf))
         _, q, _, _, _ = jax.lax.while_loop(unfinished, step, state)
         return self.at_unknown(jnp.clip(q, bottom, top))
-
-
-def _clenshaw(coefficients: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A Chebyshev series and its derivative in u, by Clenshaw's recurrence."""
-    b1 = b2 = d1 = d2 = jnp.zeros_like(u)
-    for k in range(coefficients.shape[-1] - 1, 0, -1):
-        d1, d2 = 2 * u * d1 - d2 + 2 * b1, d1
-        b1, b2 = 2 * u * b1 - b2 + coefficients[..., k], b1
-    return u * b1 - b2 + coefficients[..., 0], u * d1 - d2 + b1

@@ -320,7 +320,7 @@ class Divergence:
             else:
                 slopes = [_legendre.slope_at(p, end, side) for end, side in ((p.lower, "+"), (p.upper, "-"))]
                 function = piece_function(p, *slopes)
-            parts.append((float(p.lower), float(p.upper), function, _inside(p)))
+            parts.append((float(p.lower), float(p.upper), function, p.inner))
         at_zero = float(_end_values.limit_at_end(self._pieces[0].expression, sympy.S.Zero))
 
         def evaluate(t: jax.Array) -> jax.Array:
@@ -331,11 +331,6 @@ class Divergence:
             return jnp.where(jnp.isnan(t), t, result)
 
         return elementwise(evaluate)
-
-
-def _inside(piece: Piece) -> float:
-    low, high = float(piece.lower), float(piece.upper)
-    return low + 1.0 if math.isinf(high) else (low + high) / 2
 
 
 def _value_at_one(piece: Piece) -> sympy.Expr:

@@ -22,6 +22,7 @@ from fdiv_jax.divergences._special import lambert_w_exp
 
 Function = Callable[[Any], Any]
 _MAX_BITS = 20_000
+_WHOLE_BITS = 64
 
 
 class Arithmetic:
@@ -176,6 +177,16 @@ class _Mp(Arithmetic):
         def within(function: Function, reach: float) -> Function:
             return ordered(lambda x: function(min(max(x, -reach), reach)))
 
+        def exponential(function: Function) -> Function:
+            # mpmath takes a whole power of e by squaring, once for each of its bits: a long way round for
+            # t^40, which is a whole number where t is large.
+            def evaluate(x: Any) -> Any:
+                if context.isint(x) and context.mag(x) > _WHOLE_BITS:
+                    x = context.fadd(x, context.ldexp(1, -context.prec - 20), exact=True)
+                return function(x)
+
+            return evaluate
+
         def unless_huge(function: Function, beyond: Function) -> Function:
             # mpmath works with as many bits as its argument has before the point.
             return lambda x: beyond(x) if context.isfinite(x) and context.mag(x) > _MAX_BITS else function(x)
@@ -186,13 +197,14 @@ class _Mp(Arithmetic):
         def power_of_e(x: Any) -> Any:
             return context.inf if context.re(x) > 0 else context.zero
 
-        self.exp = unless_huge(context.exp, power_of_e)
+        self.exp = unless_huge(exponential(context.exp), power_of_e)
         self.functions = {
             "log": context.log, "exp": self.exp, "Abs": abs, "sign": ordered(context.sign),
             "atan": context.atan,
             "sin": unless_huge(context.sin, lost), "cos": unless_huge(context.cos, lost),
-            "sinh": unless_huge(context.sinh, ordered(lambda x: context.inf * context.sign(x))),
-            "cosh": unless_huge(context.cosh, lambda x: context.inf), "tanh": within(context.tanh, 1e6),
+            "sinh": unless_huge(exponential(context.sinh), ordered(lambda x: context.inf * context.sign(x))),
+            "cosh": unless_huge(exponential(context.cosh), lambda x: context.inf),
+            "tanh": within(context.tanh, 1e6),
             "asinh": context.asinh, "erf": within(context.erf, 1e6), "erfc": within(context.erfc, 1e6),
             "Max": ordered(max), "Min": ordered(min),
             "Heaviside": ordered(lambda x, *_: context.mpf(1 if x > 0 else 0 if x < 0 else 0.5)),

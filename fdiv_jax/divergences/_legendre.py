@@ -165,35 +165,6 @@ def _agrees(candidate: sympy.Expr, samples: Sequence[tuple]) -> bool:
         return False
 
 
-def accurate(piece: Piece, formula: sympy.Expr, truth: Callable | None = None) -> bool:
-    """Whether the formula in s is one that JAX can take, and keeps its digits in float64 along the whole
-    piece, from t = e^-12 to e^12.
-
-    truth(s, t) is what it should give; f*(s) = s t - f(t) by default.
-    """
-    pairs = _slope_samples(piece)
-    function = mp_function(piece.expression, T, mp_context(60))
-    values = [truth(s, t) if truth else s * t - function(t) for s, t in pairs]
-    try:
-        jax_function(formula, S)
-        found = numpy_function(formula, S)(np.array([float(s) for s, _ in pairs]))
-    except NotImplementedError:
-        return False
-    # An error of s in its last place moves f* by t times as much: that much is no fault of the formula.
-    for (s, t), value, got in zip(pairs, values, found, strict=True):
-        slack = 1e-10 * abs(value) + 1e-14 * abs(s * t)
-        if truth:
-            slack += 1e-14 * abs(s) / float(_confirm_second(piece, t))
-        if not np.isfinite(got) or abs(float(value) - got) > float(slack):
-            return False
-    return True
-
-
-def _confirm_second(piece: Piece, t: float) -> float:
-    context = mp_context(60)
-    return float(abs(mp_function(piece.second, T, context)(context.mpf(t))) + context.mpf(10) ** -300)
-
-
 # --- numerical inverse ----------------------------------------
 
 

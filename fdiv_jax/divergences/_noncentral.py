@@ -25,7 +25,6 @@ from numpy.polynomial import Polynomial
 
 _LEAST_ORDER = 24.0
 _TERMS = 13
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _HALF_LOG = 0.5 * math.log(2 * math.pi)
 
 
@@ -145,24 +144,3 @@ def noncentral_chi2_log_density(x: jax.Array, dimensions: int, noncentrality: ja
     """
     r = jnp.sqrt(x)
     return _log_density(r, jnp.broadcast_to(noncentrality, r.shape), dimensions) - jnp.log(2 * r)
-
-
-def noncentral_chi2_cdf(x: jax.Array, dimensions: int, noncentrality: jax.Array) -> jax.Array:
-    """P(X <= x), x > 0, any shape: the density integrated away from x over the lighter side.
-
-    >>> round(float(noncentral_chi2_cdf(jnp.array(3.0), 2, jnp.array(0.0))), 5)   # 1 - e^-1.5
-    0.77687
-    """
-    x, noncentrality = jnp.broadcast_arrays(x, noncentrality)
-    shape = x.shape
-    x, noncentrality = jnp.ravel(x), jnp.ravel(noncentrality)
-    r, lower = jnp.sqrt(x), x < dimensions + noncentrality
-    # Panels that grow away from x: below it they end at 0, above it far out.
-    scales = jnp.asarray(np.append(0.0, 2.0 ** np.arange(-14, 6)), r.dtype)[:, None]
-    ends = jnp.where(lower, jnp.minimum(scales, r), scales)
-    middle, half = (ends[1:] + ends[:-1]) / 2, (ends[1:] - ends[:-1]) / 2
-    away = middle[..., None] + half[..., None] * jnp.asarray(_NODES, r.dtype)
-    place = jnp.maximum(r[:, None] + jnp.where(lower, -1, 1)[:, None] * away, 1e-30)
-    density = jnp.exp(_log_density(place, noncentrality[:, None] + jnp.zeros_like(place), dimensions))
-    part = jnp.sum(density * half[..., None] * jnp.asarray(_WEIGHTS, r.dtype), axis=(0, -1))
-    return jnp.where(lower, part, 1 - part).reshape(shape)

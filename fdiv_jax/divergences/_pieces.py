@@ -7,9 +7,10 @@ formula in force.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -39,13 +40,19 @@ class Piece:
     upper: sympy.Expr
     expression: sympy.Expr
 
-    @property
+    @cached_property
     def first(self) -> sympy.Expr:
         return sympy.diff(self.expression, T)
 
-    @property
+    @cached_property
     def second(self) -> sympy.Expr:
         return sympy.diff(self.expression, T, 2)
+
+    @property
+    def inner(self) -> float:
+        """A point between the ends."""
+        low, high = float(self.lower), float(self.upper)
+        return low + 1.0 if math.isinf(high) else (low + high) / 2
 
 
 def _real_powers(expr: Any) -> Any:

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdiv_jax.divergences._quadrature_table import DEGREE, Jump, Profile, Side
+from fdiv_jax.divergences._chebyshev import value_and_slope
+from fdiv_jax.divergences._quadrature_table import Jump, Profile, Side
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _CHUNK = 2048
@@ -45,7 +46,7 @@ def size_of_side(side: Side) -> float:
 
 
 def values_of_side(side: Side, x: jax.Array) -> jax.Array:
-    """G(x) / `size_of_side`, or log G(x) of a steep side, by Clenshaw's recurrence on the panel of x."""
+    """G(x) / `size_of_side`, or log G(x) of a steep side, by the series on the panel of x."""
     dtype = x.dtype
     breaks = side.breaks.astype(dtype)
     # A few dozen breaks: comparing with all of them compiles faster than a search, and runs as fast.
@@ -60,10 +61,7 @@ def values_of_side(side: Side, x: jax.Array) -> jax.Array:
     limit = float(np.finfo(dtype).max) / 1e3
     size = size_of_side(side)
     table = np.clip(side.coefficients / size, -limit, limit).astype(dtype)
-    b1 = b2 = jnp.zeros_like(x)
-    for k in range(DEGREE - 1, 0, -1):
-        b1, b2 = 2 * u * b1 - b2 + jnp.asarray(table[:, k])[index], b1
-    value = u * b1 - b2 + jnp.asarray(table[:, 0])[index]
+    value, _ = value_and_slope([jnp.asarray(column)[index] for column in table.T], u)
     return jnp.where(x > breaks[-1], jnp.asarray(np.clip(side.tail / size, -limit, limit), dtype), value)
 
 

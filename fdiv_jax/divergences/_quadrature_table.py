@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import sympy
 
+from fdiv_jax.divergences import _chebyshev
 from fdiv_jax.divergences._evaluate import mp_context, mp_function
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
-DEGREE = 16
 _TOLERANCE = 1e-14
 _MAX_PANELS = 160
 _MAX_DEPTH = 50
@@ -39,11 +39,6 @@ _DIGITS = (0, 60, 450)
 _STEP_DIGITS = 15
 _FAR = 2000.0
 _LOG_ZERO = -1e3
-
-_ANGLES = (np.arange(DEGREE) + 0.5) * np.pi / DEGREE
-CHEBYSHEV_NODES = np.cos(_ANGLES)
-CHEBYSHEV_TRANSFORM = np.cos(np.outer(np.arange(DEGREE), _ANGLES)) * 2 / DEGREE
-CHEBYSHEV_TRANSFORM[0] /= 2
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ class Side:
     """One side of t = 1 in the outward variable x = |log t|.
 
     tilt: c with A_k e^{-l/2} = e^{c x} (1 - e^-x)^a G(x), zero_order: a. breaks: panel ends, from 0.
-    coefficients: (panels, DEGREE). logarithmic: whether a panel is uniform in log x. tail: G beyond the
+    coefficients: (panels, degrees). logarithmic: whether a panel is uniform in log x. tail: G beyond the
     last break. steep: G grows faster than every e^{c x}; then c = 0, and the series and the tail are those of
     log G.
     """
@@ -327,10 +322,10 @@ class _Panels:
 
     def refine(self, a: float, b: float, *, logarithmic: bool, depth: int = 0) -> np.ndarray:
         low, high = (np.log(a), np.log(b)) if logarithmic else (a, b)
-        points = (low + high) / 2 + (high - low) / 2 * CHEBYSHEV_NODES
+        points = (low + high) / 2 + (high - low) / 2 * _chebyshev.NODES
         values = self.values_at(np.exp(points) if logarithmic else points)
         values = np.clip(values, -1e300, 1e300)
-        coefficients = CHEBYSHEV_TRANSFORM @ values
+        coefficients = _chebyshev.TRANSFORM @ values
         size = max(np.max(np.abs(values)), self.least)
         self.largest = max(self.largest, float(size))
         # Beside a cusp away from x = 0 the rounding of x itself moves the values.

@@ -25,9 +25,8 @@ FARTHEST = float(np.log(1e8))
 _DEGREE = 16
 _BLOCK = 256
 _TOLERANCE = 1e-12
-_ANGLES = (np.arange(_DEGREE) + 0.5) * np.pi / _DEGREE
-_POINTS = np.cos(_ANGLES)
-_TRANSFORM = np.cos(np.outer(np.arange(_DEGREE), _ANGLES)) * 2 / _DEGREE
+_POINTS = chebyshev.chebpts1(_DEGREE)
+_TRANSFORM = chebyshev.chebvander(_POINTS, _DEGREE - 1).T * 2 / _DEGREE
 _TRANSFORM[0] /= 2
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(_DEGREE)
 
@@ -79,10 +78,7 @@ class WeightTable:
         place = np.clip(np.searchsorted(self.breaks, x, side="right") - 1, 0, self.breaks.size - 2)
         low, high = self.breaks[place], self.breaks[place + 1]
         u = np.clip((2 * x - low - high) / (high - low), -1.0, 1.0)
-        b1 = b2 = np.zeros_like(u)
-        for row in series[:0:-1]:
-            b1, b2 = 2 * u * b1 - b2 + row[place], b1
-        return u * b1 - b2 + series[0][place]
+        return chebyshev.chebval(u, series[:, place], tensor=False)
 
     def log_weight(self, x: Floats) -> Floats:
         """log w_f(e^x)."""

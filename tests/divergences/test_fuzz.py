@@ -7,15 +7,17 @@ import pytest
 
 from tests.divergences import fuzz
 
+# Everything symbolic is worked out for one text of so many: that takes longer than to make the divergence.
+WITH_FACTS = 25
 
-@pytest.mark.parametrize("count", [8, pytest.param(120, marks=pytest.mark.slow)])
+
+@pytest.mark.parametrize("count", [40, pytest.param(3000, marks=pytest.mark.slow)])
 def test_nothing_but_the_documented_errors(count):
     """`examine` raises whatever else came; the seconds are of the processor, with a wide margin."""
     rng = random.Random(count)
-    results = [fuzz.examine(fuzz.text(rng)) for _ in range(count)]
+    results = [fuzz.examine(fuzz.text(rng), facts=i % WITH_FACTS == 0) for i in range(count)]
     outcomes = {outcome for outcome, _ in results}
-    if count > 100:  # of a few texts not every outcome need be among them
-        assert {"accepted", "ExpressionError", "GeneratorError"} <= outcomes
+    assert {"accepted", "ExpressionError", "GeneratorError"} <= outcomes
     assert statistics.median(seconds for _, seconds in results) < 2
 
 
