@@ -25,8 +25,9 @@ FARTHEST = float(np.log(1e8))
 _DEGREE = 16
 _BLOCK = 256
 _TOLERANCE = 1e-12
-_POINTS = chebyshev.chebpts1(_DEGREE)
-_TRANSFORM = chebyshev.chebvander(_POINTS, _DEGREE - 1).T * 2 / _DEGREE
+_ANGLES = (np.arange(_DEGREE) + 0.5) * np.pi / _DEGREE
+_POINTS = np.cos(_ANGLES)
+_TRANSFORM = np.cos(np.outer(np.arange(_DEGREE), _ANGLES)) * 2 / _DEGREE
 _TRANSFORM[0] /= 2
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(_DEGREE)
 
