@@ -79,7 +79,7 @@ class WeightTable:
         place = np.clip(np.searchsorted(self.breaks, x, side="right") - 1, 0, self.breaks.size - 2)
         low, high = self.breaks[place], self.breaks[place + 1]
         u = np.clip((2 * x - low - high) / (high - low), -1.0, 1.0)
-        return chebyshev.chebval(u, series[:, place], tensor=False)
+        return np.asarray(chebyshev.chebval(u, series[:, place], tensor=False), np.float64)
 
     def log_weight(self, x: Floats) -> Floats:
         """log w_f(e^x)."""
