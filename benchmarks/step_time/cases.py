@@ -96,7 +96,7 @@ def network_directory(name: str, place: Path) -> Path:
 
 
 def inputs(name: str, directory: Path) -> dict[str, np.ndarray]:
-    """Latents n h w c, features of target and anchor prompts n l d, noise and timesteps; from seed 0."""
+    """Latents n h w c and features of both prompts n l d, from seed 0; XL's pooled text and sizes beside them."""
     case = CASES[name]
     config = json.loads((directory / "config.json").read_text())
     rng, n = np.random.default_rng(0), case.batch
@@ -108,7 +108,6 @@ def inputs(name: str, directory: Path) -> dict[str, np.ndarray]:
         "latents": normal(n, case.side, case.side, config["in_channels"]),
         "target": normal(n, TOKENS, config["cross_attention_dim"]),
         "anchor": normal(n, TOKENS, config["cross_attention_dim"]),
-        "timesteps": rng.integers(0, 1000, n).astype(np.int32),
     }
     if config.get("addition_embed_type"):
         pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]

@@ -43,7 +43,7 @@ DIVERGENCE = {"closed": "squared_hellinger", "exact": "jensen_shannon", "variati
 
 
 def run(name: str, loss: str, dtype: str, place: Path, sweep: int = 1) -> dict[str, Any]:
-    """Seconds of a step, its compile time, FLOPs, temporary memory, and the loss of the first step.
+    """Seconds of a step, its compile time, FLOPs and memory.
 
     With `sweep` above 1 one frozen pass serves that many divergences, and the seconds are of all of them.
     """
@@ -93,20 +93,17 @@ def run(name: str, loss: str, dtype: str, place: Path, sweep: int = 1) -> dict[s
     step = jax.jit(whole, donate_argnums=0).lower(states, frozen, batch, key).compile()
     compiling = time.perf_counter() - start
     cost, memory = step.cost_analysis() or {}, step.memory_analysis()
-    found: dict[str, Any] = {}
 
     def one() -> None:
         nonlocal states
         states, losses = step(states, frozen, batch, key)
         jax.block_until_ready((states, losses))
-        found.setdefault("loss", float(losses[0]))
 
     device = jax.devices()[0]
     seconds = timed(one, case.steps)
     statistics = device.memory_stats() or {}
     return {
         "seconds": seconds,
-        "loss": found["loss"],
         "compile_s": compiling,
         "flops": float(cost.get("flops", 0.0)),
         "temporary_bytes": int(getattr(memory, "temp_size_in_bytes", 0)),
