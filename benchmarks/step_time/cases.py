@@ -96,7 +96,7 @@ def network_directory(name: str, place: Path) -> Path:
 
 
 def inputs(name: str, directory: Path) -> dict[str, np.ndarray]:
-    """Latents n h w c and features of both prompts n l d, from seed 0; XL's pooled text and sizes beside them."""
+    """Latents n h w c, text features n l d, and XL's pooled text and sizes, from seed 0."""
     case = CASES[name]
     config = json.loads((directory / "config.json").read_text())
     rng, n = np.random.default_rng(0), case.batch
