@@ -182,7 +182,7 @@ class Conjugate:
             piece = segment.piece
             curve = curve_functions(piece, segment.lower, segment.upper)
             if curve is not None:
-                rate = partial(_rate, curvature=curve.curvature, sample=piece.inner)
+                rate = partial(_rate, curvature=curve.derivative(2), sample=piece.inner)
                 parts.append((curve.conjugate, curve.maximiser, rate))
                 continue
             # f' oscillates too fast for a table

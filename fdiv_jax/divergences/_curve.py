@@ -15,7 +15,7 @@ sign is constant.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -88,6 +88,12 @@ class Side:
     panels: tuple[Panel, ...]
     ends: str
     far_from: float
+    builder: _Builder = field(repr=False, compare=False)
+
+    def add_derivative(self, order: int) -> None:
+        """Add the series of a derivative of f above the second, by the name "derivative 3" and so on."""
+        for panel in self.panels:
+            panel.series[f"derivative {order}"] = self.builder.derivative(panel, order)
 
     @property
     def first_far(self) -> int:
@@ -99,9 +105,8 @@ class _Curve:
 
     def __init__(self, piece: Piece, base: sympy.Expr, slope: sympy.Expr, end_slope: sympy.Expr, sign: int):
         self.context = mp_context(50)
-        self.sign = sign
-        formulas = (piece.expression, piece.first, piece.second)
-        self.functions = [mp_function(formula, T, self.context) for formula in formulas]
+        self.sign, self.piece = sign, piece
+        self.functions = [mp_function(piece.derivative(k), T, self.context) for k in range(3)]
         self.base = base
         self.bounded = bool(end_slope.is_finite)
         numbers = (base, slope, end_slope if self.bounded else sympy.S.Zero)
@@ -124,7 +129,7 @@ class _Curve:
         base, at_base, slope, end = self._at_base(digits)
         x = self.sign * context.mpf(x)
         t = base * context.exp(x)
-        f, first, second = (context.re(function(t)) for function in self.functions)
+        f, first, second = (context.re(function(t)) for function in self.functions[:3])
         distance = base * context.expm1(x)
         rise = first - slope
         return {
@@ -132,6 +137,22 @@ class _Curve:
             "h": rise * distance - (f - at_base - slope * distance),
             "conjugate": t * first - f, "f": f, "slope": first, "curvature": second,
         }  # fmt: skip
+
+    def derivative(self, order: int, x: Any, extra_digits: int = 0) -> Any:
+        """The derivative of f of this order at x, in as many digits as it takes."""
+        context = self.context
+        while len(self.functions) <= order:
+            self.functions.append(mp_function(self.piece.derivative(len(self.functions)), T, context))
+        value = context.nan
+        for extra in _DIGITS:
+            before = value
+            for digits in (0, 50):
+                context.dps = 50 * (2 + int(x) // 50) + extra + digits + extra_digits
+                t = self._at_base(context.dps)[0] * context.exp(self.sign * context.mpf(x))
+                before, value = value, context.re(self.functions[order](t))
+            if abs(value - before) <= 1e-17 * abs(value):
+                break
+        return value
 
     def settle(self, x: float, names: tuple[str, ...]) -> bool:
         """Take as many digits as these quantities need at x; False where none are enough."""
@@ -176,10 +197,7 @@ class _Builder:
             "gap": "far" if far else "near", "dual": "h" if near_base else "conjugate",
             "f": "f", "slope": "slope", "curvature": "curvature",
         }  # fmt: skip
-        logarithmic = low >= LINEAR_REACH
-        a, b = (math.log(low), math.log(high)) if logarithmic else (low, high)
-        points = (a + b) / 2 + (b - a) / 2 * _chebyshev.NODES
-        xs = [float(x) for x in (np.exp(points) if logarithmic else points)]
+        xs = _nodes(low, high)
         series = None
         if curve.settle(xs[0], tuple(names.values())) and (
             far or not self._leaves(high) or depth == _MAX_DEPTH
@@ -188,7 +206,7 @@ class _Builder:
         if series is None:
             if depth >= _MAX_DEPTH or len(self.panels) >= _MAX_PANELS:
                 raise UnresolvedError(f"f' varies too fast near |log t| = {low:.3g}")
-            middle = math.exp((a + b) / 2) if logarithmic else (a + b) / 2
+            middle = math.sqrt(low * high) if low >= LINEAR_REACH else (low + high) / 2
             return self.refine(low, middle, depth + 1) and self.refine(middle, high, depth + 1)
         self.panels.append(Panel(low, high, far, near_base, series))
         return True
@@ -199,24 +217,44 @@ class _Builder:
         return self.curve.bounded and end["near"] > 30 * end["far"]
 
     def _resolved(self, xs: list[float], names: dict[str, str], position: float) -> dict[str, Series] | None:
-        context = self.curve.context
         rows = [self.curve(x) for x in xs]
-        zeros = np.array([float(context.log(-context.expm1(-context.mpf(x)))) for x in xs])
+        zeros = self._log_zeros(xs)
         found = {}
         for quantity, name in names.items():
             power = self.powers.get(name, 0.0)
-            found[quantity] = _series(
+            found[quantity], resolved = _series(
                 [row[name] for row in rows], power, power * zeros, position, self, quantity
             )
-            if found[quantity] is None:
+            if not resolved:
                 return None
         return found
+
+    def _log_zeros(self, xs: list[float]) -> np.ndarray:
+        context = self.curve.context
+        return np.array([float(context.log(-context.expm1(-context.mpf(x)))) for x in xs])
+
+    def derivative(self, panel: Panel, order: int) -> Series:
+        """The series of a higher derivative on a panel that resolves f''."""
+        curve, name = self.curve, f"derivative {order}"
+        if name not in self.powers:
+            small = [curve.derivative(order, curve.context.mpf(10) ** -k, 200) for k in (20, 24, 28)]
+            self.powers[name] = leading_power([abs(value) for value in small], curve.context)
+        xs, power = _nodes(panel.low, panel.high), self.powers[name]
+        values, position = [curve.derivative(order, x) for x in xs], panel.high / (panel.high - panel.low)
+        return _series(values, power, power * self._log_zeros(xs), position, self, name)[0]
+
+
+def _nodes(low: float, high: float) -> list[float]:
+    """The nodes of a panel, uniform in x, or in log x far out."""
+    a, b = (math.log(low), math.log(high)) if low >= LINEAR_REACH else (low, high)
+    points = (a + b) / 2 + (b - a) / 2 * _chebyshev.NODES
+    return [float(x) for x in (np.exp(points) if low >= LINEAR_REACH else points)]
 
 
 def _series(
     values: list[Any], power: float, zeros: np.ndarray, position: float, builder: _Builder, quantity: str
-) -> Series | None:
-    """The series of the logarithm, or beside a zero that of the values; None if neither resolves them."""
+) -> tuple[Series, bool]:
+    """The series of the logarithm, or beside a zero that of the values, and whether it resolves them."""
     sizes = np.array([builder.log(v) for v in values]) - zeros
     largest = float(np.max(sizes, initial=-1e3))
     signs = {1 if v > 0 else -1 if v < 0 else 0 for v in values}
@@ -225,16 +263,19 @@ def _series(
         offset = float(sizes[-1])  # at the innermost node
         options.append((sizes - offset, offset, signs.pop(), max(1.0, float(np.max(np.abs(sizes))))))
     # f, f' and f* cross zero, at the end of a panel perhaps; f'' may touch it.
-    if not options or quantity in ("f", "slope", "dual") or position > 1e4:
+    if not options or quantity not in ("gap", "curvature") or position > 1e4:
         scale = builder.curve.context.exp(-largest)
         options.append((np.array([float(v * scale) for v in values]) * np.exp(-zeros), largest, 0, 1.0))
+    found = []
     for numbers, offset, sign, size in options:
         coefficients = _chebyshev.TRANSFORM @ numbers
-        if np.max(np.abs(coefficients[-2:])) <= _TOLERANCE * size + 4e-16 * position:
-            # Rounding would be noise in the derivative.
-            coefficients[np.abs(coefficients) < 2e-16 * size] = 0
-            return Series(coefficients, offset, power, sign)
-    return None
+        rest = float(np.max(np.abs(coefficients[-2:]))) / (_TOLERANCE * size + 4e-16 * position)
+        # Rounding would be noise in the derivative.
+        coefficients[np.abs(coefficients) < 2e-16 * size] = 0
+        found.append((rest, Series(coefficients, offset, power, sign)))
+        if rest <= 1:
+            return found[-1][1], True
+    return min(found, key=lambda pair: pair[0])[1], False
 
 
 def make_side(
@@ -259,9 +300,9 @@ def make_side(
     for low, high in pairwise([*(x for x in _ENDS if x < reach), reach]):
         if not builder.refine(low, high):
             break
-    side = Side(direction, tuple(builder.panels), builder.ends, -math.inf)
+    side = Side(direction, tuple(builder.panels), builder.ends, -math.inf, builder)
     if side.first_far < len(side.panels):
         start = side.panels[side.first_far].low
         curve.settle(start, ("far",))
-        side = Side(direction, side.panels, side.ends, builder.log(curve(start)["far"]))
+        side = replace(side, far_from=builder.log(curve(start)["far"]))
     return side

@@ -22,6 +22,8 @@ from fdiv_jax.divergences._curve import LINEAR_REACH, Panel, Side, UnresolvedErr
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
+_NAMES = ("f", "slope", "curvature")
+
 
 def difference(x: jax.Array, number: sympy.Expr) -> jax.Array:
     """x - number, exact to the last place of the result also where the dtype does not hold the number."""
@@ -53,21 +55,27 @@ class CurveFunctions:
         self.value_at_base = (
             0.0 if self.base == 1 else float(sympy.N(piece.expression.subs(T, self.base), 30))
         )
-        self.f = self._differentiable("f", lambda: self.slope)
-        self.slope = self._differentiable("slope", lambda: self.curvature)
+        self._derivatives: dict[int, Callable[[jax.Array], jax.Array]] = {}
 
     # --- of t ----------------------------------------
 
-    def _differentiable(self, quantity: str, derivative: Callable) -> Callable[[jax.Array], jax.Array]:
-        function = jax.custom_jvp(lambda t: self._read(quantity, t))
-        function.defjvp(lambda primals, tangents: (function(*primals), derivative()(*primals) * tangents[0]))
-        return function
+    def derivative(self, order: int) -> Callable[[jax.Array], jax.Array]:
+        """f at order 0, f' at 1 and so on, differentiable any number of times.
 
-    def curvature(self, t: jax.Array) -> jax.Array:
-        """f''(t)"""
-        return self._read("curvature", t)
+        Each order has series of its own. The derivative of a series has the rounding of its values divided
+        by t: all there is of the third derivative where f'' tends to a constant as t -> 0.
+        """
+        if order not in self._derivatives:
+            name = _NAMES[order] if order < len(_NAMES) else f"derivative {order}"
+            if order >= len(_NAMES):
+                for side in self.sides:
+                    side.add_derivative(order)
+            function = jax.custom_jvp(lambda t: self._read(name, order, t))
+            function.defjvp(lambda at, by: (function(*at), self.derivative(order + 1)(*at) * by[0]))
+            self._derivatives[order] = function
+        return self._derivatives[order]
 
-    def _read(self, quantity: str, t: jax.Array) -> jax.Array:
+    def _read(self, quantity: str, order: int, t: jax.Array) -> jax.Array:
         base = float(self.base)
         first, index, beyond = 0, jnp.zeros(t.shape, int), []
         for side in self.sides:
@@ -86,18 +94,18 @@ class CurveFunctions:
         place = place.at_distance(self._direction(t.dtype)[index] * within)
         value = place.value(quantity)
         for side, outside in beyond:
-            value = self._beyond(side, quantity, t, outside, value)
+            value = self._beyond(side, order, t, outside, value)
         return value
 
     @staticmethod
-    def _beyond(side: Side, quantity: str, t: jax.Array, outside: jax.Array, value: jax.Array) -> jax.Array:
+    def _beyond(side: Side, order: int, t: jax.Array, outside: jax.Array, value: jax.Array) -> jax.Array:
         if side.ends == "number":
             return value
         slope, dual = (side.panels[-1].value_at_end(name) for name in ("slope", "dual"))
         if side.ends == "steep":
-            far: Any = {"f": jnp.inf, "slope": side.direction * jnp.inf, "curvature": jnp.inf}[quantity]
+            far: Any = side.direction**order * jnp.inf
         else:
-            far = {"f": slope * t - dual, "slope": slope, "curvature": 0.0}[quantity]
+            far = {0: slope * t - dual, 1: slope}.get(order, 0.0)
         return jnp.where(outside, far, value)
 
     def _t_at(self, side: Side, xs: list[float], dtype: Any) -> jax.Array:

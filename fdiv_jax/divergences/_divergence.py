@@ -17,7 +17,7 @@ from fdiv_jax.divergences import _activation, _checks, _end_values, _gaussian, _
 from fdiv_jax.divergences._catalogue import Entry
 from fdiv_jax.divergences._closed_form import closed_form
 from fdiv_jax.divergences._conjugate import Conjugate
-from fdiv_jax.divergences._evaluate import jax_function, mp_context, mp_function
+from fdiv_jax.divergences._evaluate import mp_context, mp_function
 from fdiv_jax.divergences._exact import real_value, tidy_number
 from fdiv_jax.divergences._numbers import elementwise
 from fdiv_jax.divergences._parse import T
@@ -315,12 +315,7 @@ class Divergence:
         known = None if self._entry is None else self._entry.stable
         parts = []
         for p in self._pieces:
-            if known is not None:
-                function = jax_function(known, T)
-            else:
-                slopes = [_legendre.slope_at(p, end, side) for end, side in ((p.lower, "+"), (p.upper, "-"))]
-                function = piece_function(p, *slopes)
-            parts.append((float(p.lower), float(p.upper), function, p.inner))
+            parts.append((float(p.lower), float(p.upper), piece_function(p, known), p.inner))
         at_zero = float(_end_values.limit_at_end(self._pieces[0].expression, sympy.S.Zero))
 
         def evaluate(t: jax.Array) -> jax.Array:

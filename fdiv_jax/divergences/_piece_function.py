@@ -1,15 +1,17 @@
-"""f on one smooth piece as a JAX function whose first two derivatives keep their digits as well."""
+"""f on one smooth piece as a JAX function whose derivatives keep their digits as well."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import sympy
 
 from fdiv_jax.divergences._curve_functions import curve_functions
 from fdiv_jax.divergences._evaluate import jax_function, mp_context, mp_function, numpy_function
+from fdiv_jax.divergences._legendre import slope_at, stable_form
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
@@ -18,27 +20,37 @@ _HALF = np.array([1e-3, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 55.0, 69.0])
 _LOGS = np.concatenate([-_HALF[::-1], _HALF])
 
 
-def piece_function(piece: Piece, lower: sympy.Expr, upper: sympy.Expr) -> Function:
+def piece_function(piece: Piece, stable: sympy.Expr | None = None) -> Function:
     """f from its formula where that keeps the digits of f, f' and f'', otherwise from the table.
 
-    lower, upper: f' at the ends of the piece.
+    stable: a form of the formula that is known to keep them.
     """
-    formulas = (piece.expression, piece.first, piece.second)
-    if piece.second == 0:
-        return jax_function(piece.expression, T)
-    if not _keep_digits(piece, formulas):
-        curve = curve_functions(piece, lower, upper)
+    if stable is not None:
+        value = jax_function(stable, T)
+        slope = _with_derivative(
+            lambda t: jax.jvp(value, (t,), (jnp.ones_like(t),))[1], lambda: _of_order(piece, 2)
+        )
+        return _with_derivative(value, lambda: slope)
+    if piece.second != 0 and not _keep_digits(piece, tuple(map(piece.derivative, range(3)))):
+        curve = curve_functions(piece, slope_at(piece, piece.lower, "+"), slope_at(piece, piece.upper, "-"))
         if curve is not None:
-            return curve.f
-    return _with_derivatives([jax_function(formula, T) for formula in formulas])
+            return curve.derivative(0)
+    return _of_order(piece, 0)
 
 
-def _with_derivatives(functions: list[Function]) -> Function:
-    if len(functions) == 1:
-        return functions[0]
-    function, derivative = jax.custom_jvp(functions[0]), _with_derivatives(functions[1:])
-    function.defjvp(lambda primals, tangents: (function(*primals), derivative(*primals) * tangents[0]))
-    return function
+def _of_order(piece: Piece, order: int) -> Function:
+    """f at order 0, f' at 1 and so on, each from its own formula: JAX's derivative of a formula may be
+    0/0 where t is small."""
+    formula = piece.derivative(order)
+    return _with_derivative(
+        jax_function(formula if order < 3 else stable_form(formula), T), lambda: _of_order(piece, order + 1)
+    )
+
+
+def _with_derivative(function: Function, derivative: Callable[[], Function]) -> Function:
+    own = jax.custom_jvp(function)
+    own.defjvp(lambda at, by: (own(*at), derivative()(*at) * by[0]))
+    return own
 
 
 def _keep_digits(piece: Piece, formulas: tuple[sympy.Expr, ...]) -> bool:

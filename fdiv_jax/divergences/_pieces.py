@@ -48,6 +48,11 @@ class Piece:
     def second(self) -> sympy.Expr:
         return sympy.diff(self.expression, T, 2)
 
+    def derivative(self, order: int) -> sympy.Expr:
+        if order < 3:
+            return (self.expression, self.first, self.second)[order]
+        return sympy.diff(self.second, T, order - 2)
+
     @property
     def inner(self) -> float:
         """A point between the ends."""
