@@ -20,6 +20,13 @@ from fdiv_jax.theory.descent import (
     descent_steps,
 )
 from fdiv_jax.theory.discrete import Momentum, Scheme, discrete_rate, game_step_limit, update_matrix
+from fdiv_jax.theory.interference import (
+    QuadraticDistances,
+    descent_filter,
+    krylov_basis,
+    predicted_damage,
+    quadratic_descent,
+)
 from fdiv_jax.theory.jacobian import GameSpectrum, game_jacobian, game_spectrum
 from fdiv_jax.theory.modes import mode_eigenvalues, mode_rate
 from fdiv_jax.theory.noise import descent_noise, game_noise, stationary_covariance
@@ -35,12 +42,14 @@ __all__ = [
     "Momentum",
     "PhaseBoundary",
     "PhaseDiagram",
+    "QuadraticDistances",
     "Scheme",
     "Served",
     "critical_curvature",
     "damping_ratio",
     "descent_curve",
     "descent_fate",
+    "descent_filter",
     "descent_flow",
     "descent_noise",
     "descent_orbit",
@@ -56,10 +65,13 @@ __all__ = [
     "game_rate",
     "game_spectrum",
     "game_step_limit",
+    "krylov_basis",
     "mode_eigenvalues",
     "mode_rate",
     "phase_diagram",
     "preconditioned",
+    "predicted_damage",
+    "quadratic_descent",
     "rate_by_curvature",
     "served_first",
     "stationary_covariance",
