@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fdiv_jax import checkpoints, diffusion, divergences, nn, theory, unlearning
-    from fdiv_jax.divergences import Divergence, catalogue, divergence
+    from fdiv_jax.divergences import Divergence, catalogue, divergence, reversed, symmetrise
     from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
     from fdiv_jax.unlearning import (
         UnlearningConfig,
@@ -45,7 +45,9 @@ _HOME = {
     "nn": None,
     "preset": "fdiv_jax.unlearning",
     "read_concept_file": "fdiv_jax.unlearning",
+    "reversed": "fdiv_jax.divergences",
     "sweep": "fdiv_jax.unlearning",
+    "symmetrise": "fdiv_jax.divergences",
     "theory": None,
     "unlearn": "fdiv_jax.unlearning",
     "unlearn_sequence": "fdiv_jax.unlearning",
@@ -67,7 +69,9 @@ __all__ = [
     "nn",
     "preset",
     "read_concept_file",
+    "reversed",
     "sweep",
+    "symmetrise",
     "theory",
     "unlearn",
     "unlearn_sequence",

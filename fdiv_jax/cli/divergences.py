@@ -50,7 +50,8 @@ class Command:
         console.print(left)
         console.print(right)
         console.print(
-            "Also alpha(a) for any real a, and any convex expression in t with f(1) = 0:\n"
+            "Also alpha(a) for any real a, reversed(...) and symmetrise(...) of any of these, the names of\n"
+            "TensorFlow Probability's Csiszar functions, and any convex expression in t with f(1) = 0:\n"
             "  fdiv-jax explore 'alpha(0.5)'      fdiv-jax explore 't*log(t) + (t - 1)**2'",
             highlight=False,
         )

@@ -3,7 +3,7 @@ weight."""
 
 from fdiv_jax.divergences._checks import GeneratorError, InfiniteDivergenceError
 from fdiv_jax.divergences._divergence import Divergence
-from fdiv_jax.divergences._make import catalogue, divergence
+from fdiv_jax.divergences._make import catalogue, divergence, reversed, symmetrise
 from fdiv_jax.divergences._parse import ExpressionError, parse_expression
 from fdiv_jax.divergences._unequal import unequal_gaussian_divergence
 from fdiv_jax.divergences.switch import DivergenceFunctions, DivergenceSwitch, SwitchedDivergence
@@ -20,6 +20,8 @@ __all__ = [
     "catalogue",
     "divergence",
     "parse_expression",
+    "reversed",
+    "symmetrise",
     "unequal_gaussian_divergence",
     "variational_value",
 ]

@@ -137,3 +137,17 @@ def alpha_entry(a: sympy.Expr) -> Entry:
     activation = IDENTITY if float(a - 1) > 0 else _exponential(upper, upper)
     numeric = values.alpha_functions(real_value(a, 40), real_value(a - 1, 40))
     return Entry(generator, conjugate, inverse, activation, numeric, text, stable)
+
+
+# The Csiszar functions of tfp.vi (TensorFlow Probability) whose names are not those above: another name, or a
+# generator, less its value at 1. Its jeffreys is half of the one here.
+FURTHER_NAMES = {
+    "kl_forward": "kl",
+    "kl_reverse": "reverse_kl",
+    "pearson": "pearson_chi2",
+    "triangular": "le_cam",
+    "chi_square": "t**2 - 1",
+    "arithmetic_geometric": "(1 + t)*log((1 + t)/(2*sqrt(t)))",
+    "modified_gan": "log((1 + t)/(2*t))",
+    "log1p_abs": "Max(t, 1/t) - 1",
+}

@@ -5,21 +5,25 @@ from __future__ import annotations
 import difflib
 import re
 import threading
+from dataclasses import replace
 from decimal import Decimal, localcontext
 from types import MappingProxyType
 from typing import Any
 
 import sympy
 
-from fdiv_jax.divergences._catalogue import CATALOGUE, Entry, alpha_entry
+from fdiv_jax.divergences._catalogue import CATALOGUE, FURTHER_NAMES, Entry, alpha_entry
 from fdiv_jax.divergences._checks import check_finite_divergence, check_generator
 from fdiv_jax.divergences._divergence import Divergence
 from fdiv_jax.divergences._evaluate import mp_context, mp_function
-from fdiv_jax.divergences._parse import ExpressionError, T, check_expression, parse_expression
+from fdiv_jax.divergences._parse import MAX_LENGTH, ExpressionError, T, check_expression, parse_expression
 from fdiv_jax.divergences._pieces import Piece, split
 from fdiv_jax.divergences._rewrite import tidy, with_reciprocal
 
-_ALPHA = re.compile(r"\s*alpha\s*\((.*)\)\s*", re.DOTALL)
+_OF_NUMBER = re.compile(r"\s*(alpha|amari_alpha|t_power)\s*\((.*)\)\s*", re.DOTALL)
+_OF_GENERATOR = re.compile(
+    r"(reversed|dual_csiszar_function|symmetrise|symmetrized_csiszar_function)\s*\((.*)\)", re.DOTALL
+)
 _WORDS = re.compile(r"[^\W\d]\w+(?:[ -]\w+)*")
 _MAX_ALPHA = 64
 _CACHE: dict[Any, Divergence] = {}
@@ -32,8 +36,9 @@ def divergence(spec: str | sympy.Expr | Divergence, *, allow_infinite: bool = Fa
 
     Args:
       spec: a catalogue name ("kl"), "alpha(a)" with a real number a, an expression in t ("t*log(t)"), or
-      a sympy
-        expression in a symbol named t. Decimals are read exactly: 0.1 is 1/10.
+        a sympy expression in a symbol named t. Decimals are read exactly: 0.1 is 1/10. "reversed(...)" and
+        "symmetrise(...)" take any of these but sympy expressions. The names of TensorFlow Probability's
+        Csiszar functions (tfp.vi) are read as well: "arithmetic_geometric", "t_power(0.5)" and so on.
       allow_infinite: accept a generator such as exp(t) - E*t whose divergence between Gaussians is
       infinite; its
         conjugate and curvature exist, and its gaussian_* methods raise.
@@ -91,9 +96,15 @@ def _from_text(text: str, allow_infinite: bool) -> Divergence:
     name = text.strip()
     if name in CATALOGUE:
         return _named(name, CATALOGUE[name])
-    match = _ALPHA.fullmatch(name)
+    if name in FURTHER_NAMES:
+        return _further(name)
+    match = _OF_NUMBER.fullmatch(name)
     if match:
-        return _alpha(match.group(1))
+        return _of_number(*match.groups())
+    match = _OF_GENERATOR.fullmatch(name)
+    if match and len(text) <= MAX_LENGTH:
+        made = reversed_of if match[1] in ("reversed", "dual_csiszar_function") else symmetrised
+        return made(divergence(match[2], allow_infinite=allow_infinite))
     try:
         expr = parse_expression(text)
     except ExpressionError as error:
@@ -114,7 +125,7 @@ def _alike(text: str) -> list[str]:
         return []
     words = re.split(r"[ _-]", text.lower())
     typed = "_".join(words)
-    whole = difflib.get_close_matches(typed, CATALOGUE, n=1, cutoff=0.8)
+    whole = difflib.get_close_matches(typed, [*CATALOGUE, *FURTHER_NAMES], n=1, cutoff=0.8)
     if whole:
         return whole
     parts: dict[str, list[str]] = {"alpha": ["alpha(0.5)"]}
@@ -126,19 +137,34 @@ def _alike(text: str) -> list[str]:
     return list(dict.fromkeys(name for part in near for name in parts[part]))
 
 
-def _alpha(text: str) -> Divergence:
+def _further(name: str) -> Divergence:
+    spec = FURTHER_NAMES[name]
+    return divergence(spec) if spec in CATALOGUE else replace(divergence(spec), name=name)
+
+
+def _of_number(family: str, text: str) -> Divergence:
     try:
         a = parse_expression(text)
     except ExpressionError as error:
-        raise ExpressionError(f"alpha takes one real number: {error}") from None
+        raise ExpressionError(f"{family} takes one real number: {error}") from None
     if a.has(T) or not a.is_real:
-        raise ExpressionError(f"alpha takes one real number, got {text.strip()[:60]!r}")
-    return _alpha_of(a)
+        raise ExpressionError(f"{family} takes one real number, got {text.strip()[:60]!r}")
+    if family != "t_power":
+        return _alpha_of(a)
+    if a in (0, 1):
+        raise ExpressionError(f"t_power({a}) is a (t - 1): its divergence vanishes identically")
+    _check_exponent(family, a)
+    sign = -1 if 0 < a < 1 else 1
+    return replace(divergence(sign * (T**a - 1)), name=f"t_power({_decimal(a)})")
+
+
+def _check_exponent(family: str, a: sympy.Expr) -> None:
+    if abs(float(a)) > _MAX_ALPHA:
+        raise ExpressionError(f"{family}(a) takes -{_MAX_ALPHA} <= a <= {_MAX_ALPHA}, got {float(a):.6g}")
 
 
 def _alpha_of(a: sympy.Expr) -> Divergence:
-    if abs(float(a)) > _MAX_ALPHA:
-        raise ExpressionError(f"alpha(a) takes -{_MAX_ALPHA} <= a <= {_MAX_ALPHA}, got {float(a):.6g}")
+    _check_exponent("alpha", a)
     if a == 0:
         return divergence("reverse_kl")
     if a == 1:
@@ -210,10 +236,52 @@ def reversed_of(d: Divergence) -> Divergence:
         return divergence(partners[d.name])
     if d.is_symmetric and d.name in CATALOGUE and d.name != "gan":
         return d
-    match = _ALPHA.fullmatch(d.name)
-    if match:
-        swapped = 1 - parse_expression(match.group(1))
+    match = _OF_NUMBER.fullmatch(d.name)
+    if match and match[1] == "alpha":
+        swapped = 1 - parse_expression(match[2])
         if abs(float(swapped)) <= _MAX_ALPHA:
             return _alpha_of(swapped)
     expr = tidy(T * with_reciprocal(d.generator), T)
     return _assembled(expr, str(expr), split(expr))  # a generator, since f is one
+
+
+def reversed(d: str | sympy.Expr | Divergence) -> Divergence:
+    """The divergence with P and Q swapped, D(Q||P), whose generator is t f(1/t).
+
+    Args:
+      d: the divergence, or its name or expression.
+
+    Raises:
+      ValueError, TypeError: as `divergence`.
+
+    Source: Liese and Vajda 2006.
+
+    >>> reversed("kl").name, reversed("alpha(3)").name
+    ('reverse_kl', 'alpha(-2)')
+    """
+    return divergence(d).reversed()
+
+
+def symmetrise(d: str | sympy.Expr | Divergence) -> Divergence:
+    """(D(P||Q) + D(Q||P)) / 2, whose generator is (f(t) + t f(1/t)) / 2.
+
+    A symmetric divergence is returned as it is. Between Gaussians of one covariance D(P||Q) = D(Q||P), so
+    this changes nothing there.
+
+    Args:
+      d: the divergence, or its name or expression.
+
+    Raises:
+      ValueError, TypeError: as `divergence`.
+
+    >>> symmetrise("kl").generator
+    (t/2 - 1/2)*log(t)
+    """
+    return symmetrised(divergence(d))
+
+
+def symmetrised(d: Divergence) -> Divergence:
+    if d.is_symmetric:
+        return d
+    expr = tidy((d.generator + reversed_of(d).generator) / 2, T)
+    return _assembled(expr, str(expr), split(expr))
