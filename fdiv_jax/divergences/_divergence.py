@@ -88,6 +88,24 @@ class Divergence:
         return _piecewise([(p, _legendre.stable_form(p.second)) for p in self._pieces])
 
     @cached_property
+    def value_at_zero(self) -> sympy.Expr:
+        """f(0+), exact: oo, a number, or a Float of 30 digits."""
+        return _end_values.limit_at_end(self._pieces[0].expression, sympy.S.Zero)
+
+    @cached_property
+    def tail_exponents(self) -> tuple[float, float]:
+        """(p, q) with t^2 f''(t) ~ t^p as t -> 0 and t^q as t -> oo, but for factors that grow more slowly.
+
+        -inf and inf where f'' grows faster than every power, inf and -inf where it falls faster or is 0.
+        """
+        profile = self._gaussian.profile(1)
+        tilts = [
+            math.inf if side.steep else -math.inf if side.tail == 0 else side.tilt
+            for side in (profile.left, profile.right)
+        ]
+        return 0.5 - tilts[0], 0.5 + tilts[1]
+
+    @cached_property
     def kinks(self) -> tuple[tuple[sympy.Expr, sympy.Expr], ...]:
         """Pairs (t, jump of f' at t): the point masses of f''."""
         found = []
@@ -316,7 +334,7 @@ class Divergence:
         parts = []
         for p in self._pieces:
             parts.append((float(p.lower), float(p.upper), piece_function(p, known), p.inner))
-        at_zero = float(_end_values.limit_at_end(self._pieces[0].expression, sympy.S.Zero))
+        at_zero = float(self.value_at_zero)
 
         def evaluate(t: jax.Array) -> jax.Array:
             result = jnp.where(t == 0, jnp.asarray(at_zero, t.dtype), jnp.inf)

@@ -34,12 +34,14 @@ from fdiv_jax.theory.orbits import DescentFate, descent_fate, descent_orbit
 from fdiv_jax.theory.phases import PhaseBoundary, PhaseDiagram, phase_diagram
 from fdiv_jax.theory.rates import critical_curvature, damping_ratio, game_rate
 from fdiv_jax.theory.served import Served, served_first
+from fdiv_jax.theory.shape import Near, gradient_noise, nearest, weight_distance
 
 __all__ = [
     "DescentFate",
     "DescentReach",
     "GameSpectrum",
     "Momentum",
+    "Near",
     "PhaseBoundary",
     "PhaseDiagram",
     "QuadraticDistances",
@@ -65,9 +67,11 @@ __all__ = [
     "game_rate",
     "game_spectrum",
     "game_step_limit",
+    "gradient_noise",
     "krylov_basis",
     "mode_eigenvalues",
     "mode_rate",
+    "nearest",
     "phase_diagram",
     "preconditioned",
     "predicted_damage",
@@ -76,4 +80,5 @@ __all__ = [
     "served_first",
     "stationary_covariance",
     "update_matrix",
+    "weight_distance",
 ]
