@@ -255,9 +255,10 @@ class Laboratory:
 
     def prepared(self, trial: Trial) -> Prepared:
         """A trial before its first step."""
-        return self._prepare(self.config(trial))
+        return self.prepare(self.config(trial))
 
-    def _prepare(self, config: UnlearningConfig) -> Prepared:
+    def prepare(self, config: UnlearningConfig) -> Prepared:
+        """Any configuration for the frozen model, before its first step."""
         return prepare(self.frozen, config, model=self._model)
 
     def data(self, trial: Trial, *, held_out: bool = False) -> AnchorData:
@@ -266,7 +267,7 @@ class Laboratory:
         if held_out:
             images = replace(config.images, number=self.budget.held_out, seed=config.images.seed + 1)
             config = replace(config, images=images, retained_share=0.0, preservation=PreservationConfig())
-        return self._prepare(config).data(self.shelf / "anchors")
+        return self.prepare(config).data(self.shelf / "anchors")
 
     def run(self, trial: Trial) -> TrialResult:
         """Make a trial, or read its result from the shelf.
@@ -294,7 +295,7 @@ class Laboratory:
             dict.fromkeys((*(self.budget.games if game else self.budget.formulas), trial.divergence))
         )
         family = cast(Any, "variational" if game else "exact")  # closed and exact are one loss
-        kind = [self._prepare(replace(config, divergence=name, loss=family)) for name in names]
+        kind = [self.prepare(replace(config, divergence=name, loss=family)) for name in names]
         prepared = share_program(kind)[names.index(trial.divergence)]
         test = self.data(trial, held_out=True).batch(0, 0, self.budget.held_out)
         watch = HeldOutDistance(prepared, test, self.budget.every)
@@ -307,6 +308,17 @@ class Laboratory:
                 at = int(np.argmin(np.isfinite(values)))
                 raise ValueError(f"{config.divergence}, {config.loss}: {name} is {values[at]} at entry {at}")
         return curves | {name: np.asarray(value) for name, value in result.learned.items()}
+
+    def erased(self, config: UnlearningConfig) -> dict[str, np.ndarray]:
+        """What a run of any configuration learns, by name; made once, or read from the shelf."""
+        key = ("erased", config.to_dict())
+        learned = self._read(*key)
+        if learned is None:
+            cache = self.shelf / "anchors"
+            result = train([self.prepare(config)], [None], [[]], progress=False, cache=cache)[0]
+            learned = {name: np.asarray(value) for name, value in result.learned.items()}
+            self._write(learned, *key)
+        return learned
 
     # --- scores ----------------------------------------
 

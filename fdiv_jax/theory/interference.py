@@ -44,8 +44,6 @@ __all__ = [
     "quadratic_descent",
 ]
 
-_LOST = 1e-6
-"""Relative size below which a direction is rounding, and no direction of its own."""
 _DIVERGED = 100.0
 """Growth of the mean m at which a run counts as diverged."""
 
@@ -110,7 +108,8 @@ def predicted_damage(
     e = real_array("error", error)
     if e.ndim != 1 or theta.shape != (e.size, e.size) or across.ndim != 2 or across.shape[1] != e.size:
         raise ValueError(
-            f"expected own (p, p), cross (q, p) and error (p,), got {theta.shape}, {across.shape} and {e.shape}"
+            f"expected own (p, p), cross (q, p) and error (p,), got {theta.shape}, {across.shape} and "
+            f"{e.shape}"
         )
     scale = float(np.abs(theta).max())
     if np.abs(theta - theta.T).max() > 1e-6 * scale:
@@ -150,7 +149,8 @@ def krylov_basis(
     ((2, 3), array([1., 2.]))
     """
     block = np.asarray(starts)
-    real_array("starts", block)
+    checked = real_array("starts", block)
+    block = block if block.dtype.kind == "f" else checked
     count = positive_integer("depth", depth)
     if block.ndim != 2:
         raise ValueError(f"expected starts of shape (n_rows, size), got {block.shape}")
@@ -160,7 +160,7 @@ def krylov_basis(
         if not len(block):
             break
         directions = np.concatenate([directions, block])
-        block = np.asarray(apply(block))
+        block = np.asarray(apply(block), block.dtype)
         moved = np.concatenate([moved, block])
     if not len(directions):
         raise ValueError("expected a direction to start with, got zeros")
@@ -171,7 +171,7 @@ def krylov_basis(
 def _new_directions(block: Floats, known: Floats) -> Floats:
     """Orthonormal rows for what `block` adds to the span of `known`."""
     found = known
-    lost = np.sqrt(np.finfo(np.result_type(block.dtype, np.float32)).eps) * _LOST**0.5
+    rounding = 100 * np.finfo(block.dtype).eps
     for row in block:
         size = np.linalg.norm(row)
         if size == 0:
@@ -180,7 +180,7 @@ def _new_directions(block: Floats, known: Floats) -> Floats:
         for _ in range(2):  # once more takes out what rounding left
             row = row - (found @ row) @ found
         left = np.linalg.norm(row)
-        if left > lost:
+        if left > rounding:
             row = row / left
             row = row - (found @ row) @ found
             found = np.concatenate([found, (row / np.linalg.norm(row))[None].astype(block.dtype)])

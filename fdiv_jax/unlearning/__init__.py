@@ -26,6 +26,7 @@ from fdiv_jax.unlearning.critic import ConvolutionalCritic, CriticState, ascend
 from fdiv_jax.unlearning.data import AnchorData, Batches, anchor_latents, prepare_data
 from fdiv_jax.unlearning.edit import edit_cross_attention
 from fdiv_jax.unlearning.held_out import HeldOutDistance
+from fdiv_jax.unlearning.linearised import LinearisedRun
 from fdiv_jax.unlearning.loop import train, unlearn
 from fdiv_jax.unlearning.losses import GaussianLoss, Loss, VariationalLoss, make_loss
 from fdiv_jax.unlearning.observer import Observer
@@ -61,6 +62,7 @@ __all__ = [
     "Frozen",
     "GaussianLoss",
     "HeldOutDistance",
+    "LinearisedRun",
     "LoraConfig",
     "Loss",
     "LowRank",

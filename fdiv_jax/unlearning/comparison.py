@@ -78,3 +78,12 @@ class SquaredDistance:
         elif self.scale == "schedule":
             m = m * self.schedule.kernel_weight(comparison.timesteps, of="output").astype(m.dtype)
         return m if self.sigma == 1.0 else m / self.sigma**2
+
+    def residual(self, comparison: Comparison) -> jax.Array:
+        """The difference in the unit of m, n h w c: its squares add up to m for every sample."""
+        difference = comparison.prediction - comparison.reference
+        one = comparison._replace(reference=jnp.zeros_like(difference), prediction=jnp.ones_like(difference))
+        mask = comparison.mask.astype(jnp.promote_types(difference.dtype, jnp.float32))
+        count = difference.shape[-1] * jnp.sum(mask, axis=(1, 2))
+        unit = self(one) / jnp.maximum(count, 1.0)  # what one squared difference adds to m
+        return difference * jnp.sqrt(unit[:, None, None, None] * mask[..., None])

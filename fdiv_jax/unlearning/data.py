@@ -90,16 +90,7 @@ class AnchorData:
     def batch(self, seed: int, step: int, size: int) -> Batch:
         """The batch of a step; see `choose`."""
         pairs, images = self.choose(seed, step, size)
-        target_tokens, anchor_tokens = self.tokens
-        batch = Batch(
-            latents=jnp.asarray(self.latents[images]),
-            target_text=_rows(self.target_text, pairs),
-            anchor_text=_rows(self.anchor_text, pairs),
-            mask=self._mask(images),
-            position=jnp.arange(size, dtype=jnp.int32),
-            negative=None if self.negative is None else jnp.asarray(self.negative[pairs], jnp.float32),
-            tokens=_rows(target_tokens, pairs),
-        )
+        batch = self._batch(pairs, images)
         if self.prior is None:
             return batch
         if self.prior == "retained":
@@ -111,10 +102,36 @@ class AnchorData:
         prior = Prior(
             latents=jnp.asarray(self.latents[images]),
             text=_rows(self.anchor_text, pairs),
-            tokens=_rows(anchor_tokens, pairs),
+            tokens=_rows(self.tokens[1], pairs),
             mask=self._mask(images),
         )
         return dataclasses.replace(batch, prior=prior)
+
+    def everything(self, size: int) -> tuple[list[Batch], np.ndarray]:
+        """Every image at its pair once, in batches of at most `size`, without prior; and the pair of each.
+
+        All batches have one size; where it does not divide the number of images, the last one begins again at
+        the first image, and the pairs of what is there twice are -1.
+        """
+        pairs = np.concatenate([np.full(len(own), pair) for pair, own in enumerate(self.images_of)])
+        images = np.concatenate(self.images_of)
+        count = -(-len(images) // size)
+        size = -(-len(images) // count)
+        places = np.arange(count * size) % len(images)
+        chosen = np.split(places, count)
+        shown = np.where(np.arange(count * size) < len(images), pairs[places], -1)
+        return [self._batch(pairs[rows], images[rows]) for rows in chosen], shown
+
+    def _batch(self, pairs: np.ndarray, images: np.ndarray) -> Batch:
+        return Batch(
+            latents=jnp.asarray(self.latents[images]),
+            target_text=_rows(self.target_text, pairs),
+            anchor_text=_rows(self.anchor_text, pairs),
+            mask=self._mask(images),
+            position=jnp.arange(len(pairs), dtype=jnp.int32),
+            negative=None if self.negative is None else jnp.asarray(self.negative[pairs], jnp.float32),
+            tokens=_rows(self.tokens[0], pairs),
+        )
 
     def _mask(self, images: np.ndarray) -> jax.Array:
         shape = (len(images), *self.latents.shape[1:3])

@@ -31,7 +31,7 @@ from fdiv_jax.unlearning.timesteps import timesteps_of
 from fdiv_jax.unlearning.trainable import Frozen, trainable_of
 from fdiv_jax.unlearning.user_images import OwnImages, read_own_images
 
-__all__ = ["Cache", "Prepared", "loss_of", "prepare", "share_program"]
+__all__ = ["Cache", "Prepared", "array_cache", "loss_of", "prepare", "share_program"]
 
 Cache = str | os.PathLike[str] | Literal[False] | None
 
@@ -84,14 +84,13 @@ class Prepared:
     def data(self, cache: Cache, progress: Callable[[int, int], None] | None = None) -> AnchorData:
         """The training data, drawn or read."""
         config = self.config
-        kept = ArrayCache(None if cache is False else (default_cache() if cache is None else Path(cache)))
         preserved = config.preservation.at if config.preservation.weight else None
         share = config.retained_share if config.reference == "frozen" else 0.0
         return prepare_data(
             self.pipe,
             self.pairs,
             config.images,
-            kept,
+            array_cache(cache),
             retained=self.retained if share or preserved == "retained" else (),
             retained_share=share,
             negative=self.negative,
@@ -101,6 +100,11 @@ class Prepared:
             model=self.model,
             progress=progress,
         )
+
+
+def array_cache(cache: Cache) -> ArrayCache:
+    """Where arrays are kept: in a directory, by default the user's; False: nowhere."""
+    return ArrayCache(None if cache is False else (default_cache() if cache is None else Path(cache)))
 
 
 def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str | None = None) -> Prepared:
