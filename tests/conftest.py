@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pathlib
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -29,8 +30,8 @@ gc.set_threshold(200_000, 50, 1000)
 
 
 def pytest_configure(config):
-    """The fast tests compile each program once: workers, and what the tests start, share them on disk."""
-    if "PYTEST_XDIST_WORKER" in os.environ or not _fast(config):
+    """Each program is compiled once: workers, and the processes that tests start, share them on disk."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
         return
     place = tempfile.TemporaryDirectory(prefix="fdiv-jax-compiled-")
     config.add_cleanup(place.cleanup)
@@ -40,19 +41,30 @@ def pytest_configure(config):
         jax.config.update(name, value)
 
 
-def _fast(config):
-    return config.option.markexpr == "not slow"
-
-
 @pytest.fixture(autouse=True)
 def little_optimisation(request):
-    """Most of a fast test is XLA compiling, so the fast tests alone (`make test`) have it optimise little.
+    """Most of a fast test is XLA compiling, so XLA optimises little there; slow tests run what users run.
 
-    The mathematics runs as users run it all the same: without optimisation XLA's code for the CPU is not
-    always right (of 53 values of one conjugate two came out as their roots; jaxlib 0.10.2 on an AMD EPYC).
+    The mathematics is optimised in fast tests too: without it XLA's code for the CPU is not always right
+    (of 53 values of one conjugate two came out as their roots; jaxlib 0.10.2 on an AMD EPYC).
     """
+    fast = request.node.get_closest_marker("slow") is None
     exact = request.path.parent.name in ("divergences", "theory")
-    jax.config.update("jax_disable_most_optimizations", _fast(request.config) and not exact)
+    jax.config.update("jax_disable_most_optimizations", fast and not exact)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_mappings():
+    """JAX keeps every program it has compiled, in mappings of memory, of which Linux allows a process 65,530.
+
+    Past them the compiler ends in a segmentation fault, which some thousand tests in one process reach.
+    Between two modules a process that has many forgets its programs; those wanted again come from the disk.
+    """
+    yield
+    mappings = pathlib.Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > 10_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

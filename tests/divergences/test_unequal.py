@@ -190,12 +190,13 @@ def test_near_equal_variances(name, x64):
 
 @pytest.mark.parametrize(
     "name",
-    ["kl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jensen_shannon", "total_variation"))],
+    ["kl", pytest.param("total_variation", marks=pytest.mark.slow)],  # a formula, and the quadrature
 )
 def test_gradients(name, x64):
     d, n = divergence(name), 30
     m, rho = np.array([0.7, 0.7, 2.0, 0.0, 9.0]), np.array([1.3, 1.0, 0.98, 0.8, 1.1])
-    slopes = jax.grad(lambda a, b: unequal_gaussian_divergence(d, a, b, n).sum(), argnums=(0, 1))(m, rho)
+    total = jax.jit(jax.grad(lambda a, b: unequal_gaussian_divergence(d, a, b, n).sum(), argnums=(0, 1)))
+    slopes = total(m, rho)
     h = 1e-3
     by_rho = finite_difference(lambda x: unequal_gaussian_divergence(d, m, x, n), rho, 0.1 * h)
     np.testing.assert_allclose(slopes[1], by_rho, rtol=1e-6, atol=1e-9)
@@ -215,12 +216,14 @@ def test_the_hessian_at_the_equilibrium_is_the_curvature_times_fishers_informati
     def value(z):
         return unequal_gaussian_divergence(d, z[0] ** 2, jnp.exp(z[1]), n)
 
-    np.testing.assert_allclose(jax.grad(value)(jnp.zeros(2)), 0, atol=1e-12)
+    points = jnp.array([[0.0, 0.0], [1e-4, 1e-5], [1e-5, 1e-4]])
+    both = jax.jit(jax.vmap(lambda z: (jax.grad(value)(z), jax.hessian(value)(z))))
+    gradients, hessians = both(points)
+    np.testing.assert_allclose(gradients[0], 0, atol=1e-12)
     curvature = float(d.curvature)
-    for point in ([0.0, 0.0], [1e-4, 1e-5], [1e-5, 1e-4]):
-        hessian = jax.hessian(value)(jnp.array(point))
+    for hessian in hessians:
         np.testing.assert_allclose(hessian, np.diag([curvature, curvature * n / 2]), atol=3e-3)
-    np.testing.assert_allclose(jax.hessian(value)(jnp.zeros(2))[0, 0], curvature, rtol=1e-9)
+    np.testing.assert_allclose(hessians[0, 0, 0], curvature, rtol=1e-9)
 
 
 @pytest.mark.slow
