@@ -11,7 +11,6 @@ import sympy
 if TYPE_CHECKING:
     from fdiv_jax.divergences import Divergence
 
-SQUARED_DISTANCES = (0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 4.0, 9.0, 16.0, 36.0)
 DAMPING_RATIOS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
@@ -82,25 +81,6 @@ def interval(domain: sympy.Interval) -> str:
     left = "(" if domain.left_open else "["
     right = ")" if domain.right_open else "]"
     return f"{left}{shown(domain.start)}, {shown(domain.end)}{right}"
-
-
-def gaussian_facts(d: Divergence) -> dict[str, Any]:
-    """Closed form and a table of F_f(m) and w_f(m); says why where quadrature cannot have them."""
-    import jax
-
-    facts: dict[str, Any] = {"closed_form": None if d.closed_form is None else shown(d.closed_form)}
-    try:
-        with jax.enable_x64(True):
-            m = np.array(SQUARED_DISTANCES)
-            value, weight = jax.jit(lambda x: (d.gaussian_divergence(x), d.gaussian_weight(x)))(m)
-    except NotImplementedError as error:
-        return {**facts, "table": [], "note": str(error)}
-    value, weight = np.asarray(value), np.asarray(weight)
-    rows = [
-        {"m": float(a), "divergence": number(float(b)), "weight": number(float(c))}
-        for a, b, c in zip(m, value, weight, strict=True)
-    ]
-    return {**facts, "table": rows}
 
 
 def game_facts(d: Divergence) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fdiv_jax.cli._wording import growth_words, pull_words, short, step_words
+
 if TYPE_CHECKING:
     from fdiv_jax.divergences import Divergence
 
@@ -16,11 +18,14 @@ __all__ = ["Command"]
 
 @dataclass(frozen=True)
 class Command:
-    """Derive everything from a generator f: curvature, conjugate, activation, Gaussian weight,
+    """Derive everything from a generator f: curvature, conjugate, activation, tails, Gaussian weight,
     convergence."""
 
     expression: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GENERATOR")]
-    """The generator: a name (kl), alpha(a), or an expression in t such as "t*log(t)", in quotes."""
+    """The generator: a name (kl), alpha(a), symmetrise(NAME), or an expression in t such as "t*log(t)", in
+    quotes."""
+    against: str | None = None
+    """A second generator to set beside the first, at equal curvature."""
     plot: Path | None = None
     """File to draw a picture to; its ending chooses the format (.png, .pdf, .svg)."""
     json: bool = False
@@ -30,37 +35,58 @@ class Command:
         """Check the generator, print what follows from it, part by part, and draw it if asked."""
         # A terminal wants the answer, not the search for accelerators.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        from fdiv_jax.cli._divergence_facts import (
-            conjugate_facts,
-            game_facts,
-            gaussian_facts,
-            generator_facts,
-        )
         from fdiv_jax.divergences import divergence
 
         if self.plot is not None:
             _check_format(self.plot)
         d = divergence(self.expression)
+        other = None if self.against is None else divergence(self.against)
         if self.json:
-            facts: dict[str, Any] = {
-                **generator_facts(d),
-                **conjugate_facts(d),
-                "gaussian": gaussian_facts(d),
-                "game": game_facts(d),
-            }
-            print(json.dumps(facts, indent=2))
+            print(json.dumps(_facts(d) if other is None else _pair(d, other), indent=2))
+        elif other is not None:
+            from fdiv_jax.cli._side_by_side import show
+
+            show(_pair(d, other))
         else:
-            report = _Report()
-            report.generator(generator_facts(d))
-            report.conjugate(conjugate_facts(d))
-            report.gaussian(gaussian_facts(d))
-            report.game(d, game_facts(d))
+            _show(d)
         if self.plot is not None:
             from fdiv_jax.cli._divergence_picture import draw
 
-            draw(d, self.plot)
+            draw(d, self.plot, other)
             if not self.json:
                 print(f"\n{self.plot}: written")
+
+
+def _facts(d: "Divergence") -> dict[str, Any]:
+    from fdiv_jax.cli._divergence_facts import conjugate_facts, game_facts, generator_facts
+    from fdiv_jax.cli._gaussian_facts import gaussian_facts
+
+    return {
+        **generator_facts(d),
+        **conjugate_facts(d),
+        "gaussian": gaussian_facts(d),
+        "game": game_facts(d),
+    }
+
+
+def _pair(d: "Divergence", other: "Divergence") -> dict[str, Any]:
+    from fdiv_jax.cli._gaussian_facts import distance_facts
+
+    return {"first": _facts(d), "second": _facts(other), **distance_facts(d, other)}
+
+
+def _show(d: "Divergence") -> None:
+    from fdiv_jax.cli._divergence_facts import conjugate_facts, game_facts, generator_facts
+    from fdiv_jax.cli._gaussian_facts import gaussian_facts
+
+    report = _Report()
+    report.generator(generator_facts(d))
+    report.conjugate(conjugate_facts(d))
+    facts = gaussian_facts(d)
+    report.gaussian(facts)
+    if "tails" in facts:
+        report.shape(facts)
+    report.game(d, game_facts(d))
 
 
 def _check_format(path: Path) -> None:
@@ -119,7 +145,7 @@ class _Report:
         self._line("g(v)", facts["activation"])
         v0, slope = facts["v0"], facts["activation_slope"]
         self._line(
-            "at P = Q", f"s0 = f'(1) = {_short(facts['s0'])}, v0 = {_short(v0)}, g'(v0) = {_short(slope)}"
+            "at P = Q", f"s0 = f'(1) = {short(facts['s0'])}, v0 = {short(v0)}, g'(v0) = {short(slope)}"
         )
 
     def gaussian(self, facts: dict[str, Any]) -> None:
@@ -130,15 +156,41 @@ class _Report:
         self._line("D_f(m)", facts["closed_form"] or "no closed form: quadrature, exact to rounding")
         rows = facts["table"]
         first = rows[0]["weight"]
-        self._line("", f"{'m':>8} {'D_f(m)':>14} {'w_f(m)':>14} {'w_f(m)/w_f(0)':>14}")
+        header = (
+            f"{'m':>8} {'D_f(m)':>14} {'w_f(m)':>14} {'w_f(m)/w_f(0)':>14} {'noise, Q':>12} {'noise, P':>12}"
+        )
+        self._line("", header)
         for row in rows:
             known = not isinstance(first, str) and not isinstance(row["weight"], str) and first > 0
             relative = f"{row['weight'] / first:.6g}" if known else "-"
-            cells = (
-                f"{row['m']:>8g} {_short(row['divergence']):>14} {_short(row['weight']):>14} {relative:>14}"
+            cells = f"{row['m']:>8g} {short(row['divergence']):>14} {short(row['weight']):>14} {relative:>14}"
+            noises = " ".join(
+                f"{short(row[key]) if row[key] != 'nan' else '-':>12}" for key in ("noise_q", "noise_p")
             )
-            self._line("", cells)
+            self._line("", f"{cells} {noises}")
         self._line("", "w_f multiplies the squared error's gradient: grad D_f = w_f(m)/2 grad m")
+        self._line(
+            "",
+            "noise: relative variance of a sample's variational gradient, the best critic, Q or P trained",
+        )
+
+    def shape(self, facts: dict[str, Any]) -> None:
+        tails, step = facts["tails"], facts["step"]
+        self._heading("Tails, and descent on D_f")
+        self._line(
+            "f(0)", f"{tails['value_at_zero']}: {_cost(tails['value_at_zero'], 'P misses a part of Q')}"
+        )
+        end = tails["slope_at_infinity"]
+        self._line("f'(oo)", f"{end}: {_cost(end, 'P lies where Q is 0')}")
+        if tails["bounded_by"]:
+            self._line("", f"bounded: D_f <= f(0) + f'(oo) = {tails['bounded_by']}")
+        self._line("growth", growth_words(tails))
+        self._line("pull", pull_words(tails["largest_pull"]))
+        self._line("class", tails["class"])
+        self._line("stable step", f"times the kernel's eigenvalue: {step_words(step)}")
+        if facts["nearest"]:
+            closest = ", ".join(f"{near['name']} ({near['distance']:.3g})" for near in facts["nearest"][:3])
+            self._line("nearest", f"{closest}: largest |difference of log w_f(m)/w_f(0)| up to m = 9")
 
     def game(self, d: "Divergence", facts: dict[str, Any]) -> None:
         self._heading("Min-max game: predicted rate of convergence, equal steps")
@@ -152,7 +204,7 @@ class _Report:
             for key in ("direct", "activated"):
                 own, kl = row[key], row[f"{key}_kl"]
                 ratio = "-" if own is None else f"{own / kl:.3g}"
-                cells.append(f"{_short(own):>10} {_short(kl):>10} {ratio:>7}  ")
+                cells.append(f"{short(own):>10} {short(kl):>10} {ratio:>7}  ")
             self._line("", " ".join(cells))
         if "note" in facts:
             self._line("phases", facts["note"])
@@ -179,7 +231,5 @@ def _range(part: dict[str, Any]) -> str:
     return f"{low:.4g} < q/k < {high:.4g}" if low else f"q/k < {high:.4g}"
 
 
-def _short(value: float | str | None) -> str:
-    if value is None:
-        return "-"
-    return value if isinstance(value, str) else f"{value:.6g}"
+def _cost(value: str, event: str) -> str:
+    return f"{'infinite' if value == 'oo' else 'finite'} where {event}"

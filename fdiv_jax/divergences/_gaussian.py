@@ -63,7 +63,7 @@ class GaussianMoments:
     def _jumps(self, order: int):
         return [self.profile(k).jumps for k in range(order)] if len(self.pieces) > 1 else []
 
-    def _tabulable(self, k: int) -> bool:
+    def is_tabulable(self, k: int) -> bool:
         with self._lock:
             if k not in self._tabulables:
                 self._tabulables[k] = is_tabulable(self.pieces, k, self.equilibrium_slope)
@@ -76,7 +76,7 @@ class GaussianMoments:
         def evaluate(m: jax.Array) -> jax.Array:
             if self.terms is not None:
                 return _sum_of_exponentials(self.terms, k, m)
-            if not self._tabulable(k):
+            if not self.is_tabulable(k):
                 safe = jnp.maximum(m, self._least(k, m.dtype))
                 below, slope = jax.jvp(self._plain(k - 1), (safe,), (jnp.ones_like(m),))
                 limit = jnp.finfo(m.dtype).max
@@ -128,7 +128,7 @@ class GaussianMoments:
 
             return closed
 
-        if not self._tabulable(1):
+        if not self.is_tabulable(1):
             return lambda m: _log(self._weight(m))
 
         def evaluate(m: jax.Array) -> jax.Array:
@@ -140,7 +140,7 @@ class GaussianMoments:
         def rule(primals, tangents):
             (m,), (dm,) = primals, tangents
             log_weight = function(m)
-            if self._tabulable(2):
+            if self.is_tabulable(2):
                 rate = 0.5 * self._ratio(2)(m)
             else:
                 safe = jnp.maximum(m, self._least(2, m.dtype))
@@ -162,7 +162,7 @@ class GaussianMoments:
         def rule(primals, tangents):
             (m,), (dm,) = primals, tangents
             here = ratio(m)
-            if not self._tabulable(k + 1):
+            if not self.is_tabulable(k + 1):
                 raise NotImplementedError(f"no derivative of order {k} of the log weight of this generator")
             return here, 0.5 * (self._ratio(k + 1)(m) - here * self._ratio(2)(m)) * dm
 

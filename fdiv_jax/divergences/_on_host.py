@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +24,7 @@ _PANELS = np.linspace(0.0, 1.0, 25)
 
 
 def gaussian_log_moment(d: Divergence, m: ArrayLike, power: int = 1, ratio_power: float = 0.0) -> Floats:
-    """log E_Q[(r^2 f''(r))^power r^ratio_power] with log r ~ N(-m/2, m), in float64 without JAX.
+    """log E_Q[(r^2 f''(r))^power r^ratio_power] with log r ~ N(-m/2, m), in float64.
 
     With the defaults it is log w_f(m), the same as `Divergence.gaussian_log_weight`. The second moment of the
     gradient of a variational objective has power 2.
@@ -36,7 +37,7 @@ def gaussian_log_moment(d: Divergence, m: ArrayLike, power: int = 1, ratio_power
 
     Returns:
       An array of the shape of m; nan with power 2 where f has kinks, whose squares have no mean, and where
-      f'' has a pole at 1.
+      f'' has a pole.
 
     Raises:
       ValueError: m not > 0 or not finite.
@@ -54,6 +55,11 @@ def gaussian_log_moment(d: Divergence, m: ArrayLike, power: int = 1, ratio_power
     if plain and moments.terms is not None:
         exponents = [np.log(2 * a) + c * points for a, c in moments.terms]
         return np.asarray(np.logaddexp.reduce(exponents, axis=0))
+    if not moments.is_tabulable(1):
+        if not plain:
+            return np.full(points.shape, np.nan)
+        with jax.enable_x64(True):
+            return np.asarray(d.gaussian_log_weight(points))
     kinks = [jump for jump in moments.profile(0).jumps if jump.slope > 0] if len(moments.pieces) > 1 else []
     profile = moments.profile(1)
     sides = [(profile.left, -1), (profile.right, 1)]

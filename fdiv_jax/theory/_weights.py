@@ -1,6 +1,6 @@
 """log w_f as a function of x = log m, tabulated once: what the theory of descent integrates and iterates.
 
-The weight comes from `Divergence.gaussian_log_weight` in float64. On panels that are bisected until a
+The weight comes from `gaussian_log_moment`. On panels that are bisected until a
 polynomial of degree 15 resolves it, log w is a Chebyshev series; below m = e^-80 it is a straight line in x
 (constant for a smooth f, -x/2 at a kink, x where f''(1) = 0).
 """
@@ -11,10 +11,10 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 from numpy.polynomial import chebyshev
 
+from fdiv_jax.divergences import gaussian_log_moment
 from fdiv_jax.theory._inputs import Floats
 
 if TYPE_CHECKING:
@@ -23,22 +23,12 @@ if TYPE_CHECKING:
 LOWEST = -80.0  # log m
 FARTHEST = float(np.log(1e8))
 _DEGREE = 16
-_BLOCK = 256
 _TOLERANCE = 1e-12
 _ANGLES = (np.arange(_DEGREE) + 0.5) * np.pi / _DEGREE
 _POINTS = np.cos(_ANGLES)
 _TRANSFORM = np.cos(np.outer(np.arange(_DEGREE), _ANGLES)) * 2 / _DEGREE
 _TRANSFORM[0] /= 2
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(_DEGREE)
-
-
-def log_weights(d: Divergence, m: Floats) -> Floats:
-    """log w_f(m) in float64 for any default of JAX, in blocks of one size so that it is compiled once."""
-    flat = np.ravel(m).astype(np.float64)
-    padded = np.append(flat, np.ones(-flat.size % _BLOCK))
-    with jax.enable_x64(True):
-        blocks = [np.asarray(d.gaussian_log_weight(block)) for block in padded.reshape(-1, _BLOCK)]
-    return np.concatenate(blocks)[: flat.size].reshape(np.shape(m))
 
 
 class WeightTable:
@@ -54,7 +44,7 @@ class WeightTable:
         while pending:
             ends = np.array(pending)
             middle, half = ends.mean(1, keepdims=True), np.diff(ends, axis=1) / 2
-            values = log_weights(d, np.exp(middle + half * _POINTS))
+            values = gaussian_log_moment(d, np.exp(middle + half * _POINTS))
             series = values @ _TRANSFORM.T
             size = np.maximum(1.0, np.abs(values).max(1))
             rough = (np.abs(series[:, -2:]).max(1) > _TOLERANCE * size) & (half[:, 0] > 1e-3)

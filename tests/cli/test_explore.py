@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from fdiv_jax import cli
+from fdiv_jax.cli._divergence_picture import title
+from fdiv_jax.cli._gaussian_facts import gaussian_facts
 from fdiv_jax.divergences import catalogue, divergence
 from fdiv_jax.theory import game_rate
 
@@ -136,3 +138,67 @@ def test_explore_starts_quickly_and_without_flax():
     seconds, *loaded = done.stdout.splitlines()[-1].split()
     assert not loaded
     assert float(seconds) < 4  # processor time of all threads; about 1.7 on an idle machine
+
+
+def test_explore_tells_the_tails_the_noise_and_the_nearest(capsys):
+    """squared_hellinger: w = e^(-m/8)/2, so w sqrt(m) is largest at m = 4, and the noise is e^(m/4) - 1."""
+    facts = run_json(capsys, "explore", "squared_hellinger")["gaussian"]
+    assert facts["tails"]["value_at_zero"] == facts["tails"]["slope_at_infinity"] == "1"
+    assert facts["tails"]["bounded_by"] == "2"
+    assert facts["tails"]["growth_rate"] == -0.125
+    assert facts["tails"]["class"] == "robust"
+    assert facts["tails"]["largest_pull"]["m"] == pytest.approx(4, rel=1e-6)
+    assert facts["tails"]["largest_pull"]["pull"] == pytest.approx(np.exp(-0.5), rel=1e-12)
+    for row in facts["table"]:
+        assert row["divergence"] == pytest.approx(2 - 2 * np.exp(-row["m"] / 8), rel=1e-11)
+        assert row["noise_p"] == pytest.approx(np.expm1(row["m"] / 4), rel=1e-10)
+        assert row["noise_q"] == pytest.approx(np.expm1(row["m"] / 4), rel=1e-10)
+    assert facts["step"]["at_minimum"] == 4
+    assert facts["step"]["on_the_way"] == pytest.approx(4)
+    near = facts["nearest"][0]
+    assert near["name"] in ("jensen_shannon", "gan")
+    assert 0.4 < near["distance"] < 0.6
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "word", "pull"),
+    [
+        ("kl", 0, "neutral", None),
+        ("alpha(3)", 3, "tail-seeking", None),
+        ("neyman_chi2", 1, "tail-seeking", None),
+        ("le_cam", -0.125, "robust", "a number"),
+        ("total_variation", -0.125, "robust", {"m": 0.0, "pull": pytest.approx(1 / np.sqrt(2 * np.pi))}),
+    ],
+)
+def test_the_class_of_the_tails(text, rate, word, pull):
+    """w = e^(a (a - 1) m/2) for alpha(a); that of total_variation is e^(-m/8)/sqrt(2 pi m)."""
+    tails = gaussian_facts(divergence(text))["tails"]
+    assert (tails["growth_rate"], tails["class"]) == (rate, word)
+    assert tails["largest_pull"] == pull or pull == "a number"
+
+
+@pytest.mark.parametrize("text", ["jensen_shannon", "abs(t - 1)**1.5", "total_variation"])
+def test_values_between_gaussians(text, x64):
+    d = divergence(text)
+    rows = gaussian_facts(d)["table"]
+    exact = np.asarray(d.gaussian_divergence(np.array([row["m"] for row in rows])))
+    np.testing.assert_allclose([row["divergence"] for row in rows], exact, rtol=1e-9)
+
+
+def test_two_generators_side_by_side(capsys, tmp_path):
+    pair = run_json(capsys, "explore", "kl", "--against", "squared_hellinger")
+    assert (pair["first"]["name"], pair["second"]["name"]) == ("kl", "squared_hellinger")
+    assert pair["weight_distance"] == pytest.approx(9 / 8)  # |log e^(-m/8)| at m = 9
+    picture = tmp_path / "pair.png"
+    assert cli.main(["explore", "kl", "--against", "total_variation", "--plot", str(picture)]) == 0
+    out = capsys.readouterr().out
+    assert "f''(1) is infinite" in out
+    assert picture.exists()
+    assert cli.main(["explore", "kl", "--against", "hellinger"]) == 2
+    assert "did you mean 'squared_hellinger'" in capsys.readouterr().err
+
+
+def test_the_title_of_the_picture_is_short():
+    text = "1/(exp(t) - 1) - 1/(exp(1) - 1)"
+    assert title(divergence(text)) == f"{text},   f''(1) = 1.99229"
+    assert title(divergence("kl")).endswith("f''(1) = 1")

@@ -1,0 +1,126 @@
+"""`explore A --against B`: two generators in two columns, at equal curvature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fdiv_jax.cli._wording import short
+
+
+def show(pair: dict[str, Any]) -> None:
+    """Print the facts of both, row by row."""
+    from rich import box
+    from rich.table import Table
+
+    from fdiv_jax.terminal import Console
+
+    both = [pair["first"], pair["second"]]
+    console = Console(highlight=False)
+
+    def table(title: str, rows: list[tuple[str, list[str]]]) -> None:
+        made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+        for heading in ("", *(facts["name"] for facts in both)):
+            made.add_column(heading, overflow="fold")
+        for label, cells in rows:
+            made.add_row(label, *cells)
+        console.print(made)
+
+    table("Generators", [(label, [cell(facts) for facts in both]) for label, cell in _ROWS])
+    known = all(facts["gaussian"]["table"] for facts in both)
+    if known:
+        scaled = all(_is_scaled(facts) for facts in both)
+        title = "Weights between Gaussians, w_f(m)"
+        table(f"{title}/w_f(0): at equal curvature" if scaled else title, _column(both, _weight(scaled)))
+        noise = "Relative variance of a sample's variational gradient with the best critic, Q trained"
+        table(noise, _column(both, lambda facts, row: _or_dash(row["noise_q"])))
+    if all(facts["game"]["rates"] for facts in both):
+        for key, title in (("direct", "T = v"), ("activated", "T = g(v)")):
+            rows = zip(*(facts["game"]["rates"] for facts in both), strict=True)
+            cells = [(f"q/k = {a['q_over_k']:g}", [short(a[key]), short(b[key])]) for a, b in rows]
+            table(f"Rate of the min-max game, {title}, equal steps", cells)
+    distance = pair["weight_distance"]
+    if distance is None:
+        console.print(f"No distance at equal curvature: {pair['note']}")
+    else:
+        console.print(f"Largest |difference of log w_f(m)/w_f(0)| up to m = 9: {distance:.6g}")
+
+
+def _tail(key: str) -> Any:
+    def cell(facts: dict[str, Any]) -> str:
+        tails = facts["gaussian"].get("tails")
+        return "-" if tails is None else short(tails[key])
+
+    return cell
+
+
+def _pull(facts: dict[str, Any]) -> str:
+    tails = facts["gaussian"].get("tails")
+    if tails is None:
+        return "-"
+    peak = tails["largest_pull"]
+    return "none" if peak is None else f"{peak['pull']:.4g} at m = {peak['m']:.4g}"
+
+
+def _step(key: str, scaled: bool) -> Any:
+    def cell(facts: dict[str, Any]) -> str:
+        step, curvature = facts["gaussian"].get("step"), facts["curvature"]["value"]
+        if step is None:
+            return "-"
+        if not scaled:
+            return short(step[key])
+        ends = (step[key], curvature)
+        return (
+            "-" if any(isinstance(x, str) for x in ends) or curvature == 0 else short(step[key] * curvature)
+        )
+
+    return cell
+
+
+def _nearest(facts: dict[str, Any]) -> str:
+    found = facts["gaussian"].get("nearest")
+    return f"{found[0]['name']} ({found[0]['distance']:.3g})" if found else "-"
+
+
+_ROWS: list[tuple[str, Any]] = [
+    ("f(t)", lambda facts: facts["f"]),
+    ("f''(1)", lambda facts: short(facts["curvature"]["value"])),
+    ("s0 = f'(1)", lambda facts: short(facts["s0"])),
+    ("g(v)", lambda facts: facts["activation"]),
+    ("f(0)", _tail("value_at_zero")),
+    ("f'(oo)", _tail("slope_at_infinity")),
+    ("D_f bounded by", _tail("bounded_by")),
+    ("log w_f(m) / m at oo", _tail("growth_rate")),
+    ("largest w_f(m) sqrt(m)", _pull),
+    ("class", _tail("class")),
+    ("stable step k h at the minimum", _step("at_minimum", False)),
+    ("from m = 9", _step("on_the_way", False)),
+    ("from m = 9, f divided by f''(1)", _step("on_the_way", True)),
+    ("nearest named divergence", _nearest),
+]
+
+
+def _column(both: list[dict[str, Any]], cell: Any) -> list[tuple[str, list[str]]]:
+    rows = zip(*(facts["gaussian"]["table"] for facts in both), strict=True)
+    return [
+        (f"m = {pair[0]['m']:g}", [cell(facts, row) for facts, row in zip(both, pair, strict=True)])
+        for pair in rows
+    ]
+
+
+def _is_scaled(facts: dict[str, Any]) -> bool:
+    curvature = facts["curvature"]["value"]
+    return not isinstance(curvature, str) and curvature > 0
+
+
+def _weight(scaled: bool) -> Any:
+    def cell(facts: dict[str, Any], row: dict[str, Any]) -> str:
+        weight = row["weight"]
+        return short(
+            weight / facts["curvature"]["value"] if scaled and not isinstance(weight, str) else weight
+        )
+
+    return cell
+
+
+def _or_dash(value: float | str) -> str:
+    return "-" if value == "nan" else short(value)
