@@ -146,6 +146,7 @@ def test_the_divergences_of_the_parts():
     assert {float(d.curvature) for d in smooth_divergences(True)} == {0.5, 1.0, 2.0}
 
 
+@pytest.mark.slow
 def test_the_bars_hold_for_one_divergence(x64):
     """Each measuring part at its smallest: the bars of the analysis hold, and its own check can fail."""
     d = divergence("squared_hellinger")

@@ -128,10 +128,10 @@ def drawn(lora):
     return jax.tree.map(lambda x: jnp.asarray(0.2 * rng.standard_normal(x.shape), jnp.float32), lora)
 
 
-FAST = ("bk-sdm-tiny", "ssd-1b")
+FAST = ("bk-sdm-tiny",)
 SOME_FAST = [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in DISTILLED]
 LAYERS = r"(attn[12]\.to_|proj_in|ff\.net|conv1|conv_shortcut|conv\.)"
-FAST_LORAS = (("bk-sdm-tiny", "diffusers"), ("ssd-1b", "kohya"))
+FAST_LORAS = (("bk-sdm-tiny", "diffusers"),)
 
 
 @pytest.mark.interop

@@ -174,6 +174,7 @@ def test_names_are_those_of_each_layout(tiny, loras, tmp_path):
     assert (header["ss_network_dim"], header["ss_base_model_version"]) == ("2", "sd_v1")
 
 
+@pytest.mark.slow
 @pytest.mark.interop
 def test_xl_bears_the_original_names_and_both_are_read(tmp_path):
     pytest.importorskip("torch")

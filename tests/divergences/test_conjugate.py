@@ -20,7 +20,11 @@ KINDS = [
     "t*atan(t) - pi/4", "Max(1 - t, 0)**2 + Abs(t - 3) - 2", "exp(-t) - exp(-1)",
 ]  # fmt: skip
 # These take many seconds to derive and to compile; atan is the quick example of a numerical conjugate.
-QUICK = [text for text in KINDS if text not in ("Max(1 - t, 0)**2 + Abs(t - 3) - 2", "exp(-t) - exp(-1)")]
+QUICK = [
+    text
+    for text in KINDS
+    if text not in ("Max(1 - t, 0)**2 + Abs(t - 3) - 2", "exp(-t) - exp(-1)", "t*atan(t) - pi/4")
+]
 STEP = 1e-4
 
 

@@ -100,7 +100,7 @@ def test_the_generator_and_its_derivatives(text):
                 )
 
 
-@pytest.mark.parametrize("text", quickly(TAILS, list(TAILS)[2:4]))
+@pytest.mark.parametrize("text", quickly(TAILS, [list(TAILS)[2]]))
 def test_the_conjugate_and_its_derivatives(text):
     """At s = f'(t), rounded: t* by bisection of f', f* = s t* - f(t*), f*'' = 1/f''(t*)."""
     d = divergence(text)

@@ -61,7 +61,15 @@ def test_weight_is_twice_the_slope_of_the_value(text):
     np.testing.assert_allclose(weight[2], 2 * stencil_slope(value, m), rtol=1e-7, atol=1e-13)
 
 
-@pytest.mark.parametrize("text", ["squared_hellinger", "jensen_shannon", "total_variation", KINDS[4]])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "squared_hellinger",
+        pytest.param("jensen_shannon", marks=pytest.mark.slow),
+        "total_variation",
+        KINDS[4],
+    ],
+)
 def test_second_derivative(text, x64):
     d = divergence(text)
     m, _, weight = measured(text)
@@ -215,6 +223,7 @@ def test_an_infinite_divergence_is_refused(text):
             method(1.0)
 
 
+@pytest.mark.slow
 def test_arguments(x64):
     d = divergence("jensen_shannon")
     with pytest.raises(ValueError, match=">= 0, got -1"):

@@ -168,6 +168,7 @@ def test_sheets_of_nothing_are_refused(pipe, tmp_path, prompts, every):
         SampleSheets(pipe, prompts, tmp_path, every)
 
 
+@pytest.mark.slow
 def test_at_most_six_prompts_and_names_for_the_empty_one(pipe, after, tmp_path):
     watch(pipe, after, tmp_path, [0], prompts=["", *(f"prompt {i}" for i in range(8))])
     assert len(picture(tmp_path / "samples" / "step-000000.png")) == 4 + 20 + 6 * 152

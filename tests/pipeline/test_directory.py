@@ -143,7 +143,7 @@ def test_the_size_of_an_image_is_that_of_diffusers(directory, entries, size, tmp
         assert diffusers.StableDiffusionPipeline.from_pretrained(str(saved)).unet.config.sample_size == size
 
 
-@pytest.mark.parametrize(("family", "size"), [("sd2", 64), ("sdxl", 128)])
+@pytest.mark.parametrize(("family", "size"), [("sd2", 64), pytest.param("sdxl", 128, marks=pytest.mark.slow)])
 def test_a_network_of_no_size_draws_that_of_its_family(family, size, tmp_path):
     directory = tiny_pipeline(family=family).save(tmp_path / "model")
     _entries(sample_size=None)(directory / UNET)

@@ -131,7 +131,7 @@ def test_bad_input_is_named(pipe, call, error, message):
         call(pipe)
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_what_is_cut_off_a_prompt_is_told(family):
     model = tiny_pipeline(family=family)
     with pytest.warns(UserWarning, match="1 of 2 prompts are cut to 24 tokens: 'a .*' loses 'ker'"):

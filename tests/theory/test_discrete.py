@@ -54,6 +54,7 @@ def radius(d, gram, k, h, scheme, critic_steps, **options):
     return np.abs(values[np.abs(values - 1) > 1e-9]).max()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

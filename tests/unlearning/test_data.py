@@ -268,6 +268,7 @@ def mirrored(pipe, latents):
     return np.asarray(pipe.encode_images(pipe.decode(jnp.asarray(latents))[:, :, ::-1]))
 
 
+@pytest.mark.slow
 def test_mirror_images(pipe, tmp_path, drawn):
     plain = anchor_latents(pipe, PROMPTS, CONFIG, ArrayCache(tmp_path))
     config = AnchorImagesConfig(number=5, steps=2, mirror=True)
@@ -350,6 +351,7 @@ def test_images_that_are_of_no_prompt_and_prompts_that_have_no_image(pipe, tmp_p
         prepare_data(pipe, PAIRS, config, ArrayCache(None))
 
 
+@pytest.mark.slow
 def test_masks_reach_the_loss(toy):
     """m of a step on a batch of the data, written out; a change of the text has no bearing on the mask."""
     rng = np.random.default_rng(0)

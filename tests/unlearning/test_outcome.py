@@ -75,6 +75,7 @@ def test_a_run_says_it_in_its_result(learning_rate, told, pipe, config, tmp_path
     assert told in warning
 
 
+@pytest.mark.slow
 def test_numbers_that_json_has_no_word_for(pipe, config):
     result = unlearn(pipe, config(steps=2), progress=False, cache=False)
     odd = dataclasses.replace(result, history={**result.history, "m": np.array([1.0, np.inf])})

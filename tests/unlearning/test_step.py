@@ -249,6 +249,7 @@ def with_prior(b):
     return dataclasses.replace(b, prior=Prior(b.latents[::-1], b.anchor_text[::-1], (), b.mask))
 
 
+@pytest.mark.slow
 def test_the_current_model_at_the_anchor_is_the_frozen_one_before_the_first_step(toy):
     """Concept ablation is the kl member: the first step is the same, the next ones are not."""
     o, optimiser = loss_of("kl"), OptimiserConfig("sgd")
@@ -261,6 +262,7 @@ def test_the_current_model_at_the_anchor_is_the_frozen_one_before_the_first_step
     assert relative_error(a.trained, b.trained) > 1e-4
 
 
+@pytest.mark.slow
 def test_negative_guidance_leads_away_from_the_target(toy):
     """The reference is e_a - eta (e_c - e_a), sample by sample."""
     b = dataclasses.replace(batch(), negative=jnp.array([0.0, 1.0, 2.0, 0.5, 0.0, 3.0, 1.0, 1.0]))
@@ -327,6 +329,7 @@ def test_prior_preservation_adds_its_gradient(toy):
         np.testing.assert_allclose(np.vdot(moved_by, direction), -0.5 * 0.7 * slope, rtol=0.02, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_prior_preservation_against_the_model_has_no_pull_at_the_start(toy):
     term = PreservationConfig(weight=5.0)
     sgd = OptimiserConfig("sgd")
