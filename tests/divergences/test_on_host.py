@@ -38,13 +38,13 @@ TEXTS = [
     "total_variation",
     "abs(t - 1)**1.5",
     "Max(1 - t, 0)**2 + Abs(t - 3) - 2",
-    "exp(log(t)**2/40) - 1 + t*log(t)",
+    "exp(Max(log(t), 0)**(3/2)) - 1",
 ]
 
 
 @pytest.mark.parametrize("text", quickly(TEXTS, TEXTS[:1]))
 def test_the_weight_is_that_of_the_quadrature_in_jax(text, x64):
-    d = divergence(text, allow_infinite=True)
+    d = divergence(text)
     m = np.array([1e-20, 1e-3, 1.0, 8.0])
     exact = np.asarray(d.gaussian_log_weight(m))
     np.testing.assert_allclose(gaussian_log_moment(d, m), exact, rtol=1e-12, atol=1e-12)
