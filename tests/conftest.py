@@ -20,7 +20,12 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax
+import jaxtyping
 import pytest
+
+from tests import typechecks
+
+typechecks.install()
 
 # Data parallelism is tested on virtual devices; they must be asked for before the backend starts.
 jax.config.update("jax_num_cpu_devices", 4)
@@ -65,6 +70,15 @@ def bounded_mappings():
     if mappings.exists() and mappings.read_bytes().count(b"\n") > 10_000:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def type_checks(request):
+    """Annotations are checked, unless the test passes wrong types on purpose; see tests/typechecks.py."""
+    off = request.node.get_closest_marker("wrong_types") is not None
+    jaxtyping.config.update("jaxtyping_disable", off)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -17,14 +17,15 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom to the top: a module may import from its own layer and from those named for it, nothing else
 # of the project.
 _MATHS = {"divergences", "theory"}
-_COMMON = {"files", "terminal", "assets"}
+_COMMON = {"arrays", "files", "terminal", "assets"}
 _MODELS = {"nn", "diffusion", "checkpoints", "pipeline"} | _COMMON
 LAYERS: dict[str, set[str]] = {
+    "arrays": set(),
     "files": set(),
     "terminal": set(),
     "assets": set(),
-    "divergences": set(),
-    "theory": {"divergences"},
+    "divergences": {"arrays"},
+    "theory": {"arrays", "divergences"},
     "nn": {"divergences"} | _COMMON,
     "diffusion": {"divergences"} | _COMMON,
     "checkpoints": {"nn", "diffusion"} | _COMMON,

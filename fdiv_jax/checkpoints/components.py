@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from fdiv_jax.checkpoints.files import STORED_DTYPES, TensorFiles, errors_from, save_tensors
 from fdiv_jax.checkpoints.state_dicts import canonical_name, load_state_dict, state_dict, tensor_names
@@ -39,8 +40,8 @@ def load_component(
     module_cls: type[ModuleT],
     *,
     variant: str | None = None,
-    dtype: Any = jnp.float32,
-    param_dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
 ) -> LoadedComponent[ModuleT]:
     """Read a component's directory, as diffusers or transformers writes it.
 

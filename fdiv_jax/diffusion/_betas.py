@@ -1,12 +1,11 @@
 """Beta schedules, in float32 as in the training of the published checkpoints."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
-from fdiv_jax.files import shown
+from fdiv_jax.files import JsonMapping, shown
 
 MOST_STEPS = 100_000
 """Largest number of timesteps of a process; models have 1,000."""
@@ -14,7 +13,7 @@ _LARGEST = 1e300
 BETA_SCHEDULES = ("linear", "scaled_linear", "sigmoid", "squaredcos_cap_v2", "laplace", "exp")
 
 
-def betas_from_config(config: Mapping[str, Any]) -> np.ndarray:
+def betas_from_config(config: JsonMapping) -> np.ndarray:
     """The betas a scheduler configuration describes: float32 of shape (num_train_timesteps,)."""
     trained = config.get("trained_betas")
     if trained is not None and not isinstance(trained, list | tuple | np.ndarray):
@@ -49,7 +48,7 @@ def betas_from_config(config: Mapping[str, Any]) -> np.ndarray:
     return betas
 
 
-def number_of(config: Mapping[str, Any], key: str, default: float) -> float:
+def number_of(config: JsonMapping, key: str, default: float) -> float:
     """A number of a configuration.
 
     Raises:

@@ -1,15 +1,12 @@
 """The noise process that each of diffusers' scheduler classes implies beyond the entries of its file."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from fdiv_jax.files import shown
+from fdiv_jax.files import JsonMapping, JsonObject, shown
 
 _LATENT = {"beta_start": 0.00085, "beta_end": 0.012}
 _SCALED = {**_LATENT, "beta_schedule": "scaled_linear", "clip_sample": False}
 _UNCLIPPED = {"clip_sample": False}
 
-PROCESSES: dict[str, Mapping[str, Any]] = {
+PROCESSES: dict[str, JsonMapping] = {
     "DDIMInverseScheduler": {},
     "DDIMParallelScheduler": {},
     "DDIMScheduler": {},
@@ -56,7 +53,7 @@ _OTHERS = {
 }
 
 
-def process_entries(config: Mapping[str, Any]) -> dict[str, Any]:
+def process_entries(config: JsonMapping) -> JsonObject:
     """The entries of a `scheduler_config.json`, completed by those that its class implies.
 
     Raises:

@@ -5,12 +5,13 @@ import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 
+from fdiv_jax.arrays import RandomKey, RandomKeys, RealTimesteps, Samples, Trajectory
 from fdiv_jax.diffusion._ddim import ddim
 from fdiv_jax.diffusion._dpm_solver import dpm_solver_pp
 from fdiv_jax.diffusion._euler import euler, euler_ancestral
@@ -19,7 +20,7 @@ from fdiv_jax.diffusion.schedule import NoiseSchedule
 
 __all__ = ["SAMPLERS", "sample", "sampling_plan", "with_karras"]
 
-Denoise = Callable[[jax.Array, jax.Array], jax.Array]
+Denoise = Callable[[Samples, RealTimesteps], Samples]
 Progress = Callable[[int], None]
 
 
@@ -70,15 +71,15 @@ def sampling_plan(
 def sample(
     denoise: Denoise,
     schedule: NoiseSchedule,
-    latents: jax.Array,
+    latents: Samples,
     *,
     sampler: str | Sampler = "ddim",
     steps: int = 25,
     eta: float | None = None,
-    key: jax.Array | None = None,
+    key: RandomKey | RandomKeys | None = None,
     trajectory: bool = False,
     progress: Progress | None = None,
-) -> jax.Array:
+) -> Samples | Trajectory:
     """Follow the reverse process from noise to a sample.
 
     `latents` (n, ...) is the initial noise, N(0, I), for every sampler. `denoise(x, timesteps)` gives the
@@ -114,7 +115,7 @@ def sample(
     return found.astype(latents.dtype)
 
 
-def _keys(key: jax.Array | None, number: int) -> jax.Array:
+def _keys(key: RandomKey | RandomKeys | None, number: int) -> RandomKeys:
     if key is None:
         raise ValueError("the sampler draws noise: expected a key, got None")
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
@@ -128,13 +129,13 @@ def _keys(key: jax.Array | None, number: int) -> jax.Array:
 
 @partial(jax.jit, static_argnames=("trajectory", "report"))
 def _run(
-    denoise: Any,
+    denoise: Partial,
     plan: SamplingPlan,
-    start: jax.Array,
-    keys: jax.Array | None,
+    start: Samples,
+    keys: RandomKeys | None,
     trajectory: bool,
     report: bool,
-) -> jax.Array:
+) -> Samples | Trajectory:
     dtype = start.dtype
     integer = lambda a: jnp.issubdtype(a.dtype, jnp.integer)  # noqa: E731
     rows = jax.tree.map(lambda a: a.astype(jnp.int32 if integer(a) else dtype), plan)
@@ -160,7 +161,7 @@ def _run(
     return end if visited is None else jnp.concatenate([start[None], visited])
 
 
-def _fresh_noise(keys: jax.Array, index: jax.Array, like: jax.Array) -> jax.Array:
+def _fresh_noise(keys: RandomKeys, index: jax.Array, like: Samples) -> Samples:
     def draw(key: jax.Array) -> jax.Array:
         return jax.random.normal(jax.random.fold_in(key, index), like.shape[1:], like.dtype)
 
@@ -171,7 +172,7 @@ _listeners: list[Progress] = []
 """The functions to call after each step; the compiled sampler calls the innermost, so it serves all."""
 
 
-def _tell(done: Any) -> None:
+def _tell(done: ArrayLike) -> None:
     if _listeners:
         _listeners[-1](int(done))
 

@@ -1,7 +1,7 @@
 """Samplers as plans: every coefficient of every step, in float64, before the first network call."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -48,6 +48,7 @@ class SamplingPlan:
         return bool(np.any(self.noise != 0))
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """A sampler: a function that plans a number of steps through a schedule."""
 
@@ -59,7 +60,7 @@ class Sampler(Protocol):
         ...
 
 
-def predictions(schedule: NoiseSchedule, alpha: np.ndarray, sigma: np.ndarray) -> dict[str, Any]:
+def predictions(schedule: NoiseSchedule, alpha: np.ndarray, sigma: np.ndarray) -> dict[str, np.ndarray]:
     """How x_0 and eps follow from x = alpha x_0 + sigma eps and the output: four fields of a plan."""
     zero, one = np.zeros_like(alpha), np.ones_like(alpha)
     kind = schedule.prediction_type

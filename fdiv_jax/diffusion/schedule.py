@@ -3,18 +3,24 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
+from fdiv_jax.arrays import AnyTimesteps, Samples
 from fdiv_jax.diffusion._betas import betas_from_config, number_of
 from fdiv_jax.diffusion._scheduler_classes import process_entries
-from fdiv_jax.files import shown
+from fdiv_jax.files import JsonMapping, shown
 
 __all__ = ["NoiseSchedule", "PredictionType", "SolverOptions"]
 
+Coefficients = Float[jax.Array, "..."]
+"""Of a shape that multiplies the samples."""
+PerTimestep = Float[jax.Array, " batch"] | Float[jax.Array, ""]
+"""One number for each timestep."""
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 Spacing = Literal["leading", "trailing", "linspace"]
 Variance = Literal["posterior", "beta"]
@@ -104,7 +110,7 @@ class NoiseSchedule:
             )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
+    def from_config(cls, config: JsonMapping) -> "NoiseSchedule":
         """The schedule of a `scheduler_config.json`, whichever variance-preserving sampler it is for.
 
         Settings of the process that the file leaves out (betas, clipping, last step) take the defaults of the
@@ -150,24 +156,24 @@ class NoiseSchedule:
     def _alphas_bar_before(self) -> np.ndarray:
         return _read_only(np.concatenate([[1.0], self.alphas_bar[:-1]]))
 
-    def coefficients(self, timesteps: jax.Array, like: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def coefficients(self, timesteps: AnyTimesteps, like: Samples) -> tuple[Coefficients, Coefficients]:
         """(sqrt(abar_t), sqrt(1 - abar_t)), shaped to multiply `like` (n, ...)."""
         signal, noise = np.sqrt(self.alphas_bar), np.sqrt(1 - self.alphas_bar)
         return _at(signal, timesteps, like), _at(noise, timesteps, like)
 
-    def add_noise(self, x0: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
+    def add_noise(self, x0: Samples, noise: Samples, timesteps: AnyTimesteps) -> Samples:
         """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps (DDPM eq. 4)."""
         _same_shape(x0=x0, noise=noise)
         signal, sigma = self.coefficients(timesteps, x0)
         return signal * x0 + sigma * noise
 
-    def velocity(self, x0: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
+    def velocity(self, x0: Samples, noise: Samples, timesteps: AnyTimesteps) -> Samples:
         """v_t = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans and Ho, Progressive distillation, 2022)."""
         _same_shape(x0=x0, noise=noise)
         signal, sigma = self.coefficients(timesteps, x0)
         return signal * noise - sigma * x0
 
-    def target(self, x0: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
+    def target(self, x0: Samples, noise: Samples, timesteps: AnyTimesteps) -> Samples:
         """The output that the network is trained for at (x_t, t): eps, v_t or x_0, by `prediction_type`."""
         _same_shape(x0=x0, noise=noise)
         if self.prediction_type == "epsilon":
@@ -176,7 +182,7 @@ class NoiseSchedule:
             return x0
         return self.velocity(x0, noise, timesteps)
 
-    def predict_x0(self, x_t: jax.Array, output: jax.Array, timesteps: jax.Array) -> jax.Array:
+    def predict_x0(self, x_t: Samples, output: Samples, timesteps: AnyTimesteps) -> Samples:
         """The x_0 that the network's raw `output` at (x_t, t) stands for."""
         _same_shape(x_t=x_t, output=output)
         signal, sigma = self.coefficients(timesteps, x_t)
@@ -186,7 +192,7 @@ class NoiseSchedule:
             return output
         return signal * x_t - sigma * output
 
-    def predict_epsilon(self, x_t: jax.Array, output: jax.Array, timesteps: jax.Array) -> jax.Array:
+    def predict_epsilon(self, x_t: Samples, output: Samples, timesteps: AnyTimesteps) -> Samples:
         """The noise that the network's raw `output` at (x_t, t) stands for."""
         _same_shape(x_t=x_t, output=output)
         if self.prediction_type == "epsilon":
@@ -196,7 +202,7 @@ class NoiseSchedule:
             return (x_t - signal * output) / sigma
         return signal * output + sigma * x_t
 
-    def reverse_variance(self, timesteps: jax.Array, variance: Variance = "posterior") -> jax.Array:
+    def reverse_variance(self, timesteps: AnyTimesteps, variance: Variance = "posterior") -> PerTimestep:
         """The variance s_t^2 of the reverse kernel p(x_{t-1} | x_t), one number per timestep.
 
         "posterior" is that of q(x_{t-1} | x_t, x_0), beta_t (1 - abar_{t-1}) / (1 - abar_t) (DDPM eq. 7); it
@@ -207,10 +213,10 @@ class NoiseSchedule:
 
     def kernel_weight(
         self,
-        timesteps: jax.Array,
+        timesteps: AnyTimesteps,
         of: Literal["epsilon", "v_prediction", "sample", "output"] = "epsilon",
         variance: Variance = "posterior",
-    ) -> jax.Array:
+    ) -> PerTimestep:
         """w_t in m = w_t ||prediction - other||^2, m the squared distance of two reverse kernels over s_t^2.
 
         Two networks at the same (x_t, t) have the kernels N(mu, s_t^2 I) and N(mu', s_t^2 I) with
@@ -258,7 +264,7 @@ _LEVELS: dict[str, Levels] = {
 }
 
 
-def _solver_options(config: Mapping[str, Any]) -> SolverOptions:
+def _solver_options(config: JsonMapping) -> SolverOptions:
     """Solver types and orders that DPM-Solver++(2M) does not have become its own, as in diffusers."""
     asked: list[Levels] = [kind for key, kind in _LEVELS.items() if config.get(key)]
     bounds = {
@@ -303,7 +309,7 @@ def _same_shape(**arrays: jax.Array) -> None:
         )
 
 
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {shown(value)}")
 

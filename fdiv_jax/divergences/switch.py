@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from fdiv_jax.divergences._divergence import Divergence
 __all__ = ["DivergenceFunctions", "DivergenceSwitch", "SwitchedDivergence"]
 
 
+@runtime_checkable
 class DivergenceFunctions(Protocol):
     """The functions of a divergence that training evaluates: those of `Divergence`, or of one of a switch's
     members."""

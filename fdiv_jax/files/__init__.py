@@ -1,11 +1,13 @@
 """Reading untrusted files: bounded in size and time, and named in every error message."""
 
-from fdiv_jax.files.json_files import parse_json, read_json
+from fdiv_jax.files.json_files import JsonMapping, JsonObject, parse_json, read_json
 from fdiv_jax.files.links import check_no_links, open_own, refuse_links
 from fdiv_jax.files.reading import check_regular, read_bytes, read_text
 from fdiv_jax.files.wording import listed, one_line, shown
 
 __all__ = [
+    "JsonMapping",
+    "JsonObject",
     "check_no_links",
     "check_regular",
     "listed",

@@ -6,12 +6,18 @@ import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from fdiv_jax.files.reading import LIMIT, read_text
 from fdiv_jax.files.wording import one_line, shown
 
-__all__ = ["parse_json", "read_json"]
+__all__ = ["JsonMapping", "JsonObject", "parse_json", "read_json"]
+
+JsonObject = dict[str, Any]
+"""An object of a JSON file: whoever takes a value out of it checks the value."""
+JsonMapping = Mapping[str, Any]
+"""The same, to read from."""
 
 DEPTH = 64
 """Deepest nesting of lists and objects."""
@@ -19,7 +25,7 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 """A string (to the end of the text where it is not closed), or a bracket."""
 
 
-def read_json(path: str | os.PathLike[str], *, limit: int = LIMIT, finite: bool = True) -> dict[str, Any]:
+def read_json(path: str | os.PathLike[str], *, limit: int = LIMIT, finite: bool = True) -> JsonObject:
     """The JSON object that a file holds.
 
     Args:
@@ -45,7 +51,7 @@ def parse_json(text: str, where: str, *, finite: bool = True) -> Any:
         ValueError: as `read_json` for the content of a file.
     """
     _check_depth(text, where)
-    options: dict[str, Any] = {"object_pairs_hook": _once}
+    options: JsonObject = {"object_pairs_hook": _once}
     if finite:
         options |= {"parse_constant": _refused, "parse_float": _finite}
     try:
@@ -72,7 +78,7 @@ def _place(text: str, position: int) -> str:
     return f"line {line}, column {column}" if "\n" in text else f"column {column}"
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, Any]]) -> JsonObject:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

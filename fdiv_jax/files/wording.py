@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Sequence
-from typing import Any
 
 __all__ = ["listed", "one_line", "shown"]
 
@@ -23,7 +22,7 @@ class _Short(reprlib.Repr):
         return repr(x)
 
 
-def shown(value: Any, limit: int = 80) -> str:
+def shown(value: object, limit: int = 80) -> str:
     """`repr(value)` in at most `limit` characters; the work does not grow with the value.
 
     >>> shown("x" * 1_000_000, 20)
@@ -32,7 +31,7 @@ def shown(value: Any, limit: int = 80) -> str:
     return one_line(_Short(limit).repr(value), limit)
 
 
-def one_line(message: Any, limit: int = 400) -> str:
+def one_line(message: object, limit: int = 400) -> str:
     """The text of a message or an error on one line, cut after `limit` characters.
 
     >>> one_line(ValueError("first\\n   second"))

@@ -7,16 +7,30 @@ Three implementations give the same values and gradients. Their times and memory
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Bool, Float
 
 from fdiv_jax.nn.layers import Precision, linear
 
 Implementation = Literal["auto", "plain", "blocked", "library"]
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
+
+Queries = Float[jax.Array, "batch queries heads width"]
+Keys = Float[jax.Array, "batch keys heads width"]
+Values = Float[jax.Array, "batch keys heads value_width"]
+Attended = Float[jax.Array, "batch queries heads value_width"]
+AttentionMask = Bool[jax.Array, "..."]
+"""Of a shape that broadcasts to batch heads queries keys; False excludes a pair."""
+QueryFeatures = Float[jax.Array, "batch queries features"]
+KeyFeatures = Float[jax.Array, "batch keys _"]
+Block = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
+"""Keys, values, which of them are not padding, and their mask; one block, or all along the first axis."""
+Saved = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array, jax.Array, jax.Array]
+"""What the backward pass of the blocked implementation needs of the forward one."""
 
 LONG = 1024
 """Queries and keys from which on "auto" takes the blocked implementation: the measured crossing."""
@@ -25,14 +39,14 @@ BLOCK = 128
 
 
 def dot_product_attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    mask: jax.Array | None = None,
+    query: Queries,
+    key: Keys,
+    value: Values,
+    mask: AttentionMask | None = None,
     *,
     implementation: Implementation = "auto",
     block: int = BLOCK,
-) -> jax.Array:
+) -> Attended:
     """softmax(q k^T / sqrt(d)) v; scores and softmax in float32 at the least.
 
     Args:
@@ -102,10 +116,10 @@ def _blocked(
 
 def _blocked_forward(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, block: int
-) -> tuple[jax.Array, tuple[jax.Array | None, ...]]:
+) -> tuple[jax.Array, Saved]:
     dtype = jnp.promote_types(query.dtype, jnp.float32)
 
-    def step(carry: tuple[jax.Array, ...], part: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, ...], None]:
+    def step(carry: tuple[jax.Array, ...], part: Block) -> tuple[tuple[jax.Array, ...], None]:
         total, z, m = carry
         k, v, real, open_ = part
         scores = jnp.where(real, _scores(query, k, open_, "nhqd,nhkd->nhqk"), -jnp.inf)
@@ -125,9 +139,7 @@ def _blocked_forward(
     return out, (query, key, value, mask, out, z, m)
 
 
-def _blocked_backward(
-    block: int, saved: tuple[jax.Array, ...], cotangent: jax.Array
-) -> tuple[jax.Array | None, ...]:
+def _blocked_backward(block: int, saved: Saved, cotangent: jax.Array) -> tuple[jax.Array | None, ...]:
     """The cotangents of query, key and value, block by block.
 
     With P the weights and G the cotangent of the output O = P v: dv = P^T G, and the scores' cotangent is
@@ -137,7 +149,7 @@ def _blocked_backward(
     dtype = z.dtype
     inner = (cotangent.astype(dtype) * out.astype(dtype)).sum(-1, keepdims=True)
 
-    def step(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def step(total: jax.Array, part: Block) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         k, v, real, open_ = part
         scores = jnp.where(real, _scores(query, k, open_, "nhqd,nhkd->nhqk"), -jnp.inf)
         weights = jnp.exp(scores - m) / z
@@ -163,7 +175,7 @@ def _blocked_backward(
 _blocked.defvjp(_blocked_forward, _blocked_backward)
 
 
-def _blocks(key: jax.Array, value: jax.Array, mask: jax.Array | None, block: int) -> tuple[Any, ...]:
+def _blocks(key: jax.Array, value: jax.Array, mask: jax.Array | None, block: int) -> Block:
     """Keys, values, which of them are not padding, and the mask, in blocks of keys along the first axis."""
 
     def cut(x: jax.Array, axis: int) -> jax.Array:
@@ -189,8 +201,8 @@ class AttentionLayer(nnx.Module):
         self.implementation: Implementation = "auto"
 
     def attend(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None
-    ) -> jax.Array:
+        self, query: QueryFeatures, key: KeyFeatures, value: KeyFeatures, mask: AttentionMask | None = None
+    ) -> QueryFeatures:
         """n q c and n k c (twice), the heads side by side in c -> n q c."""
         q, k, v = (x.reshape(*x.shape[:2], self.heads, -1) for x in (query, key, value))
         out = dot_product_attention(q, k, v, mask, implementation=self.implementation)
@@ -234,7 +246,7 @@ class Attention(AttentionLayer):
         self.to_v = linear(source, channels, precision, rngs, bias=bias)
         self.to_out = nnx.List([linear(channels, channels, precision, rngs)])
 
-    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: QueryFeatures, context: KeyFeatures | None = None) -> QueryFeatures:
         """n q c (and n k c' to attend to) -> n q c."""
         source = x if context is None else context
         return self.to_out[0](self.attend(self.to_q(x), self.to_k(source), self.to_v(source)))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fdiv_jax.files import read_json, shown
+from fdiv_jax.files import JsonMapping, read_json, shown
 from fdiv_jax.nn.config import COUNT, require
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -61,7 +61,7 @@ class CLIPImageProcessor:
         require(all(value > 0 for value in self.std), f"std {self.std}, expected positive numbers")
 
     @classmethod
-    def from_dict(cls, mapping: Mapping[str, Any]) -> CLIPImageProcessor:
+    def from_dict(cls, mapping: JsonMapping) -> CLIPImageProcessor:
         """Read a `preprocessor_config.json` mapping, with sizes as numbers (2022) or as mappings.
 
         Raises:
@@ -137,16 +137,16 @@ class CLIPImageProcessor:
         return int(short * height / width), short
 
 
-def _listed(name: str, value: Any) -> tuple[Any, ...]:
+def _listed(name: str, value: object) -> tuple[Any, ...]:
     require(isinstance(value, list | tuple), f"{name}={shown(value)}, expected a list of numbers")
     return tuple(value)
 
 
-def _sides(value: Any) -> tuple[Any, ...]:
+def _sides(value: object) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else () if value is None else (value,)
 
 
-def _pair(name: str, value: Mapping[str, Any]) -> tuple[int, int]:
+def _pair(name: str, value: JsonMapping) -> tuple[int, int]:
     if not (value.get("height") and value.get("width")):
         raise NotImplementedError(f"{name}={dict(value)!r}, expected shortest_edge, or height and width")
     return value["height"], value["width"]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import jax
 from flax import nnx
 
-from fdiv_jax.nn.attention import AttentionLayer
+from fdiv_jax.arrays import TokenFeatures
+from fdiv_jax.files import JsonObject
+from fdiv_jax.nn.attention import AttentionLayer, AttentionMask
 from fdiv_jax.nn.config import ModelConfig, require
 from fdiv_jax.nn.layers import Precision, activation, layer_norm, linear
 
@@ -74,7 +75,7 @@ class CLIPTowerConfig(ModelConfig):
     layer_norm_eps: float = 1e-5
 
     model_type: ClassVar[str] = ""
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "model_type": ("clip_text_model", "clip_vision_model"),
         **dict.fromkeys(NOT_READ, ()),
     }
@@ -92,7 +93,7 @@ class CLIPTowerConfig(ModelConfig):
         )
         activation(self.hidden_act)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The mapping for `config.json`, with the keys by which transformers recognises the model."""
         return {"model_type": self.model_type, **super().to_dict()}
 
@@ -109,7 +110,7 @@ class CLIPAttention(AttentionLayer):
         self.q_proj = linear(width, width, precision, rngs)
         self.out_proj = linear(width, width, precision, rngs)
 
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    def __call__(self, x: TokenFeatures, mask: AttentionMask | None) -> TokenFeatures:
         """n l d -> n l d."""
         return self.out_proj(self.attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), mask))
 
@@ -123,7 +124,7 @@ class CLIPMLP(nnx.Module):
         self.fc1 = linear(config.hidden_size, config.intermediate_size, precision, rngs)
         self.fc2 = linear(config.intermediate_size, config.hidden_size, precision, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: TokenFeatures) -> TokenFeatures:
         """n l d -> n l d."""
         return self.fc2(self.act(self.fc1(x)))
 
@@ -139,7 +140,7 @@ class CLIPEncoderLayer(nnx.Module):
         self.mlp = CLIPMLP(config, precision, rngs)
         self.layer_norm2 = layer_norm(config.hidden_size, precision, rngs, epsilon=epsilon)
 
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    def __call__(self, x: TokenFeatures, mask: AttentionMask | None) -> TokenFeatures:
         """n l d -> n l d."""
         x = x + self.self_attn(self.layer_norm1(x), mask)
         return x + self.mlp(self.layer_norm2(x))
@@ -154,7 +155,7 @@ class CLIPEncoder(nnx.Module):
             [CLIPEncoderLayer(config, precision, rngs) for _ in range(config.num_hidden_layers)]
         )
 
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, ...]:
+    def __call__(self, x: TokenFeatures, mask: AttentionMask | None = None) -> tuple[TokenFeatures, ...]:
         """n l d -> the input and the output of each layer, layers + 1 arrays n l d."""
         states = [x]
         for layer in self.layers:

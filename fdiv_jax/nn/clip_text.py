@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Integer
 
+from fdiv_jax.arrays import PooledText, TextFeatures, TokenIds
+from fdiv_jax.files import JsonMapping
 from fdiv_jax.nn.clip_layers import CLIPEncoder, CLIPTowerConfig
 from fdiv_jax.nn.layers import Precision, layer_norm, linear
 
 _LEGACY_EOS = 2
+Positions = Integer[jax.Array, " batch"]
+"""The place of one token of each prompt."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +46,11 @@ class CLIPTextConfig(CLIPTowerConfig):
 class CLIPTextFeatures(NamedTuple):
     """The outputs of a text tower for n prompts of l tokens, float32 or wider."""
 
-    hidden: tuple[jax.Array, ...]
+    hidden: tuple[TextFeatures, ...]
     """n l d: the embeddings and the output of each layer, not normalised; -2 is the penultimate layer's."""
-    last: jax.Array
+    last: TextFeatures
     """n l d: the last layer's output after the final norm."""
-    pooled: jax.Array
+    pooled: PooledText
     """n d: `last` at the end-of-text token; n projection_dim where the tower has a projection."""
 
 
@@ -57,7 +63,7 @@ class CLIPTextEmbeddings(nnx.Module):
         self.token_embedding = nnx.Embed(config.vocab_size, config.hidden_size, **options)
         self.position_embedding = nnx.Embed(config.max_position_embeddings, config.hidden_size, **options)
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: TokenIds) -> TextFeatures:
         """n l -> n l d."""
         return self.token_embedding(tokens) + self.position_embedding(jnp.arange(tokens.shape[1]))
 
@@ -72,7 +78,7 @@ class CLIPTextTransformer(nnx.Module):
         self.encoder = CLIPEncoder(config, precision, rngs)
         self.final_layer_norm = layer_norm(config.hidden_size, precision, rngs, epsilon=config.layer_norm_eps)
 
-    def __call__(self, tokens: jax.Array) -> CLIPTextFeatures:
+    def __call__(self, tokens: TokenIds) -> CLIPTextFeatures:
         """n l -> the features, `pooled` not projected.
 
         Raises:
@@ -89,7 +95,7 @@ class CLIPTextTransformer(nnx.Module):
         last = self.final_layer_norm(hidden[-1])
         return CLIPTextFeatures(hidden, last, last[jnp.arange(len(tokens)), self._end(tokens)])
 
-    def _end(self, tokens: jax.Array) -> jax.Array:
+    def _end(self, tokens: TokenIds) -> Positions:
         """(n,): where each prompt ends. Before 2023 files say eos_token_id 2 and mean the greatest id."""
         eos = self.config.eos_token_id
         return jnp.argmax(tokens if eos == _LEGACY_EOS else tokens == eos, axis=-1)
@@ -103,19 +109,19 @@ class CLIPTextModel(nnx.Module):
         config: CLIPTextConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         """A network with random parameters."""
         self.config = config
         self.text_model = CLIPTextTransformer(config, Precision(dtype, param_dtype), rngs)
 
     @classmethod
-    def from_config(cls, mapping: Mapping[str, Any], *, rngs: nnx.Rngs, **precision: Any) -> Self:
+    def from_config(cls, mapping: JsonMapping, *, rngs: nnx.Rngs, **precision: DTypeLike) -> Self:
         """A network from a `config.json` mapping; see `CLIPTextConfig.from_dict` for what it raises."""
         return cls(CLIPTextConfig.from_dict(mapping), rngs=rngs, **precision)
 
-    def features(self, tokens: jax.Array) -> CLIPTextFeatures:
+    def features(self, tokens: TokenIds) -> CLIPTextFeatures:
         """n l integers -> the states of every layer, the normalised last one, and the pooled text.
 
         Raises:
@@ -123,7 +129,7 @@ class CLIPTextModel(nnx.Module):
         """
         return jax.tree.map(_widened, self.text_model(tokens))
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: TokenIds) -> TextFeatures:
         """n l integers -> n l hidden_size: the last hidden state after the final norm; see `features`."""
         return self.features(tokens).last
 
@@ -136,15 +142,15 @@ class CLIPTextModelWithProjection(CLIPTextModel):
         config: CLIPTextConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         """A network with random parameters."""
         super().__init__(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         precision = Precision(dtype, param_dtype)
         self.text_projection = linear(config.hidden_size, config.projection_dim, precision, rngs, bias=False)
 
-    def features(self, tokens: jax.Array) -> CLIPTextFeatures:
+    def features(self, tokens: TokenIds) -> CLIPTextFeatures:
         """As `CLIPTextModel.features`, with `pooled` projected: n projection_dim."""
         features = self.text_model(tokens)
         projected = features._replace(pooled=self.text_projection(features.pooled))

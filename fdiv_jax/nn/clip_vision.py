@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Float, Integer
 
+from fdiv_jax.arrays import Embeddings, Images, TokenFeatures, TokenIds
+from fdiv_jax.files import JsonMapping, JsonObject
 from fdiv_jax.nn.clip_layers import NOT_READ, CLIPEncoder, CLIPTowerConfig
 from fdiv_jax.nn.clip_text import CLIPTextConfig, CLIPTextTransformer
 from fdiv_jax.nn.config import ModelConfig, require
@@ -49,14 +53,14 @@ class CLIPConfig(ModelConfig):
     projection_dim: int = 512
     logit_scale_init_value: float = 2.6592
 
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "model_type": ("clip",),
         **dict.fromkeys(NOT_READ, ()),
     }
     ranges: ClassVar[Mapping[str, tuple[int, int]]] = {"logit_scale_init_value": (-1000, 1000)}
 
     @classmethod
-    def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
+    def from_dict(cls, mapping: JsonMapping) -> Self:
         """Read a `config.json` mapping.
 
         Files of 2022 repeat a tower's settings as `text_config_dict` and `vision_config_dict`; these count,
@@ -72,20 +76,25 @@ class CLIPConfig(ModelConfig):
         own = {key: value for key, value in mapping.items() if key.removesuffix("_dict") not in towers}
         return dataclasses.replace(super().from_dict(own), **towers)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The mapping for `config.json`."""
         towers = {"text_config": self.text_config.to_dict(), "vision_config": self.vision_config.to_dict()}
         return {**super().to_dict(), "model_type": "clip", **towers}
 
 
+Texts = Integer[jax.Array, "texts tokens"]
+Similarities = Float[jax.Array, "texts batch"]
+"""Of every text with every image."""
+
+
 class CLIPVisionFeatures(NamedTuple):
     """The outputs of a vision tower for n images, float32 or wider; l is 1 + the number of patches."""
 
-    hidden: tuple[jax.Array, ...]
+    hidden: tuple[TokenFeatures, ...]
     """n l d: the normalised embeddings and the output of each layer, the image's own token first."""
-    last: jax.Array
+    last: TokenFeatures
     """n l d: the last layer's output, not normalised."""
-    pooled: jax.Array
+    pooled: Embeddings
     """n d: the image's token after the final norm; n projection_dim where the tower has a projection."""
 
 
@@ -116,7 +125,7 @@ class CLIPVisionEmbeddings(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Images) -> TokenFeatures:
         """n h w c -> n l d."""
         patches = self.patch_embedding(images.astype(self.dtype))
         n, _, _, width = patches.shape
@@ -137,7 +146,7 @@ class CLIPVisionTransformer(nnx.Module):
         self.encoder = CLIPEncoder(config, precision, rngs)
         self.post_layernorm = layer_norm(width, precision, rngs, epsilon=epsilon)
 
-    def __call__(self, images: jax.Array) -> CLIPVisionFeatures:
+    def __call__(self, images: Images) -> CLIPVisionFeatures:
         """n h w c -> the features, `pooled` not projected.
 
         Raises:
@@ -159,8 +168,8 @@ class CLIPVisionModelWithProjection(nnx.Module):
         config: CLIPVisionConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         """A network with random parameters."""
         self.config = config
@@ -171,17 +180,17 @@ class CLIPVisionModelWithProjection(nnx.Module):
         )
 
     @classmethod
-    def from_config(cls, mapping: Mapping[str, Any], *, rngs: nnx.Rngs, **precision: Any) -> Self:
+    def from_config(cls, mapping: JsonMapping, *, rngs: nnx.Rngs, **precision: DTypeLike) -> Self:
         """A network from a `config.json` mapping; see `CLIPVisionConfig.from_dict` for what it raises."""
         return cls(CLIPVisionConfig.from_dict(mapping), rngs=rngs, **precision)
 
-    def features(self, images: jax.Array) -> CLIPVisionFeatures:
+    def features(self, images: Images) -> CLIPVisionFeatures:
         """Preprocessed images n h w c (see `CLIPImageProcessor`) -> the states, and `pooled` projected."""
         features = self.vision_model(images)
         projected = features._replace(pooled=self.visual_projection(features.pooled))
         return jax.tree.map(_widened, projected)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Images) -> Embeddings:
         """Preprocessed images n h w c -> n projection_dim, not normalised."""
         return self.features(images).pooled
 
@@ -190,7 +199,12 @@ class CLIPModel(nnx.Module):
     """Both towers: vectors of texts and of images whose angles say how well they fit."""
 
     def __init__(
-        self, config: CLIPConfig, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32
+        self,
+        config: CLIPConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         """A network with random parameters."""
         self.config = config
@@ -203,19 +217,19 @@ class CLIPModel(nnx.Module):
         self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale_init_value, param_dtype))
 
     @classmethod
-    def from_config(cls, mapping: Mapping[str, Any], *, rngs: nnx.Rngs, **precision: Any) -> Self:
+    def from_config(cls, mapping: JsonMapping, *, rngs: nnx.Rngs, **precision: DTypeLike) -> Self:
         """A network from a `config.json` mapping; see `CLIPConfig.from_dict` for what it raises."""
         return cls(CLIPConfig.from_dict(mapping), rngs=rngs, **precision)
 
-    def embed_texts(self, tokens: jax.Array) -> jax.Array:
+    def embed_texts(self, tokens: TokenIds) -> Embeddings:
         """n l integers -> n projection_dim, of length 1."""
         return _unit(self.text_projection(self.text_model(tokens).pooled))
 
-    def embed_images(self, images: jax.Array) -> jax.Array:
+    def embed_images(self, images: Images) -> Embeddings:
         """Preprocessed images n h w c (see `CLIPImageProcessor`) -> n projection_dim, of length 1."""
         return _unit(self.visual_projection(self.vision_model(images).pooled))
 
-    def __call__(self, tokens: jax.Array, images: jax.Array) -> jax.Array:
+    def __call__(self, tokens: Texts, images: Images) -> Similarities:
         """exp(logit_scale) cos(text i, image j): n l and m h w c -> n m."""
         scale = jnp.exp(_widened(self.logit_scale[...]))
         return scale * self.embed_texts(tokens) @ self.embed_images(images).T

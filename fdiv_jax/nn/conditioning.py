@@ -6,6 +6,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
+
+from fdiv_jax.arrays import PooledText, TextFeatures
+
+ImageSizes = Float[jax.Array, "batch 6"]
+"""(height, width, top, left, height, width) in pixels, see `TextConditioning`."""
 
 
 @jax.tree_util.register_dataclass
@@ -22,9 +28,9 @@ class TextConditioning:
     Source: Podell et al., SDXL: Improving latent diffusion models for high-resolution image synthesis, 2023.
     """
 
-    hidden: jax.Array
-    pooled: jax.Array
-    time_ids: jax.Array | None = None
+    hidden: TextFeatures
+    pooled: PooledText
+    time_ids: ImageSizes | None = None
 
     def sized(self, height: int, width: int) -> TextConditioning:
         """A copy with `time_ids` of an uncropped image of `height` x `width` px, unless it has its own."""
@@ -34,7 +40,7 @@ class TextConditioning:
         return dataclasses.replace(self, time_ids=jnp.broadcast_to(ids, (self.pooled.shape[0], 6)))
 
 
-Text = jax.Array | TextConditioning
+Text = TextFeatures | TextConditioning
 """Text features n l d alone (Stable Diffusion 1 and 2), or with the additions of XL."""
 
 

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
-from fdiv_jax.files import shown
+from fdiv_jax.files import JsonMapping, JsonObject, shown
 
 ConfigT = TypeVar("ConfigT", bound="ModelConfig")
 
@@ -33,7 +33,7 @@ class ModelConfig:
     """
 
     class_name: ClassVar[str] = ""
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {}
     ranges: ClassVar[Mapping[str, tuple[int, int]]] = {}
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class ModelConfig:
             _check_numbers(field.name, getattr(self, field.name), self.ranges.get(field.name))
 
     @classmethod
-    def from_dict(cls: type[ConfigT], mapping: Mapping[str, Any]) -> ConfigT:
+    def from_dict(cls: type[ConfigT], mapping: JsonMapping) -> ConfigT:
         """Read a `config.json` mapping.
 
         Keys that start with an underscore, and keys that no version of this library has heard of and that
@@ -56,7 +56,7 @@ class ModelConfig:
             raise ValueError(f"a configuration must be a mapping, got {shown(mapping)}")
         hints = typing.get_type_hints(cls)
         fields = {field.name for field in dataclasses.fields(cls)}
-        known: dict[str, Any] = {}
+        known: JsonObject = {}
         for key, value in mapping.items():
             if isinstance(value, list):
                 value = _as_tuple(value)
@@ -79,15 +79,15 @@ class ModelConfig:
                 )
         return cls(**known)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The mapping to write as `config.json`; `from_dict` reads it back to an equal configuration."""
-        result: dict[str, Any] = {"_class_name": self.class_name} if self.class_name else {}
+        result: JsonObject = {"_class_name": self.class_name} if self.class_name else {}
         for field in dataclasses.fields(self):
             result[field.name] = _as_list(getattr(self, field.name))
         return result
 
 
-def _check_numbers(name: str, value: Any, bounds: tuple[int, int] | None) -> None:
+def _check_numbers(name: str, value: object, bounds: tuple[int, int] | None) -> None:
     """Check the range of every number and the length of every list.
 
     Raises:
@@ -106,14 +106,14 @@ def _check_numbers(name: str, value: Any, bounds: tuple[int, int] | None) -> Non
             raise ValueError(f"{name}={shown(value)}, expected a number from {least} to {most}")
 
 
-def _is_neutral(value: Any, neutral: tuple[Any, ...]) -> bool:
+def _is_neutral(value: object, neutral: tuple[object, ...]) -> bool:
     """Whether a value, or each of the values per block, is neutral; without a list every value is."""
     if not neutral:
         return True
     return all(one in neutral for one in value) if isinstance(value, tuple) and value else value in neutral
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _fits(value: object, hint: object) -> bool:
     """Whether a value read from JSON is of an annotated type."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return any(_fits(value, one) for one in typing.get_args(hint))
@@ -129,11 +129,11 @@ def _fits(value: Any, hint: Any) -> bool:
     return not isinstance(hint, type) or isinstance(value, hint)
 
 
-def _as_tuple(value: Any) -> Any:
+def _as_tuple(value: object) -> object:
     return tuple(_as_tuple(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-def _as_list(value: Any) -> Any:
+def _as_list(value: object) -> object:
     return [_as_list(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Float, Shaped
+
+from fdiv_jax.arrays import FeatureMap, Masks, Predictions
+
+Matrix = Float[jax.Array, "left right"]
+"""A kernel as a matrix: (height width inputs, outputs)."""
+RightVector = Float[jax.Array, " right"]
+MasksOfOneChannel = Shaped[jax.Array, "batch height width 1"]
+PatchValues = Float[jax.Array, "batch patches_down patches_across"]
+"""The critic's value v of every patch of every prediction."""
 
 
 class SpectralVector(nnx.Variable):
     """The running estimate of a kernel's leading left singular vector. Not trained by gradients."""
 
 
-def _iterate(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+def _iterate(matrix: Matrix, vector: RightVector) -> RightVector:
     """One step of power iteration towards the leading right singular vector."""
     left = matrix @ vector
     right = matrix.T @ (left / (jnp.linalg.norm(left) + 1e-12))
@@ -42,7 +52,7 @@ class SpectralConv(nnx.Module):
         stride: int,
         padding: int,
         rngs: nnx.Rngs,
-        param_dtype: Any,
+        param_dtype: DTypeLike,
         normalise: bool = True,
     ):
         """A square kernel of `size`, the same padding on all sides; not normalised unless `normalise`."""
@@ -56,14 +66,14 @@ class SpectralConv(nnx.Module):
         matrix = self._matrix()
         self.spectral[...] = jax.lax.fori_loop(0, 15, lambda _, u: _iterate(matrix, u), self.spectral[...])
 
-    def _matrix(self) -> jax.Array:
+    def _matrix(self) -> Matrix:
         return self.kernel[...].reshape(-1, self.kernel.shape[-1])
 
     def refresh(self) -> None:
         """One step of power iteration."""
         self.spectral[...] = _iterate(jax.lax.stop_gradient(self._matrix()), self.spectral[...])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: FeatureMap) -> FeatureMap:
         """n h w inputs -> n h' w' outputs."""
         kernel = self.kernel[...]
         if self.normalise:
@@ -93,7 +103,7 @@ class Critic(nnx.Module):
         rngs: nnx.Rngs,
         hidden_channels: Sequence[int] = (64, 128, 256),
         head_channels: int = 512,
-        param_dtype: Any = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         spectral_norm: bool = True,
     ):
         """`channels` of the input: those of the noise prediction and one for the mask."""
@@ -113,7 +123,7 @@ class Critic(nnx.Module):
         for layer in (*self.layers, self.head, self.out):
             layer.refresh()
 
-    def __call__(self, prediction: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(self, prediction: Predictions, mask: Masks | MasksOfOneChannel | None = None) -> PatchValues:
         """One value per patch.
 
         Args:

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 
 __all__ = ["ExtractedLora", "Lora", "extract_lora", "init_lora", "merge_lora", "merge_module"]
 
@@ -283,7 +284,7 @@ def extract_lora(
 
 
 @functools.partial(jax.jit, static_argnames="shape")
-def _scaled_part(values: jax.Array, start: int, scale: float, shape: tuple[int, ...]) -> jax.Array:
+def _scaled_part(values: jax.Array, start: ArrayLike, scale: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
     """The values from `start` on that fill `shape`, times `scale`."""
     return scale * jax.lax.dynamic_slice(values, (start,), (math.prod(shape),)).reshape(shape)
 

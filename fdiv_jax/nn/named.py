@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import jax
 from flax import nnx
+
+from fdiv_jax.arrays import Parameters
 
 __all__ = ["named_parameters"]
 
 
-def named_parameters(module: nnx.Module) -> dict[str, jax.Array]:
+def named_parameters(module: nnx.Module) -> Parameters:
     """The parameters of a module by name, such as mid_block.resnets.0.conv1.kernel; no other state."""
     flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
     return {".".join(map(str, path)): variable[...] for path, variable in flat}

@@ -7,8 +7,12 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float
 
+from fdiv_jax.arrays import Embeddings, FeatureMap, RealTimesteps
 from fdiv_jax.nn.layers import Precision, activation, conv, group_norm, linear
+
+Sinusoids = Float[jax.Array, "batch sinusoids"]
 
 
 class ResnetBlock2D(nnx.Module):
@@ -36,7 +40,7 @@ class ResnetBlock2D(nnx.Module):
         if inputs != outputs:
             self.conv_shortcut = conv(inputs, outputs, 1, precision, rngs)
 
-    def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: FeatureMap, time: Embeddings | None = None) -> FeatureMap:
         """n h w inputs (and n time) -> n h w outputs."""
         hidden = self.conv1(self.act(self.norm1(x)))
         if time is not None:
@@ -57,7 +61,7 @@ class Downsample2D(nnx.Module):
         self.padding = padding
         self.conv = conv(channels, channels, 3, precision, rngs, stride=2, padding=padding)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: FeatureMap) -> FeatureMap:
         """n h w c -> n h/2 w/2 c."""
         if self.padding == 0:
             x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
@@ -71,12 +75,12 @@ class Upsample2D(nnx.Module):
         """`channels` in and out."""
         self.conv = conv(channels, channels, 3, precision, rngs, padding=1)
 
-    def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
+    def __call__(self, x: FeatureMap, size: tuple[int, int] | None = None) -> FeatureMap:
         """n h w c -> n H W c, with (H, W) = `size`, or (2 h, 2 w)."""
         return self.conv(nearest_resize(x, size or (2 * x.shape[1], 2 * x.shape[2])))
 
 
-def nearest_resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def nearest_resize(x: FeatureMap, size: tuple[int, int]) -> FeatureMap:
     """Output pixel i shows input pixel floor(i in / out): PyTorch's nearest mode. n h w c -> n H W c."""
     n, h, w, c = x.shape
     if size == (2 * h, 2 * w):
@@ -87,8 +91,8 @@ def nearest_resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def sinusoidal_embedding(
-    timesteps: jax.Array, width: int, *, flip_sin_to_cos: bool, freq_shift: float
-) -> jax.Array:
+    timesteps: RealTimesteps, width: int, *, flip_sin_to_cos: bool, freq_shift: float
+) -> Embeddings:
     """[sin(t w_k), cos(t w_k)] with w_k = 10000^(-k / (width/2 - freq_shift)); cos first when flipped.
 
     Args:
@@ -119,6 +123,6 @@ class TimestepEmbedding(nnx.Module):
         self.linear_1 = linear(inputs, width, precision, rngs)
         self.linear_2 = linear(width, width, precision, rngs)
 
-    def __call__(self, embedding: jax.Array) -> jax.Array:
+    def __call__(self, embedding: Sinusoids) -> Embeddings:
         """n inputs -> n width."""
         return self.linear_2(self.act(self.linear_1(embedding)))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 from flax import nnx
+from jax.typing import DTypeLike
+
+from fdiv_jax.files import JsonMapping
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
 
-class _OneKey:
+class _OneKey(nnx.Rngs):
     """Stands in for nnx.Rngs where only shapes count; tracing that one's counter takes quadratic time."""
 
     def __init__(self) -> None:
@@ -21,7 +23,7 @@ class _OneKey:
         return self._key
 
 
-def abstract_network(kind: type[ModuleT], config: Mapping[str, Any], **precision: Any) -> ModuleT:
+def abstract_network(kind: type[ModuleT], config: JsonMapping, **precision: DTypeLike) -> ModuleT:
     """The network of a `config.json` mapping with shapes in place of parameters; nothing is allocated.
 
     Args:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from fdiv_jax.arrays import FeatureMap, Images, Latents
+
 OVERLAP = 4
 """A tile shares 1 / OVERLAP of its side with the next one."""
 
 
-def decode_tiles(
-    decode: Callable[[jax.Array], jax.Array], latents: jax.Array, tile: int, factor: int
-) -> jax.Array:
+def decode_tiles(decode: Callable[[Latents], Images], latents: Latents, tile: int, factor: int) -> Images:
     """An image decoded tile by tile, the tiles blended linearly where they overlap.
 
     Every tile is decoded on its own: convolutions see its border and norms see only the tile, so that the
@@ -36,10 +36,10 @@ def decode_tiles(
     if max(latents.shape[1:3]) <= tile:
         return decode(latents)
     step, seam = tile - tile // OVERLAP, factor * tile // OVERLAP
-    above: dict[int, jax.Array] = {}
+    above: dict[int, Images] = {}
     bands = []
     for top in range(0, latents.shape[1], step):
-        band: list[jax.Array] = []
+        band: list[Images] = []
         before = None
         for left in range(0, latents.shape[2], step):
             part = decode(latents[:, top : top + tile, left : left + tile])
@@ -53,7 +53,7 @@ def decode_tiles(
     return jnp.concatenate(bands, axis=1)
 
 
-def _blend(first: jax.Array, second: jax.Array, seam: int, axis: int) -> jax.Array:
+def _blend(first: FeatureMap, second: FeatureMap, seam: int, axis: int) -> FeatureMap:
     """`second` with its first `seam` pixels along an axis faded over from the last ones of `first`."""
     seam = min(seam, second.shape[axis])
     shape = [1] * second.ndim

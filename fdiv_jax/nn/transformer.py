@@ -5,9 +5,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float
 
+from fdiv_jax.arrays import FeatureMap, TextFeatures
 from fdiv_jax.nn.attention import Attention
 from fdiv_jax.nn.layers import Identity, Precision, conv, group_norm, layer_norm, linear
+
+PixelFeatures = Float[jax.Array, "batch pixels features"]
+"""A feature map with its pixels in one row."""
+Inputs = Float[jax.Array, "*places inputs"]
+Outputs = Float[jax.Array, "*places outputs"]
 
 
 class GatedGelu(nnx.Module):
@@ -17,7 +24,7 @@ class GatedGelu(nnx.Module):
         """`inputs` features to `outputs`."""
         self.proj = linear(inputs, 2 * outputs, precision, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Inputs) -> Outputs:
         """... inputs -> ... outputs."""
         value, gate = jnp.split(self.proj(x), 2, axis=-1)
         return value * jax.nn.gelu(gate, approximate=False)
@@ -36,7 +43,7 @@ class FeedForward(nnx.Module):
             ]
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: PixelFeatures) -> PixelFeatures:
         """n l c -> n l c."""
         return self.net[2](self.net[0](x))
 
@@ -53,7 +60,7 @@ class BasicTransformerBlock(nnx.Module):
         self.norm3 = layer_norm(channels, precision, rngs)
         self.ff = FeedForward(channels, precision, rngs)
 
-    def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
+    def __call__(self, x: PixelFeatures, text: TextFeatures) -> PixelFeatures:
         """n l c and n t d -> n l c."""
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), text)
@@ -89,7 +96,7 @@ class Transformer2DModel(nnx.Module):
         else:
             self.proj_out = conv(channels, channels, 1, precision, rngs)
 
-    def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
+    def __call__(self, x: FeatureMap, text: TextFeatures) -> FeatureMap:
         """n h w c and n t d -> n h w c."""
         n, h, w, c = x.shape
         hidden = self.proj_in(self.norm(x)).reshape(n, h * w, c)

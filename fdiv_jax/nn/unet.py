@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
-from fdiv_jax.files import shown
+from fdiv_jax.arrays import Embeddings, FeatureMap, Latents, Predictions, RealTimesteps, TextFeatures
+from fdiv_jax.files import JsonMapping, shown
 from fdiv_jax.nn.conditioning import Text, TextConditioning
 from fdiv_jax.nn.config import LAYERS, ModelConfig, per_block, require
 from fdiv_jax.nn.layers import Precision, activation, conv, group_norm
@@ -75,7 +76,7 @@ class UNetConfig(ModelConfig):
     projection_class_embeddings_input_dim: int | None = None
 
     class_name: ClassVar[str] = "UNet2DConditionModel"
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "only_cross_attention": (False, None),
         "dual_cross_attention": (False, None),
         "mid_block_scale_factor": (1, None),
@@ -255,7 +256,9 @@ class DownBlock2D(nnx.Module):
             padding = stage.config.downsample_padding
             self.downsamplers = nnx.List([Downsample2D(outputs, padding, stage.precision, rngs)])
 
-    def __call__(self, x: jax.Array, time: jax.Array, text: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+    def __call__(
+        self, x: FeatureMap, time: Embeddings, text: TextFeatures
+    ) -> tuple[FeatureMap, list[FeatureMap]]:
         """The features, and the skip connections for the way up."""
         skips = []
         for i, resnet in enumerate(self.resnets):
@@ -279,7 +282,7 @@ class MidBlock2D(nnx.Module):
         count = 1 if depth is None else 2
         self.resnets = nnx.List([stage.resnet(channels, channels, rngs) for _ in range(count)])
 
-    def __call__(self, x: jax.Array, time: jax.Array, text: jax.Array) -> jax.Array:
+    def __call__(self, x: FeatureMap, time: Embeddings, text: TextFeatures) -> FeatureMap:
         """n h w c -> n h w c."""
         x = self.resnets[0](x, time)
         if hasattr(self, "attentions"):
@@ -309,7 +312,9 @@ class UpBlock2D(nnx.Module):
         if upsample:
             self.upsamplers = nnx.List([Upsample2D(outputs, stage.precision, rngs)])
 
-    def __call__(self, x: jax.Array, skips: list[jax.Array], time: jax.Array, text: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: FeatureMap, skips: list[FeatureMap], time: Embeddings, text: TextFeatures
+    ) -> FeatureMap:
         """The features; removes this block's skips from the end of `skips`."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), time)
@@ -329,8 +334,8 @@ class UNet2DConditionModel(nnx.Module):
         config: UNetConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         """A network with random parameters.
 
@@ -401,12 +406,12 @@ class UNet2DConditionModel(nnx.Module):
 
     @classmethod
     def from_config(
-        cls, mapping: Mapping[str, Any], *, rngs: nnx.Rngs, **precision: Any
+        cls, mapping: JsonMapping, *, rngs: nnx.Rngs, **precision: DTypeLike
     ) -> UNet2DConditionModel:
         """A network from a `config.json` mapping; see `UNetConfig.from_dict` for what it raises."""
         return cls(UNetConfig.from_dict(mapping), rngs=rngs, **precision)
 
-    def __call__(self, latents: jax.Array, timesteps: jax.Array, text: Text) -> jax.Array:
+    def __call__(self, latents: Latents, timesteps: RealTimesteps, text: Text) -> Predictions:
         """The raw prediction.
 
         Args:
@@ -441,11 +446,11 @@ class UNet2DConditionModel(nnx.Module):
         x = self.conv_out(self.act(self.conv_norm_out(x)))
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
-    def _sinusoids(self, values: jax.Array, width: int) -> jax.Array:
+    def _sinusoids(self, values: RealTimesteps, width: int) -> Embeddings:
         c = self.config
         return sinusoidal_embedding(values, width, flip_sin_to_cos=c.flip_sin_to_cos, freq_shift=c.freq_shift)
 
-    def _size_and_pooled(self, text: Text) -> jax.Array:
+    def _size_and_pooled(self, text: Text) -> Embeddings:
         """n time: the embedding of the pooled text and the sizes."""
         if not isinstance(text, TextConditioning) or text.time_ids is None:
             got = "one without time_ids" if isinstance(text, TextConditioning) else "features alone"

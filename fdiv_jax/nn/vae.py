@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
+from fdiv_jax.arrays import FeatureMap, Images, Latents
+from fdiv_jax.files import JsonMapping
 from fdiv_jax.nn.attention import Attention
 from fdiv_jax.nn.config import LAYERS, ModelConfig, require
 from fdiv_jax.nn.layers import Precision, activation, conv, group_norm
@@ -41,7 +43,7 @@ class VAEConfig(ModelConfig):
     mid_block_add_attention: bool = True
 
     class_name: ClassVar[str] = "AutoencoderKL"
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "latents_mean": (None,),
         "latents_std": (None,),
     }
@@ -86,10 +88,10 @@ class MidAttention(Attention):
         super().__init__(channels, 1, precision, rngs, bias=True)
         self.group_norm = group_norm(channels, groups, _EPSILON, precision, rngs)
 
-    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: FeatureMap) -> FeatureMap:
         """n h w c -> n h w c."""
         n, h, w, c = x.shape
-        return x + super().__call__(self.group_norm(x).reshape(n, h * w, c), context).reshape(n, h, w, c)
+        return x + super().__call__(self.group_norm(x).reshape(n, h * w, c)).reshape(n, h, w, c)
 
 
 class _Blocks:
@@ -121,7 +123,7 @@ class MidBlock2D(nnx.Module):
             self.attentions = nnx.List([MidAttention(channels, groups, build.precision, build.rngs)])
         self.resnets = nnx.List([build.resnet(channels, channels) for _ in range(2)])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: FeatureMap) -> FeatureMap:
         """n h w c -> n h w c."""
         x = self.resnets[0](x)
         if hasattr(self, "attentions"):
@@ -139,7 +141,7 @@ class DownEncoderBlock2D(nnx.Module):
         if downsample:
             self.downsamplers = nnx.List([Downsample2D(outputs, 0, build.precision, build.rngs)])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: FeatureMap) -> FeatureMap:
         """n h w inputs -> n h' w' outputs."""
         for resnet in self.resnets:
             x = resnet(x)
@@ -156,7 +158,7 @@ class UpDecoderBlock2D(nnx.Module):
         if upsample:
             self.upsamplers = nnx.List([Upsample2D(outputs, build.precision, build.rngs)])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: FeatureMap) -> FeatureMap:
         """n h w inputs -> n h' w' outputs."""
         for resnet in self.resnets:
             x = resnet(x)
@@ -183,7 +185,7 @@ class Encoder(nnx.Module):
         self.act = activation("silu")  # for every act_fn, which is that of the residual blocks
         self.conv_out = build.conv(channels[-1], 2 * config.latent_channels, 3)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Images) -> Latents:
         """n h w 3 -> n h' w' 2 latent_channels."""
         x = self.conv_in(images)
         for block in self.down_blocks:
@@ -210,7 +212,7 @@ class Decoder(nnx.Module):
         self.act = activation("silu")  # for every act_fn, which is that of the residual blocks
         self.conv_out = build.conv(channels[-1], config.out_channels, 3)
 
-    def __call__(self, latents: jax.Array) -> jax.Array:
+    def __call__(self, latents: Latents) -> Images:
         """n h w latent_channels -> n H W 3."""
         x = self.mid_block(self.conv_in(latents))
         for block in self.up_blocks:
@@ -222,7 +224,12 @@ class AutoencoderKL(nnx.Module):
     """A variational autoencoder with a Gaussian latent. Works in *unscaled* latents; the pipeline scales."""
 
     def __init__(
-        self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32
+        self,
+        config: VAEConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         """A network with random parameters.
 
@@ -245,11 +252,11 @@ class AutoencoderKL(nnx.Module):
             self.post_quant_conv = build.conv(config.latent_channels, config.latent_channels, 1)
 
     @classmethod
-    def from_config(cls, mapping: Mapping[str, Any], *, rngs: nnx.Rngs, **precision: Any) -> AutoencoderKL:
+    def from_config(cls, mapping: JsonMapping, *, rngs: nnx.Rngs, **precision: DTypeLike) -> AutoencoderKL:
         """A network from a `config.json` mapping; see `VAEConfig.from_dict` for what it raises."""
         return cls(VAEConfig.from_dict(mapping), rngs=rngs, **precision)
 
-    def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def encode(self, images: Images) -> tuple[Latents, Latents]:
         """Mean and log variance of the latents.
 
         Args:
@@ -265,7 +272,7 @@ class AutoencoderKL(nnx.Module):
         mean, log_variance = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(log_variance, -30.0, 20.0)
 
-    def decode(self, latents: jax.Array) -> jax.Array:
+    def decode(self, latents: Latents) -> Images:
         """Images of unscaled latents, n h w c -> n H W 3, about -1 to 1 and not clipped."""
         latents = latents.astype(self.dtype)
         if self.config.use_post_quant_conv:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from fdiv_jax.checkpoints import atomic_directory, load_component, save_component
 from fdiv_jax.checkpoints.files import errors_from
@@ -67,8 +68,8 @@ _DIFFUSERS_VERSION = "0.42.1"
 def load_pipeline(
     model: str | os.PathLike[str],
     *,
-    dtype: Any = jnp.float32,
-    param_dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
     attention: Implementation = "auto",
     variant: str | None = None,
     revision: str | None = None,
@@ -161,7 +162,7 @@ def _entry(directory: Path, index: Mapping[str, Any], name: str) -> list[Any]:
     raise NotImplementedError(f"{directory}: {name} is {found}, expected {[library, expected]}")
 
 
-def _precision(name: str, dtype: Any) -> Any:
+def _precision(name: str, dtype: DTypeLike) -> Any:
     try:
         found = jnp.dtype(dtype)
     except TypeError:

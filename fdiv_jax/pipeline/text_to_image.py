@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
+from fdiv_jax.arrays import AnyTimesteps, Images, Latents, Predictions, StoredImages, TokenIds
 from fdiv_jax.diffusion import NoiseSchedule, Sampler, sample
 from fdiv_jax.nn import (
     AutoencoderKL,
@@ -29,6 +30,7 @@ from fdiv_jax.nn import (
 )
 from fdiv_jax.nn.attention import Implementation
 from fdiv_jax.nn.tiles import OVERLAP, decode_tiles
+from fdiv_jax.pipeline import programs
 from fdiv_jax.pipeline.concepts import Concept
 from fdiv_jax.pipeline.inputs import (
     check_images,
@@ -172,13 +174,13 @@ class TextToImagePipeline:
         warn_of_cuts([tokenizer for tokenizer, _ in self.text_towers], texts, self.text_length)
         towers = [nnx.split(encoder) for _, encoder in self.text_towers]
         graphs, parameters = zip(*towers, strict=True)
-        text = _encode_text(graphs, parameters, self.tokenize(texts))
+        text = programs.encode_text(graphs, parameters, self.tokenize(texts))
         if self.text_encoder_2 is None or not self.extras.get("force_zeros_for_empty_prompt", True):
             return text
         given = np.array([prompt is not None for prompt in prompts])
         return jax.tree.map(lambda x: x * given.reshape(-1, *(1,) * (x.ndim - 1)), text)
 
-    def tokenize(self, prompts: Sequence[str]) -> tuple[jax.Array, ...]:
+    def tokenize(self, prompts: Sequence[str]) -> tuple[TokenIds, ...]:
         """The token ids of prompts for each text encoder, (n, `text_length`), int32.
 
         A textual-inversion token of several vectors ("<cat-toy>" with "<cat-toy>_1" in the vocabulary) stands
@@ -189,7 +191,7 @@ class TextToImagePipeline:
             jnp.asarray(token_rows(tokenizer, texts, self.text_length)) for tokenizer, _ in self.text_towers
         )
 
-    def denoise(self, latents: jax.Array, timesteps: jax.Array, text: Text) -> jax.Array:
+    def denoise(self, latents: Latents, timesteps: AnyTimesteps, text: Text) -> Predictions:
         """The UNet's raw output (noise or v, as `schedule.prediction_type` says).
 
         Args:
@@ -222,14 +224,16 @@ class TextToImagePipeline:
         if timesteps.shape not in ((), latents.shape[:1]):
             raise ValueError(f"timesteps of shape {timesteps.shape}, expected ({latents.shape[0]},)")
         graph, parameters = nnx.split(self.unet)
-        return _denoise(graph, parameters, latents, jnp.broadcast_to(timesteps, latents.shape[:1]), text)
+        return programs.denoise(
+            graph, parameters, latents, jnp.broadcast_to(timesteps, latents.shape[:1]), text
+        )
 
     def sized(self, text: Text, latents: tuple[int, ...]) -> Text:
         """`text` with the size of the image that latents of this shape (n h w c) make, if it has none."""
         factor = self.vae.config.downsampling
         return sized_text(text, latents[1] * factor, latents[2] * factor)
 
-    def decode(self, latents: jax.Array, *, batch: int | None = None, tile: int | None = None) -> jax.Array:
+    def decode(self, latents: Latents, *, batch: int | None = None, tile: int | None = None) -> Images:
         """Images of scaled latents.
 
         Args:
@@ -248,7 +252,7 @@ class TextToImagePipeline:
                 multiple of 4 latents.
         """
         graph, parameters = nnx.split(self.vae)
-        call = functools.partial(_decode, graph, parameters)
+        call = functools.partial(programs.decode, graph, parameters)
         calls = self._calls(jnp.asarray(latents), batch)
         self._check_tile(tile)
         if tile is not None:
@@ -256,7 +260,7 @@ class TextToImagePipeline:
             return jnp.concatenate([decode_tiles(call, part, tile // factor, factor) for part in calls])
         return jnp.concatenate([call(part) for part in calls])
 
-    def encode_images(self, images: jax.Array) -> jax.Array:
+    def encode_images(self, images: Images | StoredImages) -> Latents:
         """Scaled latents of images, the mean of their distribution.
 
         Args:
@@ -277,7 +281,7 @@ class TextToImagePipeline:
         graph, parameters = nnx.split(self.vae)
         size = max(1, LATENT_PIXELS_A_CALL * factor**2 // (images.shape[1] * images.shape[2]))
         parts = [images[i : i + size] for i in range(0, len(images), size)]
-        return jnp.concatenate([_encode_images(graph, parameters, part) for part in parts])
+        return jnp.concatenate([programs.encode_images(graph, parameters, part) for part in parts])
 
     def generate(
         self,
@@ -290,9 +294,9 @@ class TextToImagePipeline:
         eta: float | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         size: tuple[int, int] | None = None,
-        initial: jax.Array | None = None,
+        initial: Latents | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> jax.Array:
+    ) -> Latents:
         """Scaled latents drawn for prompts.
 
         With guidance g > 1 the network's output is u + g (c - u), with c the one at the prompt and u the one
@@ -343,7 +347,7 @@ class TextToImagePipeline:
         places, away = (np.asarray([distinct.index(p) for p in some]) for some in (prompts, negatives))
         graph, parameters = nnx.split(self.unet)
         calls = self._calls(initial)
-        parts: list[jax.Array] = []
+        parts: list[Latents] = []
         for number, x in enumerate(calls):
             first = sum(len(part) for part in parts)
             rows = slice(first, first + len(x))
@@ -352,9 +356,9 @@ class TextToImagePipeline:
             x, (c, u, key), here = _share_out(x, (*texts, key), parameters)
             if guidance > 1:
                 pairs = jax.tree.map(_alternate, u, c)
-                function = Partial(_guided(graph), here, pairs, jnp.float32(guidance))
+                function = Partial(programs.guided(graph), here, pairs, jnp.float32(guidance))
             else:
-                function = Partial(_unguided(graph), here, c)
+                function = Partial(programs.unguided(graph), here, c)
 
             def tell(done: int, number: int = number) -> None:
                 if progress is not None:
@@ -381,7 +385,7 @@ class TextToImagePipeline:
         height, width = check_size(size, factor)
         return height // factor, width // factor, self.latent_shape[-1]
 
-    def __call__(self, prompts: Sequence[str], *, tile: int | None = None, **options: Any) -> np.ndarray:
+    def __call__(self, prompts: Sequence[str], *, tile: int | None = None, **options: Any) -> StoredImages:
         """Images drawn for prompts: uint8, n H W 3. `tile` is that of `decode`, the rest of `generate`.
 
         Raises:
@@ -405,7 +409,7 @@ class TextToImagePipeline:
         if tile is not None and (not isinstance(tile, (int, np.integer)) or tile < 1 or tile % least):
             raise ValueError(f"tile of {tile} px, expected a positive multiple of {least}")
 
-    def _calls(self, x: jax.Array, batch: int | None = None) -> list[jax.Array]:
+    def _calls(self, x: Latents, batch: int | None = None) -> list[Latents]:
         """Cut a batch of latents into parts of `batch`, by default the size of a call of the networks."""
         if x.ndim != 4 or x.shape[-1] != self.latent_shape[-1] or 0 in x.shape:
             raise ValueError(f"latents of shape {x.shape}, expected (n, h, w, {self.latent_shape[-1]})")
@@ -434,7 +438,7 @@ def _alternate(first: jax.Array, second: jax.Array) -> jax.Array:
     return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
 
 
-def to_uint8(images: jax.Array) -> np.ndarray:
+def to_uint8(images: Images) -> StoredImages:
     """Images of -1 to 1, clipped and rounded to 0 to 255.
 
     Raises:
@@ -444,56 +448,3 @@ def to_uint8(images: jax.Array) -> np.ndarray:
     if bad.size:
         raise ValueError(f"{bad.size} of {len(images)} images are not finite: {', '.join(map(str, bad[:8]))}")
     return np.asarray(jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5)).astype(np.uint8)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode_text(graphs: tuple[Any, ...], parameters: Any, tokens: tuple[jax.Array, ...]) -> Text:
-    return features_of([nnx.merge(graph, own) for graph, own in zip(graphs, parameters, strict=True)], tokens)
-
-
-def features_of(encoders: Sequence[Any], tokens: Sequence[jax.Array]) -> Text:
-    """The conditioning for token ids, one array per encoder; see `TextToImagePipeline.encode_prompts`."""
-    features = [encoder.features(ids) for encoder, ids in zip(encoders, tokens, strict=True)]
-    if len(features) == 1:
-        return features[0].last
-    hidden = jnp.concatenate([tower.hidden[-2] for tower in features], axis=-1)
-    return TextConditioning(hidden, features[-1].pooled)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _denoise(graph: Any, parameters: Any, latents: jax.Array, timesteps: jax.Array, text: Text) -> jax.Array:
-    return nnx.merge(graph, parameters)(latents, timesteps, text)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _decode(graph: Any, parameters: Any, latents: jax.Array) -> jax.Array:
-    vae = nnx.merge(graph, parameters)
-    return vae.decode(latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode_images(graph: Any, parameters: Any, images: jax.Array) -> jax.Array:
-    vae = nnx.merge(graph, parameters)
-    return (vae.encode(images)[0] - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
-
-
-# One function per network structure, so that every set of parameters runs the same compiled sampler.
-
-
-@functools.lru_cache
-def _guided(graph: Any) -> Any:
-    def denoise(parameters: Any, text: Text, guidance: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
-        # each image beside its unconditional twin, so that a batch cut over devices stays where it is
-        output = nnx.merge(graph, parameters)(jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2), text)
-        u, c = output[0::2], output[1::2]
-        return u + guidance * (c - u)
-
-    return denoise
-
-
-@functools.lru_cache
-def _unguided(graph: Any) -> Any:
-    def denoise(parameters: Any, text: Text, x: jax.Array, t: jax.Array) -> jax.Array:
-        return nnx.merge(graph, parameters)(x, t, text)
-
-    return denoise

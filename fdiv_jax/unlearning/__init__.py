@@ -40,7 +40,7 @@ from fdiv_jax.unlearning.sequence import RetentionMatrix, unlearn_sequence
 from fdiv_jax.unlearning.state import Plan, TrainState, initial_state
 from fdiv_jax.unlearning.step import make_reference, make_step
 from fdiv_jax.unlearning.sweep import Cell, cells_of, sweep
-from fdiv_jax.unlearning.timesteps import Timesteps, timesteps_of
+from fdiv_jax.unlearning.timesteps import TimestepRange, timesteps_of
 from fdiv_jax.unlearning.trainable import Frozen, LowRank, TokenEmbeddings, Trainable, Weights, trainable_of
 
 __all__ = [
@@ -78,7 +78,7 @@ __all__ = [
     "RetentionMatrix",
     "Selection",
     "SquaredDistance",
-    "Timesteps",
+    "TimestepRange",
     "TokenEmbeddings",
     "TrainState",
     "Trainable",

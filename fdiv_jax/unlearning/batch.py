@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax
+from jaxtyping import Float, Integer
 
+from fdiv_jax.arrays import Latents, Masks, TokenIds
 from fdiv_jax.nn import Text
 
 __all__ = ["Batch", "Prior"]
+
+
+Positions = Integer[jax.Array, " batch"]
+"""The place of each sample in the global batch."""
+Guidance = Float[jax.Array, " batch"]
+"""eta of each sample's negative guidance."""
 
 
 @jax.tree_util.register_dataclass
@@ -23,10 +31,10 @@ class Prior:
         mask: n h w, where the term counts.
     """
 
-    latents: jax.Array
+    latents: Latents
     text: Text
-    tokens: tuple[jax.Array, ...]
-    mask: jax.Array
+    tokens: tuple[TokenIds, ...]
+    mask: Masks
 
 
 @jax.tree_util.register_dataclass
@@ -46,11 +54,11 @@ class Batch:
         prior: images and prompts of prior preservation, or None.
     """
 
-    latents: jax.Array
+    latents: Latents
     target_text: Text
     anchor_text: Text
-    mask: jax.Array
-    position: jax.Array
-    negative: jax.Array | None = None
-    tokens: tuple[jax.Array, ...] = ()
+    mask: Masks
+    position: Positions
+    negative: Guidance | None = None
+    tokens: tuple[TokenIds, ...] = ()
     prior: Prior | None = None

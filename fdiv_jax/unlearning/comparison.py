@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
-import jax
 import jax.numpy as jnp
 
+from fdiv_jax.arrays import Distances, Latents, Masks, Predictions, Timesteps
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.unlearning import _validate as check
 
@@ -27,11 +27,11 @@ class Comparison(NamedTuple):
         noised: n h w c, x_t; for a critic that sees x_0.
     """
 
-    reference: jax.Array
-    prediction: jax.Array
-    mask: jax.Array
-    timesteps: jax.Array
-    noised: Any = None
+    reference: Predictions
+    prediction: Predictions
+    mask: Masks
+    timesteps: Timesteps
+    noised: Latents | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class SquaredDistance:
         check.one_of("scale", self.scale, get_args(Scale))
         check.set_field(self, "sigma", check.real("sigma", self.sigma, above=0))
 
-    def __call__(self, comparison: Comparison) -> jax.Array:
+    def __call__(self, comparison: Comparison) -> Distances:
         """m of every sample, (n,), float32 or wider."""
         difference = comparison.prediction - comparison.reference
         difference = difference.astype(jnp.promote_types(difference.dtype, jnp.float32))

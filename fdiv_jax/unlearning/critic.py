@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jaxtyping import Float
 
+from fdiv_jax.arrays import Figures, Predictions, RandomKey, Scalar
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.nn import Critic
 from fdiv_jax.unlearning.comparison import Comparison
@@ -25,6 +27,9 @@ from fdiv_jax.unlearning.config_parts import CriticConfig
 
 __all__ = ["ConvolutionalCritic", "CriticState", "Game", "Player", "ascend"]
 
+CriticValues = Float[jax.Array, "batch *patches"]
+"""v of every prediction, or of every patch of every prediction."""
+TwoValues = tuple[CriticValues, CriticValues]
 Mean = Callable[[Any], Any]
 """Averages a tree over the devices that share the batch; the identity on one device."""
 
@@ -45,6 +50,7 @@ class CriticState:
     optimiser: Any
 
 
+@runtime_checkable
 class Player(Protocol):
     """The model's opponent."""
 
@@ -63,11 +69,13 @@ class Player(Protocol):
         """The optimiser of the critic's weights."""
         ...
 
-    def initial(self, key: jax.Array) -> CriticState:
+    def initial(self, key: RandomKey) -> CriticState:
         """The critic's state before the first step, from a random key."""
         ...
 
-    def scores(self, weights: Any, spectral: Any, comparison: Comparison) -> tuple[jax.Array, jax.Array]:
+    def scores(
+        self, weights: Any, spectral: Any, comparison: Comparison
+    ) -> tuple[CriticValues, CriticValues]:
         """v at the samples of P and of Q, before the activation: two arrays of one shape."""
         ...
 
@@ -76,6 +84,7 @@ class Player(Protocol):
         ...
 
 
+@runtime_checkable
 class Game(Protocol):
     """A critic and what it plays for."""
 
@@ -84,7 +93,7 @@ class Game(Protocol):
         """What gives v."""
         ...
 
-    def payoff(self, v_p: jax.Array, v_q: jax.Array) -> jax.Array:
+    def payoff(self, v_p: CriticValues, v_q: CriticValues) -> Scalar:
         """V, a scalar, from the critic's numbers at the samples of P and of Q."""
         ...
 
@@ -94,7 +103,7 @@ def ascend(
     state: CriticState,
     comparison: Comparison,
     mean: Mean = lambda tree: tree,
-) -> tuple[CriticState, dict[str, jax.Array]]:
+) -> tuple[CriticState, Figures]:
     """The critic after its steps of ascent of V on one batch, and figures to record.
 
     Args:
@@ -108,7 +117,7 @@ def ascend(
     """
     critic = game.critic
     weights, spectral, moments = state.weights, state.spectral, state.optimiser
-    figures: dict[str, jax.Array] = {}
+    figures: Figures = {}
     for _ in range(critic.steps):
         value, gradient = jax.value_and_grad(
             lambda weights, spectral=spectral: game.payoff(*critic.scores(weights, spectral, comparison))
@@ -168,7 +177,7 @@ class ConvolutionalCritic:
         """AdamW on the critic's weights."""
         return optax.adamw(self.config.learning_rate, weight_decay=self.config.weight_decay)
 
-    def _build(self, key: jax.Array) -> Critic:
+    def _build(self, key: RandomKey) -> Critic:
         return Critic(
             self.latent_shape[-1] + 1,
             rngs=nnx.Rngs(params=key),
@@ -186,12 +195,14 @@ class ConvolutionalCritic:
         """A module with variables of its own: changes to it do not show in the states."""
         return nnx.merge(self._graph, *jax.tree.map(lambda leaf: leaf, (weights, spectral)))
 
-    def initial(self, key: jax.Array) -> CriticState:
+    def initial(self, key: RandomKey) -> CriticState:
         """A critic with random weights."""
         _, weights, spectral = nnx.split(self._build(key), nnx.Param, ...)
         return CriticState(weights, spectral, self.optimiser.init(weights))
 
-    def scores(self, weights: Any, spectral: Any, comparison: Comparison) -> tuple[jax.Array, jax.Array]:
+    def scores(
+        self, weights: Any, spectral: Any, comparison: Comparison
+    ) -> tuple[CriticValues, CriticValues]:
         """v at the samples of P and of Q, n h' w' each."""
         critic = self._critic(weights, spectral)
         both = jnp.concatenate(
@@ -208,12 +219,15 @@ class ConvolutionalCritic:
         critic.refresh()
         return nnx.state(critic, nnx.Not(nnx.Param))
 
-    def _seen(self, comparison: Comparison) -> tuple[jax.Array, jax.Array]:
+    def _seen(self, comparison: Comparison) -> tuple[Predictions, Predictions]:
         outputs = (comparison.reference, comparison.prediction)
         if self.config.sees == "prediction":
             return outputs
         assert self.schedule is not None
+        noised = comparison.noised
+        if noised is None:
+            raise ValueError("a comparison without x_t for a critic that sees x_0; expected `noised`")
         reference, prediction = (
-            self.schedule.predict_x0(comparison.noised, output, comparison.timesteps) for output in outputs
+            self.schedule.predict_x0(noised, output, comparison.timesteps) for output in outputs
         )
         return reference, prediction

@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fdiv_jax.arrays import Parameters
 from fdiv_jax.nn import Text, TextConditioning
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning.concepts import PromptPair
 from fdiv_jax.unlearning.config_parts import EditConfig
-from fdiv_jax.unlearning.parameters import Network, Parameters, Selection
+from fdiv_jax.unlearning.parameters import Network, Selection
 
 __all__ = ["aligned_tokens", "edit_cross_attention", "solve_edit"]
 

@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdiv_jax.arrays import Parameters, Scalar
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning.batch import Batch
 from fdiv_jax.unlearning.comparison import Comparison, SquaredDistance
-from fdiv_jax.unlearning.parameters import Network, Parameters
+from fdiv_jax.unlearning.parameters import Network
 from fdiv_jax.unlearning.prepare import Prepared
 from fdiv_jax.unlearning.result import UnlearningResult
 from fdiv_jax.unlearning.timesteps import draw_noise, timesteps_of
@@ -77,11 +78,11 @@ class HeldOutDistance:
 @functools.lru_cache(maxsize=8)
 def _measure(
     network: Network, schedule: NoiseSchedule, distance: SquaredDistance
-) -> Callable[[Parameters, Parameters, Batch], jax.Array]:
+) -> Callable[[Parameters, Parameters, Batch], Scalar]:
     """Compiled once for all runs of one network: (parameters, frozen ones, batch) -> the mean m."""
 
     @jax.jit
-    def measure(parameters: Parameters, frozen: Parameters, batch: Batch) -> jax.Array:
+    def measure(parameters: Parameters, frozen: Parameters, batch: Batch) -> Scalar:
         count, end = len(batch.position), schedule.num_train_timesteps
         t = ((batch.position + 0.5) * end / count).astype(jnp.int32)
         _, noise = draw_noise(

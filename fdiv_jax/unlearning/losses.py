@@ -13,11 +13,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
+from fdiv_jax.arrays import Choice, Distances, Scalar
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.divergences import (
     Divergence,
@@ -29,13 +31,16 @@ from fdiv_jax.divergences import (
 from fdiv_jax.unlearning import _validate as check
 from fdiv_jax.unlearning.comparison import Comparison, Scale, SquaredDistance
 from fdiv_jax.unlearning.config_parts import CriticConfig, GeneratorLoss
-from fdiv_jax.unlearning.critic import ConvolutionalCritic, CriticState, Game, Player
+from fdiv_jax.unlearning.critic import ConvolutionalCritic, CriticState, CriticValues, Game, Player
 
 __all__ = ["GaussianLoss", "Loss", "LossFamily", "VariationalLoss", "make_loss", "switch_losses"]
 
+Weights = Float[jax.Array, " batch"]
+"""How much each sample counts."""
 LossFamily = Literal["closed", "exact", "variational"]
 
 
+@runtime_checkable
 class Loss(Protocol):
     """What the model minimises."""
 
@@ -44,19 +49,19 @@ class Loss(Protocol):
         """The game that the model plays against a critic; None: the loss is a formula."""
         ...
 
-    def at(self, choice: jax.Array | None) -> Loss:
+    def at(self, choice: Choice | None) -> Loss:
         """The loss of one divergence, where it is given for several; `choice` is its index, or None."""
         ...
 
-    def value(self, comparison: Comparison, critic: CriticState | None = None) -> jax.Array:
+    def value(self, comparison: Comparison, critic: CriticState | None = None) -> Scalar:
         """The loss over a batch, a scalar; `critic` is the critic's state, where there is one."""
         ...
 
-    def distance(self, comparison: Comparison) -> jax.Array:
+    def distance(self, comparison: Comparison) -> Distances:
         """m of every sample, (n,)."""
         ...
 
-    def weight(self, m: jax.Array) -> jax.Array:
+    def weight(self, m: Distances) -> Weights:
         """`factor` w_f(m): the gradient of a sample's loss by the formula is (1/2) weight grad m."""
         ...
 
@@ -76,7 +81,7 @@ class _OfDivergence:
     distance: SquaredDistance
     factor: Any = 1.0
 
-    def at(self, choice: jax.Array | None) -> Any:
+    def at(self, choice: Choice | None) -> Any:
         """The loss of the member `choice` of a switch; the loss itself, where there is one divergence."""
         if not isinstance(self.divergence, DivergenceSwitch):
             return self
@@ -94,7 +99,7 @@ class _OfDivergence:
             raise ValueError("a loss for several divergences; expected `at` first")
         return self.divergence
 
-    def weight(self, m: jax.Array) -> jax.Array:
+    def weight(self, m: Distances) -> Weights:
         """`factor` w_f(m): the gradient of a sample's loss by the formula is (1/2) weight grad m."""
         return self.factor * self._f.gaussian_weight(m)
 
@@ -112,7 +117,7 @@ class GaussianLoss(_OfDivergence):
         """There is no game: nothing learns beside the model."""
         return None
 
-    def value(self, comparison: Comparison, critic: CriticState | None = None) -> jax.Array:
+    def value(self, comparison: Comparison, critic: CriticState | None = None) -> Scalar:
         """The mean of F_f(m), a scalar."""
         return self.factor * jnp.mean(self._f.gaussian_divergence(self.distance(comparison)))
 
@@ -141,11 +146,11 @@ class VariationalLoss(_OfDivergence):
         """The loss itself: its critic and its payoff."""
         return self
 
-    def payoff(self, v_p: jax.Array, v_q: jax.Array) -> jax.Array:
+    def payoff(self, v_p: CriticValues, v_q: CriticValues) -> Scalar:
         """V from the critic's numbers, a scalar: what the critic ascends."""
         return variational_value(self._f, v_p, v_q)
 
-    def value(self, comparison: Comparison, critic: CriticState | None = None) -> jax.Array:
+    def value(self, comparison: Comparison, critic: CriticState | None = None) -> Scalar:
         """V, whose gradient for the model is that of -E_Q[f*(T)]; or the non-saturating -E_Q[T].
 
         Raises:

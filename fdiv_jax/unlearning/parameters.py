@@ -10,13 +10,11 @@ from typing import Any
 import jax
 from flax import nnx
 
+from fdiv_jax.arrays import Parameters
 from fdiv_jax.nn import named_parameters
 from fdiv_jax.unlearning._validate import nearest
 
-__all__ = ["GROUPS", "Network", "Parameters", "Selection", "select"]
-
-Parameters = dict[str, jax.Array]
-"""Parameters by their dotted names, such as mid_block.attentions.0.transformer_blocks.0.attn2.to_k.kernel."""
+__all__ = ["GROUPS", "Network", "Selection", "select"]
 
 GROUPS: dict[str, str] = {
     "cross-attn": r"\.attn2\.to_[kv]\.",

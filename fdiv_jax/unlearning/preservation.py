@@ -5,13 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from fdiv_jax.arrays import Figures, Masks, Parameters, Predictions, Scalar
 from fdiv_jax.unlearning.config_parts import PreservationConfig
-from fdiv_jax.unlearning.parameters import Parameters
 
 __all__ = ["add_gradients", "masked_squared_error", "without_conflict"]
 
 
-def masked_squared_error(output: jax.Array, goal: jax.Array, mask: jax.Array) -> jax.Array:
+def masked_squared_error(output: Predictions, goal: Predictions, mask: Masks) -> Scalar:
     """(output - goal)^2, averaged over channels, then over the mask's pixels, then over samples.
 
     Args:
@@ -28,7 +28,7 @@ def masked_squared_error(output: jax.Array, goal: jax.Array, mask: jax.Array) ->
 
 def add_gradients(
     config: PreservationConfig, gradient: Parameters, prior: Parameters
-) -> tuple[Parameters, dict[str, jax.Array]]:
+) -> tuple[Parameters, Figures]:
     """gradient + weight prior, after the surgery where it is asked for; and figures to record."""
     figures = {}
     if config.surgery:
@@ -36,7 +36,7 @@ def add_gradients(
     return jax.tree.map(lambda g, p: g + config.weight * p, gradient, prior), figures
 
 
-def without_conflict(gradient: Parameters, other: Parameters) -> tuple[Parameters, jax.Array]:
+def without_conflict(gradient: Parameters, other: Parameters) -> tuple[Parameters, Scalar]:
     """The gradient without its component along `other` in every tensor where <gradient, other> < 0, and the
     share of such tensors.
 

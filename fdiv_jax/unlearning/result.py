@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from fdiv_jax.arrays import Parameters
 from fdiv_jax.checkpoints import atomic_directory, check_place, save_lora
 from fdiv_jax.divergences import divergence
 from fdiv_jax.pipeline import TextToImagePipeline
@@ -21,7 +22,7 @@ from fdiv_jax.unlearning._metrics import metrics_line
 from fdiv_jax.unlearning.concepts import PromptPair
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.outcome import Outcome, outcome_of
-from fdiv_jax.unlearning.parameters import Parameters, Selection
+from fdiv_jax.unlearning.parameters import Selection
 from fdiv_jax.unlearning.trainable import LowRank, Trainable
 
 __all__ = ["RESULT", "DivergedError", "UnlearningResult", "check_output", "description", "versions"]

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fdiv_jax.arrays import Count, Parameters, RandomKey
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.unlearning.config_parts import OptimiserConfig, PreservationConfig, Reference
 from fdiv_jax.unlearning.critic import CriticState
 from fdiv_jax.unlearning.losses import Loss
 from fdiv_jax.unlearning.optimiser import make_optimiser
-from fdiv_jax.unlearning.parameters import Network, Parameters
-from fdiv_jax.unlearning.timesteps import Timesteps
+from fdiv_jax.unlearning.parameters import Network
+from fdiv_jax.unlearning.timesteps import TimestepRange
 from fdiv_jax.unlearning.trainable import Frozen, Trainable
 
 __all__ = ["FORMER_NAMES", "Plan", "TrainState", "initial_state", "with_rate_of"]
@@ -46,7 +47,7 @@ class Plan:
     trainable: Trainable
     loss: Loss
     schedule: NoiseSchedule
-    timesteps: Timesteps
+    timesteps: TimestepRange
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     steps: int = 0
     reference: Reference = "frozen"
@@ -72,7 +73,7 @@ class TrainState:
         average: the moving average of what learns, or nothing.
     """
 
-    step: jax.Array
+    step: Count
     trained: Parameters
     optimiser: Any
     critic: CriticState | None = None
@@ -84,7 +85,7 @@ class TrainState:
         return self.average or self.trained
 
 
-def initial_state(plan: Plan, frozen: Frozen, learning_rate: float, key: jax.Array) -> TrainState:
+def initial_state(plan: Plan, frozen: Frozen, learning_rate: float, key: RandomKey) -> TrainState:
     """The state before the first step; `key` is for the critic and for what learns."""
     trained = plan.trainable.initial(frozen, jax.random.fold_in(key, 1))
     moments = make_optimiser(plan.optimiser, learning_rate, plan.steps).init(trained)

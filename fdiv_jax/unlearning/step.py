@@ -19,13 +19,24 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float
 
+from fdiv_jax.arrays import (
+    Distances,
+    Figures,
+    Latents,
+    Parameters,
+    Predictions,
+    PyTree,
+    RandomKey,
+    Scalar,
+    Timesteps,
+)
 from fdiv_jax.unlearning.batch import Batch, Prior
 from fdiv_jax.unlearning.comparison import Comparison
 from fdiv_jax.unlearning.critic import CriticState, ascend
 from fdiv_jax.unlearning.losses import Loss
 from fdiv_jax.unlearning.optimiser import make_optimiser
-from fdiv_jax.unlearning.parameters import Parameters
 from fdiv_jax.unlearning.preservation import add_gradients, masked_squared_error
 from fdiv_jax.unlearning.state import Plan, TrainState
 from fdiv_jax.unlearning.timesteps import draw_noise
@@ -48,11 +59,13 @@ __all__ = [
 ]
 
 Metrics = Mapping[str, jax.Array]
-ReferenceFunction = Callable[[Frozen, Batch, jax.Array], Any]
-StepFunction = Callable[[TrainState, Frozen, Batch, Any, jax.Array], tuple[TrainState, Metrics]]
+References = Predictions | Float[jax.Array, "parts batch height width outputs"] | tuple[()]
+"""The frozen model's outputs, cut into parts where the step accumulates; none where it needs none."""
+ReferenceFunction = Callable[[Frozen, Batch, RandomKey], References]
+StepFunction = Callable[[TrainState, Frozen, Batch, References, RandomKey], tuple[TrainState, Metrics]]
 
 
-def noised(plan: Plan, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def noised(plan: Plan, batch: Batch, key: RandomKey) -> tuple[Timesteps, Latents]:
     """Timesteps, (n,), and x_t, n h w c, of the batch's images.
 
     Everything that looks at a batch calls this with the step's key and so sees the same x_t; in one compiled
@@ -62,7 +75,7 @@ def noised(plan: Plan, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Arr
     return t, plan.schedule.add_noise(batch.latents, noise, t)
 
 
-def look(plan: Plan, frozen: Frozen, batch: Batch, key: jax.Array) -> jax.Array:
+def look(plan: Plan, frozen: Frozen, batch: Batch, key: RandomKey) -> Predictions:
     """What the trained model is compared with, n h w c.
 
     The frozen model's output at (x_t, anchor prompt), e_a; with negative guidance e_a - eta (e_c - e_a), e_c
@@ -83,7 +96,7 @@ def make_reference(plan: Plan) -> ReferenceFunction:
     """`look` as a function of (frozen, batch, the step's key), pure, in the plan's parts; an empty tuple
     where the step compares with the current model."""
 
-    def reference(frozen: Frozen, batch: Batch, key: jax.Array) -> Any:
+    def reference(frozen: Frozen, batch: Batch, key: RandomKey) -> References:
         if plan.reference == "current":
             return ()
         if plan.accumulation == 1:
@@ -94,7 +107,7 @@ def make_reference(plan: Plan) -> ReferenceFunction:
     return reference
 
 
-def predict(plan: Plan, trained: Parameters, frozen: Frozen, batch: Batch, key: jax.Array) -> jax.Array:
+def predict(plan: Plan, trained: Parameters, frozen: Frozen, batch: Batch, key: RandomKey) -> Predictions:
     """The trained model's output at (x_t, target prompt), n h w c. There is no classifier-free guidance."""
     t, x_t = noised(plan, batch, key)
     text = plan.trainable.text(trained, frozen, batch.target_text, batch.tokens)
@@ -106,19 +119,19 @@ def compare(
     trained: Parameters,
     frozen: Frozen,
     batch: Batch,
-    reference: Any,
-    prediction: jax.Array,
-    key: jax.Array,
+    reference: References,
+    prediction: Predictions,
+    key: RandomKey,
 ) -> Comparison:
     """The prediction beside the reference, under stop_gradient: the model moves, its goal does not."""
     t, x_t = noised(plan, batch, key)
     if plan.reference == "current":
         parameters = plan.trainable.parameters(trained, frozen)
         reference = plan.network(parameters, x_t, t, batch.anchor_text)
-    return Comparison(jax.lax.stop_gradient(reference), prediction, batch.mask, t, x_t)
+    return Comparison(jax.lax.stop_gradient(cast(Predictions, reference)), prediction, batch.mask, t, x_t)
 
 
-def prior_loss(plan: Plan, trained: Parameters, frozen: Frozen, batch: Batch, key: jax.Array) -> jax.Array:
+def prior_loss(plan: Plan, trained: Parameters, frozen: Frozen, batch: Batch, key: RandomKey) -> Scalar:
     """The mean squared error of the trained model at the prior's images and prompts, a scalar.
 
     Its goal is the frozen model's output, or the noise itself. It has timesteps and noise of its own, so that
@@ -151,13 +164,15 @@ class Descent(NamedTuple):
         timesteps: (n,).
     """
 
-    loss: jax.Array
+    loss: Scalar
     gradient: Parameters
-    prior: tuple[jax.Array, Parameters] | None
-    m: jax.Array
-    timesteps: jax.Array
+    prior: tuple[Scalar, Parameters] | None
+    m: Distances
+    timesteps: Timesteps
 
 
+Means = tuple[Scalar, Parameters, tuple[Scalar, Parameters] | None]
+"""The fields of a `Descent` that are means over the samples."""
 Respond = Callable[[Comparison], tuple[CriticState | None, Mapping[str, jax.Array]]]
 
 
@@ -167,8 +182,8 @@ def descend(
     state: TrainState,
     frozen: Frozen,
     batch: Batch,
-    reference: Any,
-    key: jax.Array,
+    reference: References,
+    key: RandomKey,
     respond: Respond,
 ) -> tuple[Descent, CriticState | None, Mapping[str, jax.Array]]:
     """The gradient of the model's loss against a critic that has seen the model's prediction.
@@ -185,7 +200,7 @@ def descend(
         lambda output: loss.value(comparison._replace(prediction=output), critic)
     )(prediction)
 
-    def gradients() -> tuple[Parameters, tuple[jax.Array, Parameters] | None]:
+    def gradients() -> tuple[Parameters, tuple[Scalar, Parameters] | None]:
         prior = None
         if batch.prior is not None and plan.preservation.weight:
             prior = jax.value_and_grad(lambda trained: prior_loss(plan, trained, frozen, batch, key))(
@@ -211,7 +226,7 @@ def accumulate(part_of: Callable[[Any], Descent], parts: Any, count: int) -> Des
         count: how many there are.
     """
 
-    def add(total: Descent, part: Any) -> tuple[Descent, tuple[jax.Array, jax.Array]]:
+    def add(total: Means, part: PyTree) -> tuple[Means, tuple[Distances, Timesteps]]:
         one = part_of(part)
         means = jax.tree.map(lambda a, b: a + b / count, total[:3], one[:3])
         return means, (one.m, one.timesteps)
@@ -225,10 +240,10 @@ def accumulate(part_of: Callable[[Any], Descent], parts: Any, count: int) -> Des
 def apply_update(
     plan: Plan,
     state: TrainState,
-    loss: jax.Array,
+    loss: Scalar,
     gradient: Parameters,
     critic: CriticState | None,
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[TrainState, Figures]:
     """The next state, and the figures `gradient_norm` (before any clipping) and `skipped`.
 
     A step whose loss, gradient or result is not finite changes nothing but the number of steps: one bad batch
@@ -272,7 +287,7 @@ def make_step(plan: Plan, *, axis: str | None = None) -> StepFunction:
         return tree if axis is None else jax.lax.pmean(tree, axis)
 
     def step(
-        state: TrainState, frozen: Frozen, batch: Batch, reference: Any, key: jax.Array
+        state: TrainState, frozen: Frozen, batch: Batch, reference: References, key: RandomKey
     ) -> tuple[TrainState, Metrics]:
         loss = plan.loss.at(frozen.choice)
         game = loss.game
@@ -314,7 +329,7 @@ def make_step(plan: Plan, *, axis: str | None = None) -> StepFunction:
 
 
 def _seen(
-    plan: Plan, state: TrainState, frozen: Frozen, batch: Batch, reference: Any, key: jax.Array
+    plan: Plan, state: TrainState, frozen: Frozen, batch: Batch, reference: References, key: RandomKey
 ) -> Comparison:
     prediction = predict(plan, state.trained, frozen, batch, key)
     return compare(plan, state.trained, frozen, batch, reference, prediction, key)

@@ -9,16 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fdiv_jax.arrays import Choice, RandomKey, Samples, Timesteps
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.unlearning import _validate as check
+from fdiv_jax.unlearning.batch import Positions
 
-__all__ = ["TimestepLaw", "Timesteps", "draw_noise", "timesteps_of"]
+__all__ = ["TimestepLaw", "TimestepRange", "draw_noise", "timesteps_of"]
 
 TimestepLaw = Literal["uniform", "importance"]
 
 
 @dataclass(frozen=True)
-class Timesteps:
+class TimestepRange:
     """A law of timesteps from `first` to `last`, both included.
 
         uniform       all equally likely
@@ -57,7 +59,7 @@ class Timesteps:
             weights = low - high
         return weights / weights.sum()
 
-    def draw(self, key: jax.Array) -> jax.Array:
+    def draw(self, key: RandomKey) -> Choice:
         """One timestep, (), int32."""
         if self.law == "uniform":
             return jax.random.randint(key, (), self.first, self.last + 1, jnp.int32)
@@ -68,22 +70,22 @@ class Timesteps:
 
 def timesteps_of(
     schedule: NoiseSchedule, span: tuple[int, int] | None = None, law: TimestepLaw = "uniform"
-) -> Timesteps:
-    """The law on a schedule, by default over all of it; see `Timesteps` for what it raises."""
+) -> TimestepRange:
+    """The law on a schedule, by default over all of it; see `TimestepRange` for what it raises."""
     total = schedule.num_train_timesteps
     first, last = (0, total - 1) if span is None else span
-    return Timesteps(first, last, law, total)
+    return TimestepRange(first, last, law, total)
 
 
 def draw_noise(
-    key: jax.Array, position: jax.Array, shape: tuple[int, ...], timesteps: Timesteps
-) -> tuple[jax.Array, jax.Array]:
+    key: RandomKey, position: Positions, shape: tuple[int, ...], timesteps: TimestepRange
+) -> tuple[Timesteps, Samples]:
     """Timesteps, (n,), and noise N(0, I), (n, *shape).
 
     The draws of a sample depend on the key and on its position alone.
     """
 
-    def one(place: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def one(place: Choice) -> tuple[Choice, jax.Array]:
         time_key, noise_key = jax.random.split(jax.random.fold_in(key, place))
         return timesteps.draw(time_key), jax.random.normal(noise_key, shape)
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fdiv_jax.arrays import Choice, Parameters, RandomKey, TokenIds
 from fdiv_jax.nn import Text, TextConditioning
 from fdiv_jax.nn.lora import Lora, init_lora, merge_lora
 from fdiv_jax.pipeline import TextToImagePipeline
-from fdiv_jax.pipeline.text_to_image import features_of
+from fdiv_jax.pipeline.programs import features_of
 from fdiv_jax.pipeline.tokens import token_ids
-from fdiv_jax.unlearning.parameters import Network, Parameters, Selection, select
+from fdiv_jax.unlearning.parameters import Network, Selection, select
 
 __all__ = ["EMBEDDING", "Frozen", "LowRank", "TokenEmbeddings", "Trainable", "Weights", "trainable_of"]
 
@@ -43,13 +44,14 @@ class Frozen:
 
     unet: Parameters
     encoders: tuple[Parameters, ...] = ()
-    choice: jax.Array | None = None
+    choice: Choice | None = None
 
 
+@runtime_checkable
 class Trainable(Protocol):
     """How what learns makes the model."""
 
-    def initial(self, frozen: Frozen, key: jax.Array) -> Parameters:
+    def initial(self, frozen: Frozen, key: RandomKey) -> Parameters:
         """What learns, before the first step, in float32 at least: the model is the frozen one."""
         ...
 
@@ -57,7 +59,7 @@ class Trainable(Protocol):
         """All parameters of the UNet."""
         ...
 
-    def text(self, trained: Parameters, frozen: Frozen, text: Text, tokens: tuple[jax.Array, ...]) -> Text:
+    def text(self, trained: Parameters, frozen: Frozen, text: Text, tokens: tuple[TokenIds, ...]) -> Text:
         """The features of prompts, given those of the frozen encoders, and the prompts' token ids."""
         ...
 
@@ -72,7 +74,7 @@ class Weights:
 
     names: tuple[str, ...]
 
-    def initial(self, frozen: Frozen, key: jax.Array) -> Parameters:
+    def initial(self, frozen: Frozen, key: RandomKey) -> Parameters:
         """Copies of these parameters."""
         return {name: _master(frozen.unet[name]) for name in self.names}
 
@@ -80,7 +82,7 @@ class Weights:
         """The frozen parameters, with the trained ones in their places, in the same precision."""
         return {**frozen.unet, **{n: value.astype(frozen.unet[n].dtype) for n, value in trained.items()}}
 
-    def text(self, trained: Parameters, frozen: Frozen, text: Text, tokens: tuple[jax.Array, ...]) -> Text:
+    def text(self, trained: Parameters, frozen: Frozen, text: Text, tokens: tuple[TokenIds, ...]) -> Text:
         """The features, unchanged."""
         return text
 
@@ -97,7 +99,7 @@ class LowRank:
     rank: int
     alpha: float
 
-    def initial(self, frozen: Frozen, key: jax.Array) -> Parameters:
+    def initial(self, frozen: Frozen, key: RandomKey) -> Parameters:
         """Factors whose product is zero."""
         return init_lora(frozen.unet, self.names, rank=self.rank, alpha=self.alpha, key=key).factors
 
@@ -109,7 +111,7 @@ class LowRank:
         """W + (alpha / rank) down up."""
         return merge_lora(frozen.unet, self.lora(trained))
 
-    def text(self, trained: Parameters, frozen: Frozen, text: Text, tokens: tuple[jax.Array, ...]) -> Text:
+    def text(self, trained: Parameters, frozen: Frozen, text: Text, tokens: tuple[TokenIds, ...]) -> Text:
         """The features, unchanged."""
         return text
 
@@ -130,7 +132,7 @@ class TokenEmbeddings:
     encoders: tuple[Network, ...]
     ids: tuple[tuple[int, ...], ...]
 
-    def initial(self, frozen: Frozen, key: jax.Array) -> Parameters:
+    def initial(self, frozen: Frozen, key: RandomKey) -> Parameters:
         """The rows as they are, (tokens, width) for each encoder."""
         return {
             name: _master(own[_table_name(own)][np.asarray(ids)])
@@ -153,7 +155,7 @@ class TokenEmbeddings:
         """The frozen UNet's parameters."""
         return frozen.unet
 
-    def text(self, trained: Parameters, frozen: Frozen, text: Text, tokens: tuple[jax.Array, ...]) -> Text:
+    def text(self, trained: Parameters, frozen: Frozen, text: Text, tokens: tuple[TokenIds, ...]) -> Text:
         """The prompts' features from the changed tables."""
         encoders = [
             network.module(own)

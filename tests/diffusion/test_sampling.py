@@ -34,6 +34,7 @@ def spread(abar):
     return np.sqrt(abar * VARIANCE + 1 - abar)
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize(
     ("name", "steps", "eta"),
@@ -227,6 +228,7 @@ def test_what_is_wrong_is_named(options, error, named):
         sample(perfect, PROCESS, jnp.zeros((2, 3)), **options)
 
 
+@pytest.mark.wrong_types
 def test_latents_and_outputs_are_checked():
     with pytest.raises(TypeError, match="floating"):
         sample(perfect, PROCESS, jnp.zeros((2, 3), int))

@@ -138,6 +138,7 @@ def test_the_dtype_of_the_data_is_kept(dtype):
     assert schedule().add_noise(x0, x0, jnp.array([1, 2, 3, 4])).dtype == dtype
 
 
+@pytest.mark.wrong_types
 def test_one_timestep_for_all_or_one_for_each():
     process, x0, noise = schedule(), draw(0), draw(1)
     np.testing.assert_array_equal(
@@ -186,6 +187,7 @@ def test_what_is_wrong_is_named(changes, named):
         schedule(**changes)
 
 
+@pytest.mark.wrong_types
 def test_a_configuration_is_a_mapping():
     with pytest.raises(TypeError, match="mapping"):
         NoiseSchedule.from_config("scheduler_config.json")  # type: ignore[arg-type]

@@ -199,6 +199,7 @@ def test_the_choice_is_part_of_a_networks_structure():
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.wrong_types
 def test_unknown_names_are_refused():
     for call in (
         lambda: dot_product_attention(*arrays(2, 2, 1, 1)[:3], implementation="flash"),

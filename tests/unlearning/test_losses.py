@@ -372,6 +372,7 @@ def test_what_cannot_be_one_loss_is_refused(comparison):
         both.value(comparison())
 
 
+@pytest.mark.wrong_types
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match=r"no closed form.*'exact'"):
         loss_of("jensen_shannon", "closed")

@@ -27,7 +27,7 @@ from fdiv_jax.unlearning import (
     timesteps_of,
 )
 from fdiv_jax.unlearning.preservation import without_conflict
-from fdiv_jax.unlearning.timesteps import Timesteps, draw_noise
+from fdiv_jax.unlearning.timesteps import TimestepRange, draw_noise
 from tests.tiny import SCHEDULER
 from tests.unlearning.conftest import relative_error
 
@@ -171,7 +171,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused():
 
 
 def test_draws_depend_on_the_position_alone():
-    draw = jax.jit(lambda position: draw_noise(KEY, position, (3, 2), Timesteps(10, 20)))
+    draw = jax.jit(lambda position: draw_noise(KEY, position, (3, 2), TimestepRange(10, 20)))
     t, noise = draw(jnp.arange(1000))
     t_other, noise_other = draw(jnp.arange(1000)[::-1])
     np.testing.assert_array_equal(t, t_other[::-1])
@@ -213,7 +213,7 @@ def test_timesteps_outside_the_schedule_are_refused(timesteps, message):
 
 def test_the_importance_window():
     """p(t) proportional to sigmoid(0.05 (t - 200)) - sigmoid(0.05 (t - 400)), by a histogram of draws."""
-    window = Timesteps(0, 999, "importance")
+    window = TimestepRange(0, 999, "importance")
     t = np.asarray(jax.vmap(window.draw)(jax.random.split(KEY, 40_000)))
     grid = np.arange(1000)
     p = 1 / (1 + np.exp(-0.05 * (grid - 200))) - 1 / (1 + np.exp(-0.05 * (grid - 400)))
@@ -221,7 +221,7 @@ def test_the_importance_window():
     seen = np.searchsorted(np.sort(t), grid, side="right") / len(t)
     assert np.max(np.abs(seen - cumulative)) < 0.01
     assert 199 < t.mean() < 401
-    narrow = np.asarray(jax.vmap(Timesteps(250, 260, "importance").draw)(jax.random.split(KEY, 500)))
+    narrow = np.asarray(jax.vmap(TimestepRange(250, 260, "importance").draw)(jax.random.split(KEY, 500)))
     assert set(narrow.tolist()) == set(range(250, 261))
 
 
