@@ -10,9 +10,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 
 from fdiv_jax.arrays import PyTree
@@ -73,11 +74,18 @@ def peak_bytes(function: Callable[..., PyTree], *arguments: PyTree) -> int:
     return round(MARGIN * _Walk(program).peak)
 
 
-Shaped = jax.Array | jax.ShapeDtypeStruct
 _Value = tuple[int, int]
 """A number of its own, and bytes."""
 _Names = dict[Var, _Value | None]
 """The value of each variable; None for a constant."""
+
+
+@runtime_checkable
+class _Shaped(Protocol):
+    """An array, or what stands for one."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
 
 class _Operation(NamedTuple):
@@ -189,5 +197,5 @@ def _programs(parameters: Mapping[str, object]) -> Iterable[Jaxpr]:
                 yield one
 
 
-def _bytes(leaf: Shaped) -> int:
+def _bytes(leaf: _Shaped) -> int:
     return math.prod(map(int, leaf.shape)) * leaf.dtype.itemsize
