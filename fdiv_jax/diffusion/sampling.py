@@ -5,11 +5,11 @@ import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jax.typing import ArrayLike
 
 from fdiv_jax.arrays import RandomKey, RandomKeys, RealTimesteps, Samples, Trajectory
 from fdiv_jax.diffusion._ddim import ddim
@@ -172,7 +172,7 @@ _listeners: list[Progress] = []
 """The functions to call after each step; the compiled sampler calls the innermost, so it serves all."""
 
 
-def _tell(done: ArrayLike) -> None:
+def _tell(done: Any) -> None:
     if _listeners:
         _listeners[-1](int(done))
 

@@ -1,7 +1,7 @@
 """Samplers as plans: every coefficient of every step, in float64, before the first network call."""
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -60,7 +60,7 @@ class Sampler(Protocol):
         ...
 
 
-def predictions(schedule: NoiseSchedule, alpha: np.ndarray, sigma: np.ndarray) -> dict[str, np.ndarray]:
+def predictions(schedule: NoiseSchedule, alpha: np.ndarray, sigma: np.ndarray) -> dict[str, Any]:
     """How x_0 and eps follow from x = alpha x_0 + sigma eps and the output: four fields of a plan."""
     zero, one = np.zeros_like(alpha), np.ones_like(alpha)
     kind = schedule.prediction_type

@@ -137,7 +137,7 @@ class CLIPImageProcessor:
         return int(short * height / width), short
 
 
-def _listed(name: str, value: object) -> tuple[Any, ...]:
+def _listed(name: str, value: Any) -> tuple[Any, ...]:
     require(isinstance(value, list | tuple), f"{name}={shown(value)}, expected a list of numbers")
     return tuple(value)
 

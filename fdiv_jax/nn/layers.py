@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -40,8 +41,8 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
 class Precision:
     """The floating-point types: `dtype` for compute, `param_dtype` for parameters."""
 
-    dtype: jnp.dtype | type = jnp.float32
-    param_dtype: jnp.dtype | type = jnp.float32
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
 
 def linear(

@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import ArrayLike
 
 __all__ = ["ExtractedLora", "Lora", "extract_lora", "init_lora", "merge_lora", "merge_module"]
 
@@ -284,7 +283,9 @@ def extract_lora(
 
 
 @functools.partial(jax.jit, static_argnames="shape")
-def _scaled_part(values: jax.Array, start: ArrayLike, scale: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
+def _scaled_part(
+    values: jax.Array, start: int | jax.Array, scale: float | jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
     """The values from `start` on that fill `shape`, times `scale`."""
     return scale * jax.lax.dynamic_slice(values, (start,), (math.prod(shape),)).reshape(shape)
 

@@ -10,13 +10,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
-
-from fdiv_jax.arrays import PyTree
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 __all__ = ["MARGIN", "array_bytes", "peak_bytes", "shapes_of"]
 
@@ -43,24 +40,23 @@ _STORED = frozenset(
 """Operations whose results XLA stores, beside those that run programs of their own (loops, branches)."""
 _FUSED_INTO = frozenset({"argmax", "concatenate", "gather", "reduce_max", "reduce_sum"})
 """Operations of these that take arguments which are not stored."""
-TreeT = TypeVar("TreeT")
 _CALLS = frozenset(
     {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint"}
 )
 """Operations that stand for the program in them."""
 
 
-def shapes_of(tree: TreeT) -> TreeT:
+def shapes_of(tree: Any) -> Any:
     """A pytree of arrays with a `jax.ShapeDtypeStruct` in the place of each."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
-def array_bytes(tree: PyTree) -> int:
+def array_bytes(tree: Any) -> int:
     """Bytes of the arrays of a pytree, or of `jax.ShapeDtypeStruct`s in their place."""
     return sum(_bytes(leaf) for leaf in jax.tree.leaves(tree))
 
 
-def peak_bytes(function: Callable[..., PyTree], *arguments: PyTree) -> int:
+def peak_bytes(function: Callable[..., Any], *arguments: Any) -> int:
     """Bytes that a compiled call takes beside its arguments, its results among them; an estimate.
 
     Args:
@@ -74,28 +70,14 @@ def peak_bytes(function: Callable[..., PyTree], *arguments: PyTree) -> int:
     return round(MARGIN * _Walk(program).peak)
 
 
-_Value = tuple[int, int]
-"""A number of its own, and bytes."""
-_Names = dict[Var, _Value | None]
-"""The value of each variable; None for a constant."""
-
-
-@runtime_checkable
-class _Shaped(Protocol):
-    """An array, or what stands for one."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-
 class _Operation(NamedTuple):
     name: str
-    inputs: tuple[_Value, ...]
-    results: tuple[_Value, ...]
+    inputs: tuple[Any, ...]
+    results: tuple[Any, ...]
     programs: tuple[Jaxpr, ...]
 
 
-def _flat(jaxpr: Jaxpr, names: _Names, fresh: Iterator[int]) -> list[_Operation]:
+def _flat(jaxpr: Jaxpr, names: dict[Any, Any], fresh: Iterator[int]) -> list[_Operation]:
     """The operations of a program, with called programs replaced by their operations.
 
     `names` is filled with the name of each variable in the whole.
@@ -106,7 +88,7 @@ def _flat(jaxpr: Jaxpr, names: _Names, fresh: Iterator[int]) -> list[_Operation]
         programs = tuple(_programs(equation.params))
         if equation.primitive.name in _CALLS and programs:
             inner = programs[0]
-            own: _Names = {}
+            own: dict[Any, Any] = {}
             for outer, variable in zip(equation.invars, inner.invars, strict=True):
                 own[variable] = None if isinstance(outer, Literal) else names.get(outer)
             found += _flat(inner, own, fresh)
@@ -131,18 +113,18 @@ class _Walk:
 
     def __init__(self, jaxpr: Jaxpr):
         fresh = itertools.count()
-        names: _Names = {v: (next(fresh), 0) for v in (*jaxpr.invars, *jaxpr.constvars)}
-        self._made_of: dict[_Value, frozenset[_Value]] = {given: frozenset() for given in names.values()}
+        names: dict[Any, Any] = {v: (next(fresh), 0) for v in (*jaxpr.invars, *jaxpr.constvars)}
+        self._made_of: dict[Any, frozenset[Any]] = {given: frozenset() for given in names.values()}
         self._given = set(self._made_of)
         operations = _flat(jaxpr, names, fresh)
         results = [names.get(v) for v in jaxpr.outvars if not isinstance(v, Literal)]
-        self._last: dict[_Value, int] = {}
+        self._last: dict[Any, int] = {}
         for step, operation in enumerate(operations):
             self._last.update(dict.fromkeys(operation.inputs, step))
         self._last.update(dict.fromkeys((r for r in results if r is not None), len(operations)))
-        self._stored: set[_Value] = set()
-        self._end: dict[_Value, int] = {}
-        self._ending: dict[int, set[_Value]] = {}
+        self._stored: set[Any] = set()
+        self._end: dict[Any, int] = {}
+        self._ending: dict[int, set[Any]] = {}
         self._now = self.peak = 0
         for step, operation in enumerate(operations):
             self._take(step, operation)
@@ -170,11 +152,11 @@ class _Walk:
         for value in operation.results:
             self._store(step, value)
 
-    def _behind(self, value: _Value) -> frozenset[_Value]:
+    def _behind(self, value: Any) -> frozenset[Any]:
         """The stored values that a value is computed from."""
         return frozenset({value}) if value in self._stored else self._made_of.get(value, frozenset())
 
-    def _store(self, step: int, value: _Value) -> None:
+    def _store(self, step: int, value: Any) -> None:
         if value in self._stored or value in self._given:
             return
         self._stored.add(value)
@@ -182,13 +164,13 @@ class _Walk:
         self.peak = max(self.peak, self._now)
         self._keep(value, max(step, self._last.get(value, step)))
 
-    def _keep(self, value: _Value, step: int) -> None:
+    def _keep(self, value: Any, step: int) -> None:
         if self._end.get(value, -1) < step:
             self._end[value] = step
             self._ending.setdefault(step, set()).add(value)
 
 
-def _programs(parameters: Mapping[str, object]) -> Iterable[Jaxpr]:
+def _programs(parameters: Mapping[str, Any]) -> Iterable[Jaxpr]:
     for value in parameters.values():
         for one in value if isinstance(value, tuple | list) else (value,):
             if isinstance(one, ClosedJaxpr):
@@ -197,5 +179,5 @@ def _programs(parameters: Mapping[str, object]) -> Iterable[Jaxpr]:
                 yield one
 
 
-def _bytes(leaf: _Shaped) -> int:
+def _bytes(leaf: Any) -> int:
     return math.prod(map(int, leaf.shape)) * leaf.dtype.itemsize

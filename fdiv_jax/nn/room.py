@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -14,7 +15,7 @@ SWITCH = "FDIV_JAX_MEMORY_CHECK"
 _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
 
-def free_bytes(device: jax.Device | None = None) -> int | None:
+def free_bytes(device: Any = None) -> int | None:
     """Bytes that this process can still have on a device; None where that is not known.
 
     On an accelerator: its limit less the bytes in use. On a CPU: the bytes that the system can give without
@@ -30,7 +31,7 @@ def free_bytes(device: jax.Device | None = None) -> int | None:
     return min(found, default=None)
 
 
-def require_room(needed: int, what: str, advice: str, device: jax.Device | None = None) -> None:
+def require_room(needed: int, what: str, advice: str, device: Any = None) -> None:
     """Check that there is memory for some work.
 
     Args:
