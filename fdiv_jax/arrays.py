@@ -64,9 +64,9 @@ AnyTimesteps = Timesteps | Integer[Array, ""]
 
 TokenIds = Integer[Array, "batch tokens"]
 """Prompts as numbers of the tokenizer's vocabulary."""
-TokenFeatures = Float[Array, "batch tokens width"]
+TokenFeatures = Float[Array, "batch tokens features"]
 """One row of features per token: of a text, or of the patches of an image."""
-TextFeatures = Float[Array, "batch tokens width"]
+TextFeatures = Float[Array, "batch tokens features"]
 """A text encoder's hidden states, one row per token."""
 PooledText = Float[Array, "batch pooled"]
 """One vector per prompt."""

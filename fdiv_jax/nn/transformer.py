@@ -11,7 +11,7 @@ from fdiv_jax.arrays import FeatureMap, TextFeatures
 from fdiv_jax.nn.attention import Attention
 from fdiv_jax.nn.layers import Identity, Precision, conv, group_norm, layer_norm, linear
 
-PixelFeatures = Float[jax.Array, "batch pixels features"]
+PixelFeatures = Float[jax.Array, "batch pixels channels"]
 """A feature map with its pixels in one row."""
 Inputs = Float[jax.Array, "*places inputs"]
 Outputs = Float[jax.Array, "*places outputs"]

@@ -16,7 +16,7 @@ from fdiv_jax.nn import Text, TextConditioning
 
 __all__ = ["decode", "denoise", "encode_images", "encode_text", "features_of", "guided", "unguided"]
 
-PairedText = Float[jax.Array, "rows tokens width"] | TextConditioning
+PairedText = Float[jax.Array, "rows tokens features"] | TextConditioning
 """Two rows per image: without the prompt, and with it."""
 
 
