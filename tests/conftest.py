@@ -74,9 +74,8 @@ def bounded_mappings():
 
 @pytest.fixture(autouse=True)
 def type_checks(request):
-    """Annotations are checked, unless the test passes wrong types on purpose; see tests/typechecks.py."""
-    off = request.node.get_closest_marker("wrong_types") is not None
-    jaxtyping.config.update("jaxtyping_disable", off)
+    """Annotations are checked in the tests that want it; see tests/typechecks.py."""
+    jaxtyping.config.update("jaxtyping_disable", not typechecks.wanted(request.node))
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
 

@@ -1,6 +1,7 @@
 """The checks of the annotations that the suite runs with: of arrays by jaxtyping, of the rest by beartype.
 
-`tests/conftest.py` has every function of `MODULES` checked at every call: its arguments and what it returns.
+In the fast tests of `FOLDERS` every function of `MODULES` is checked at every call: its arguments and what it
+returns.
 Constructors are left alone: classes that are pytrees are built around anything (gradients, shardings, None),
 and configurations check their own fields, with messages for people. A test that passes a wrong type on
 purpose, to see such a message, is marked `wrong_types` and runs without the checks, as users do.
@@ -28,6 +29,8 @@ MODULES = (
     "fdiv_jax.unlearning.trainable",
 )
 
+FOLDERS = ("diffusion", "nn", "unlearning", "tests")
+
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand for a float
 
 
@@ -39,6 +42,12 @@ def checked(function):
     # beartype can check Self on whole classes only
     hints.update({name: Any for name, hint in hints.items() if hint is Self})
     return _check(function)
+
+
+def wanted(test):
+    """Whether annotations are checked while a test runs."""
+    marked = any(test.get_closest_marker(name) for name in ("slow", "wrong_types"))
+    return test.path.parent.name in FOLDERS and not marked
 
 
 def install():
