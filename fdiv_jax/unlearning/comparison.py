@@ -79,7 +79,7 @@ class SquaredDistance:
             m = m * self.schedule.kernel_weight(comparison.timesteps, of="output").astype(m.dtype)
         return m if self.sigma == 1.0 else m / self.sigma**2
 
-    def residual(self, comparison: Comparison) -> jax.Array:
+    def residual(self, comparison: Comparison) -> Predictions:
         """The difference in the unit of m, n h w c: its squares add up to m for every sample."""
         difference = comparison.prediction - comparison.reference
         one = comparison._replace(reference=jnp.zeros_like(difference), prediction=jnp.ones_like(difference))
