@@ -22,6 +22,7 @@ from typing import Any
 __all__ = ["COMMANDS", "main", "run_command"]
 
 COMMANDS = {
+    "advise": "predict a run from the frozen model: divergence, sigma, step, damage",
     "divergences": "list the catalogue: generators, curvatures, conjugates",
     "explore": "everything that follows from one generator, e.g. explore 't*log(t)'",
     "export": "write a model, or what tuning changed, for diffusers, A1111 and ComfyUI",

@@ -10,6 +10,7 @@ from fdiv_jax import cli
 from fdiv_jax.cli._options import fields_help, options_of
 
 PLACES = {
+    "advise": "MODEL",
     "unlearn": "MODEL",
     "sweep": "MODEL",
     "sample": "MODEL PROMPT...",
