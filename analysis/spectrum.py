@@ -61,6 +61,7 @@ from fdiv_jax.unlearning import (
     trainable_of,
 )
 from fdiv_jax.unlearning.step import predict
+from fdiv_jax.unlearning.timesteps import TimestepRange
 
 __all__ = [
     "Blocks",
@@ -98,15 +99,14 @@ class DirectOutput:
 
 
 @dataclass(frozen=True)
-class Window:
-    """Timesteps from `first` to `last`, all equally likely; the ends may be traced."""
+class Window(TimestepRange):
+    """Timesteps from `first` to `last`, all equally likely; the ends may be traced, and are not checked."""
 
     first: Any
     last: Any
 
-    def draw(self, key: jax.Array) -> jax.Array:
-        """One timestep, (), int32."""
-        return jax.random.randint(key, (), self.first, self.last + 1, jnp.int32)
+    def __post_init__(self) -> None:
+        """Leaves the ends as they are."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ class StepGame:
         )
         player: Any = ConvolutionalCritic(pipe.latent_shape, critic or CriticConfig(), pipe.schedule)
         loss = VariationalLoss(divergences[0], SquaredDistance(pipe.schedule), critic=player)
-        window = cast(Any, Window(0, pipe.schedule.num_train_timesteps - 1))
+        window = Window(0, pipe.schedule.num_train_timesteps - 1)
         plan = Plan(Network(abstract), trainable, loss, pipe.schedule, window)
         return cls(plan, player, divergences), dataclasses.replace(frozen, unet=double)
 
@@ -277,7 +277,7 @@ class StepGame:
     def _plan(self, point: Point, speeds: Speeds) -> Plan:
         functions: Any = SwitchedDivergence(self.players, speeds.player)
         loss = VariationalLoss(functions, self._distance, critic=cast(Any, self._critic))
-        window = cast(Any, Window(*point.window))
+        window = Window(*point.window)
         return dataclasses.replace(self._base, loss=loss, timesteps=window)
 
     def displacement(self, point: Point, speeds: Speeds) -> tuple[Callable[[jax.Array], jax.Array], int]:
@@ -410,7 +410,7 @@ class StepGame:
         """v with the numbers `out` in the last layer, one number a patch."""
         weights = jax.tree.map(lambda leaf: leaf, point.critic)
         weights["out"] = ravel_pytree(point.critic["out"])[1](out)
-        window = cast(Any, Window(*point.window))
+        window = Window(*point.window)
         plan = dataclasses.replace(self._base, timesteps=window)
         prediction = predict(plan, trained, point.frozen, point.batch, point.key)
         batch = point.batch
