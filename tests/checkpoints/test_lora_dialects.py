@@ -269,6 +269,7 @@ def test_diffusers_dora(models, tmp_path):
     assert_same_change(file, modules, fused(pipe, 0.6), counted(states), 0.6)
 
 
+@pytest.mark.slow
 def test_kohya_dora(models, tmp_path):
     """diffusers 0.42.1 leaves the magnitudes of such a file out; PEFT's DoRA is the oracle."""
     pipe, modules = models("sd1")

@@ -134,7 +134,7 @@ def test_one_file_of_a_directory_is_read_and_of_several_none(modules, tmp_path):
     assert set(load_lora(tmp_path, modules)) == {"unet"}
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+@pytest.mark.parametrize("layout", [pytest.param("diffusers", marks=pytest.mark.slow), "kohya"])
 def test_a_lora_of_another_family_is_told_by_its_family(layout, modules, xl, tmp_path):
     path = tmp_path / "xl.safetensors"
 

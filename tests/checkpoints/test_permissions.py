@@ -56,6 +56,7 @@ def test_single_files(umask, tmp_path):
     assert wrong(tmp_path, umask) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("umask", [0o022], indirect=True)
 def test_checkpoints_components_and_models(umask, tmp_path, pipe):
     TrainingCheckpoints(tmp_path / "checkpoints").save(1, {"x": np.ones(3)}, {}, {"metrics.jsonl": b"{}"})

@@ -146,6 +146,7 @@ def test_the_domain(text):
         assert value[1] == pytest.approx(value[0], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_second_derivative_by_differentiating_twice(x64):
     for text in ("jensen_shannon", "t*atan(t) - pi/4"):
         d = divergence(text)

@@ -69,7 +69,9 @@ RATIOS = {
 }
 
 
-@pytest.mark.parametrize("name", CLOSED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in EXACT)) for n in CLOSED]
+)
 def test_closed_forms(name, x64):
     d = divergence(name)
     for n in (1, 2, 3, 60) if divergence(name).name in EXACT else (1, 60):

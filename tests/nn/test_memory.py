@@ -110,6 +110,7 @@ def test_drawing_and_decoding_are_refused_before_anything_is_drawn(pipe, scarce,
         pipe.generate(["a dog"], steps=1)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_largest_images_is_one_line(pipe, tmp_path, capsys):
     """sample_size is a count that no weight tells of."""
     import json

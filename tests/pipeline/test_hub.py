@@ -113,6 +113,7 @@ def test_a_name_that_no_repository_can_have_is_refused():
         fj.load_pipeline("a/b--c", offline=True)
 
 
+@pytest.mark.slow
 def test_the_real_downloader_without_a_hub(tmp_path):
     """In a process of its own, where nothing listens at the hub's address and the cache is empty."""
     code = "import fdiv_jax as fj; fj.load_pipeline('someone/unreachable')"

@@ -55,6 +55,7 @@ def test_diffusers_draws_the_same_images(family, layout, tmp_path):
     assert np.abs(found / 255.0 - expected).mean() <= 1 / 255
 
 
+@pytest.mark.slow
 def test_files_add_up_and_a_negative_strength_takes_one_out(pipe, tmp_path):
     one = written(tmp_path / "one.safetensors", pipe, 1)
     two = written(tmp_path / "two.safetensors", pipe, 2)

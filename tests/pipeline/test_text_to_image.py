@@ -39,6 +39,7 @@ def test_images_of_uint8_and_of_float_are_encoded_alike(pipe):
     np.testing.assert_array_equal(to_uint8(jnp.asarray(as_float)), images)
 
 
+@pytest.mark.slow
 def test_guidance_is_the_affine_combination(pipe):
     """One step of the sampler, with the two outputs computed apart."""
     noise = jax.random.normal(jax.random.key(1), (4, *pipe.latent_shape))

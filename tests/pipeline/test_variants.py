@@ -27,6 +27,7 @@ def rename(directory, stem, ending):
     (directory / f"{stem}.safetensors").rename(directory / f"{stem}{ending}")
 
 
+@pytest.mark.slow
 @pytest.mark.interop
 def test_a_component_without_the_variant_is_read_without_as_in_diffusers(directory):
     """The UNet has both, with other weights in it; the autoencoder has none; the text encoder only it."""

@@ -53,7 +53,7 @@ def test_residuals_square_to_m(comparison, pipe):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"retained": None, "scale": "schedule", "sigma": 0.5}, marks=pytest.mark.slow),
         pytest.param({"trainable": "embedding", "anchor": "negative"}, marks=pytest.mark.slow),
     ],
@@ -84,6 +84,7 @@ def test_products_are_those_of_the_jacobian(linearised, changes):
     np.testing.assert_allclose(run.gradients().mean(0), run.gradients(np.ones((1, n)))[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_first_step_of_the_run(linearised, place):
     """One step of plain descent of the library moves by -h times what `gradients` says of its batch."""
     prepared, run = linearised(batches=1, steps=1, learning_rate=0.5, optimiser=OptimiserConfig(name="sgd"))
@@ -158,6 +159,7 @@ def test_every_image_is_seen_once(linearised, place):
     np.testing.assert_array_equal(text[kept], data.target_text[shown[kept]])
 
 
+@pytest.mark.slow
 def test_what_has_no_first_order_is_refused(pipe, config):
     prepared = prepare(pipe, config(reference="current"))
     with pytest.raises(NotImplementedError, match="current"):

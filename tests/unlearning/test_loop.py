@@ -262,6 +262,7 @@ def test_another_learning_rate_is_that_of_the_steps_to_come(pipe, config, quiet,
     np.testing.assert_allclose(moved, 0.5 * result.history["gradient_norm"][done], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_fewer_steps_than_are_done_are_refused(pipe, config, quiet, tmp_path, monkeypatch):
     stopped(pipe, config(steps=12), tmp_path / "run", monkeypatch, 6, **quiet)
     before = (tmp_path / "run" / "config.json").read_bytes()
