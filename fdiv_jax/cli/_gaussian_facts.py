@@ -104,7 +104,7 @@ def _growth(low: float, high: float) -> float:
     if -low == math.inf or high == math.inf:
         return math.inf
     rates = [c * (c - 1) / 2 for c, outer in ((low, low < 0.5), (high, high > 0.5)) if outer]
-    return max([-0.125, *rates])
+    return max([-0.125, *rates]) + 0.0  # no -0
 
 
 def _peak(d: Divergence) -> dict[str, Any] | None:
