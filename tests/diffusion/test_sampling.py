@@ -201,6 +201,7 @@ def test_timesteps_are_integers_where_they_can_be():
     assert kinds == [jnp.int32, jnp.float32]
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("options", "error", "named"),
     [

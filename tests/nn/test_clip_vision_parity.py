@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -75,7 +76,7 @@ def test_the_vision_tower_is_theirs(name, tmp_path):
     assert relative_error(features.last, expected.last_hidden_state.numpy()) <= TOLERANCE
     assert relative_error(features.pooled, expected.image_embeds.numpy()) <= TOLERANCE
     with pytest.raises(ValueError, match=r"expected \(n, \d+, \d+, 3\)"):
-        loaded.model(pixels[:, 1:])
+        loaded.model(jnp.asarray(pixels[:, 1:]))
 
     save_component(tmp_path / "ours", loaded.model, stored_dtypes=loaded.stored_dtypes)
     again, report = transformers.CLIPVisionModelWithProjection.from_pretrained(
