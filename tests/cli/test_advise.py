@@ -28,7 +28,7 @@ def test_advice_is_printed_and_names_options_that_unlearn_takes(model, tmp_path,
     assert cli.main(["advise", model, *target, *small, *few, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert {each["divergence"] for each in facts["predicted"]} == {"kl", "total_variation"}
-    assert set(facts["damage"]) == {"sandal", "shirt", "sketch"}
+    assert set(facts["damage"]) == {"sandal", "shirt", "sketch", "sneaker"}  # a phrase is no concept
     assert set(facts["critic"]["speed_ratio"]) == {"kl"}  # total variation has no linear rate
     options = [*target, *facts["recommended"], "--print-config"]
     assert cli.main(["unlearn", model, *options]) == 0
