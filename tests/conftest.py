@@ -48,12 +48,13 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def little_optimisation(request):
-    """Most of a fast test is XLA compiling, so XLA optimises little there; slow tests run what users run.
+    """Most of a fast test is XLA compiling, so XLA optimises little where fast tests run alone (`make test`).
 
-    The mathematics is optimised in fast tests too: without it XLA's code for the CPU is not always right
-    (of 53 values of one conjugate two came out as their roots; jaxlib 0.10.2 on an AMD EPYC).
+    A run with slow tests optimises throughout: programs that were compiled either way and met in one process
+    would not be equal to the bit. The mathematics is optimised always: without it XLA's code for the CPU is
+    not always right (of 53 values of one conjugate two came out as their roots; jaxlib 0.10.2, AMD EPYC).
     """
-    fast = request.node.get_closest_marker("slow") is None
+    fast = request.config.option.markexpr == "not slow"
     exact = request.path.parent.name in ("divergences", "theory")
     jax.config.update("jax_disable_most_optimizations", fast and not exact)
 
