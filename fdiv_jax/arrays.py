@@ -31,6 +31,7 @@ __all__ = [
     "Scalar",
     "StoredImages",
     "TextFeatures",
+    "Timestep",
     "Timesteps",
     "TokenFeatures",
     "TokenIds",
@@ -54,12 +55,13 @@ FeatureMap = Float[Array, "batch _ _ _"]
 Masks = Shaped[Array, "batch height width"]
 """Where the loss counts: 1 or True inside, 0 or False outside."""
 
+Timestep = Integer[Array, ""]
+"""A timestep of the schedule: 0 nearly clean, T - 1 nearly noise."""
 Timesteps = Integer[Array, " batch"]
-"""Timesteps of the schedule: 0 nearly clean, T - 1 nearly noise."""
+"""One timestep per sample."""
 RealTimesteps = Real[Array, " batch"]
 """Timesteps that may lie between two of the schedule's, as some samplers' do."""
-
-AnyTimesteps = Timesteps | Integer[Array, ""]
+AnyTimesteps = Timesteps | Timestep
 """One timestep per sample, or one for all of them."""
 
 TokenIds = Integer[Array, "batch tokens"]

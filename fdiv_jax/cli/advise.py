@@ -71,7 +71,7 @@ class Command:
         from fdiv_jax.divergences import divergence
         from fdiv_jax.terminal import Console
         from fdiv_jax.unlearning import prepare
-        from fdiv_jax.unlearning.advice import DIVERGENCES, advise, check_goal
+        from fdiv_jax.unlearning.advice import DIVERGENCES, advise, check_goal, damage_to
         from fdiv_jax.unlearning.critic_speed import leading_mode
         from fdiv_jax.unlearning.linearised import check_first_order
         from fdiv_jax.unlearning.memory import check_memory
@@ -103,18 +103,12 @@ class Command:
             except ValueError as error:
                 mode = str(error)
             change("looking at other concepts")
-            damage = self._damage(prepared, advice)
+            damage = damage_to(prepared, advice, self.others, self.cache) if self.others else {}
         report = _Report(self, prepared, advice, damage, mode)
         if self.json:
             print(json.dumps(report.facts(), indent=2))
         else:
             report.show(Console(highlight=False))
-
-    def _damage(self, prepared: "Prepared", advice: "Advice") -> dict[str, float]:
-        """Predicted m at the goal at every other concept of the model, and at the retained prompts."""
-        from fdiv_jax.unlearning.advice import damage_to
-
-        return damage_to(prepared, advice, self.others, self.cache) if self.others else {}
 
 
 class _Report:

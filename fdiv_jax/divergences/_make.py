@@ -40,8 +40,7 @@ def divergence(spec: str | sympy.Expr | Divergence, *, allow_infinite: bool = Fa
         "symmetrise(...)" take any of these but sympy expressions. The names of TensorFlow Probability's
         Csiszar functions (tfp.vi) are read as well: "arithmetic_geometric", "t_power(0.5)" and so on.
       allow_infinite: accept a generator such as exp(t) - E*t whose divergence between Gaussians is
-      infinite; its
-        conjugate and curvature exist, and its gaussian_* methods raise.
+        infinite; its conjugate and curvature exist, and its gaussian_* methods raise.
 
     Returns:
       The divergence; the same object for the same spec.

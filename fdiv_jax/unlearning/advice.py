@@ -20,7 +20,6 @@ from fdiv_jax.theory import QuadraticDistances, quadratic_descent
 from fdiv_jax.unlearning import _validate as check
 from fdiv_jax.unlearning._phrases import first_shown
 from fdiv_jax.unlearning.concepts import target_words
-from fdiv_jax.unlearning.config_parts import OptimiserConfig
 from fdiv_jax.unlearning.data import AnchorData
 from fdiv_jax.unlearning.library import known_concepts
 from fdiv_jax.unlearning.linearised import LinearisedRun, part_size
@@ -34,7 +33,6 @@ __all__ = [
     "check_goal",
     "damage_to",
     "steps_to",
-    "with_advice",
 ]
 
 DIVERGENCES = ("kl", "squared_hellinger", "jensen_shannon", "le_cam", "jeffreys", "pearson_chi2")
@@ -47,8 +45,6 @@ _GRID = _RATIO ** np.arange(-28.0, 15.0)
 """Steps, in units of sigma^2 / (k_max w_f): 2 is the limit of stability where the weight is w_f."""
 _WINDOWS = 4
 """Groups of timesteps whose gradients start the Krylov space, so that it holds what weights by m prefer."""
-
-
 _PLAIN: dict[str, Any] = {
     "divergence": "kl",
     "loss": "closed",
@@ -110,19 +106,6 @@ class Advice:
         return self.candidates[0]
 
 
-def with_advice(config: Any, candidate: Candidate, steps: int) -> Any:
-    """The configuration that follows the advice for so many steps."""
-    return replace(
-        config,
-        divergence=candidate.divergence,
-        loss="exact",
-        sigma=candidate.sigma,
-        learning_rate=candidate.learning_rate,
-        optimiser=OptimiserConfig(name="sgd"),
-        steps=steps,
-    )
-
-
 def advise(
     prepared: Prepared,
     data: AnchorData,
@@ -151,7 +134,7 @@ def advise(
     share = check_goal(goal, limit, samples)
     if not divergences:
         raise ValueError("no divergences to choose from; expected at least one")
-    config = replace(prepared.config, divergence="kl", loss="closed", sigma=1.0, normalise_curvature=False)
+    config = replace(prepared.config, **_PLAIN)
     prepared = prepare(prepared.pipe, config, model=prepared.model)
     size = part_size(prepared)
     count = -(-samples // size)

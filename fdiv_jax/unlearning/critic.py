@@ -30,6 +30,7 @@ __all__ = ["ConvolutionalCritic", "CriticState", "Game", "Player", "ascend"]
 CriticValues = Float[jax.Array, "batch *patches"]
 """v of every prediction, or of every patch of every prediction."""
 TwoValues = tuple[CriticValues, CriticValues]
+"""v at the reference and at the prediction."""
 Mean = Callable[[Any], Any]
 """Averages a tree over the devices that share the batch; the identity on one device."""
 
@@ -73,9 +74,7 @@ class Player(Protocol):
         """The critic's state before the first step, from a random key."""
         ...
 
-    def scores(
-        self, weights: Any, spectral: Any, comparison: Comparison
-    ) -> tuple[CriticValues, CriticValues]:
+    def scores(self, weights: Any, spectral: Any, comparison: Comparison) -> TwoValues:
         """v at the samples of P and of Q, before the activation: two arrays of one shape."""
         ...
 
@@ -200,9 +199,7 @@ class ConvolutionalCritic:
         _, weights, spectral = nnx.split(self._build(key), nnx.Param, ...)
         return CriticState(weights, spectral, self.optimiser.init(weights))
 
-    def scores(
-        self, weights: Any, spectral: Any, comparison: Comparison
-    ) -> tuple[CriticValues, CriticValues]:
+    def scores(self, weights: Any, spectral: Any, comparison: Comparison) -> TwoValues:
         """v at the samples of P and of Q, n h' w' each."""
         critic = self._critic(weights, spectral)
         both = jnp.concatenate(

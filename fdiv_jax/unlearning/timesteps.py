@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdiv_jax.arrays import Choice, RandomKey, Samples, Timesteps
+from fdiv_jax.arrays import RandomKey, Samples, Timestep, Timesteps
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.unlearning import _validate as check
 from fdiv_jax.unlearning.batch import Positions
@@ -59,7 +59,7 @@ class TimestepRange:
             weights = low - high
         return weights / weights.sum()
 
-    def draw(self, key: RandomKey) -> Choice:
+    def draw(self, key: RandomKey) -> Timestep:
         """One timestep, (), int32."""
         if self.law == "uniform":
             return jax.random.randint(key, (), self.first, self.last + 1, jnp.int32)
@@ -85,7 +85,7 @@ def draw_noise(
     The draws of a sample depend on the key and on its position alone.
     """
 
-    def one(place: Choice) -> tuple[Choice, jax.Array]:
+    def one(place: jax.Array) -> tuple[Timestep, jax.Array]:
         time_key, noise_key = jax.random.split(jax.random.fold_in(key, place))
         return timesteps.draw(time_key), jax.random.normal(noise_key, shape)
 

@@ -24,7 +24,7 @@ def test_advice_is_printed_and_names_options_that_unlearn_takes(model, tmp_path,
     told = capsys.readouterr().out
     for words in ("[b]a sneaker :cat:", "share of m", "steps to goal", "Recommended", "at critical damping"):
         assert words in told, told
-    assert max(map(len, told.splitlines())) <= 200
+    assert all(len(line) <= 100 for line in told.splitlines() if not line.startswith("  --"))
     assert cli.main(["advise", model, *target, *small, *few, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert {each["divergence"] for each in facts["predicted"]} == {"kl", "total_variation"}

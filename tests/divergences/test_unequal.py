@@ -194,7 +194,7 @@ def test_near_equal_variances(name, x64):
 
 @pytest.mark.parametrize(
     "name",
-    ["kl", pytest.param("total_variation", marks=pytest.mark.slow)],  # a formula, and the quadrature
+    ["kl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jensen_shannon", "total_variation"))],
 )
 def test_gradients(name, x64):
     d, n = divergence(name), 30

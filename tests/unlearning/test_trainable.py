@@ -148,9 +148,10 @@ def test_only_the_targets_rows_of_the_embedding_tables_change(family, pipe, tmp_
 
 
 @pytest.mark.slow
-def test_the_gradient_of_an_embedding():
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_the_gradient_of_an_embedding(family, pipe):
     """A step of plain gradient descent against differences of the loss of models with shifted tables."""
-    pipe = tiny_pipeline(2, family="sdxl")  # two tables
+    pipe = pipe if family == "sd1" else tiny_pipeline(2, family="sdxl")
     rate = 0.5
     config = settings(trainable="embedding", optimiser=OptimiserConfig("sgd"), learning_rate=rate)
     prepared = prepare(pipe, config)
@@ -173,7 +174,7 @@ def test_the_gradient_of_an_embedding():
 
     np.testing.assert_allclose(metrics["loss"], loss(state.trained), rtol=1e-4)
     rng = np.random.default_rng(0)
-    assert set(state.trained) == set(ENCODERS["sdxl"])
+    assert set(state.trained) == set(ENCODERS[family])
     for name, value in state.trained.items():
         gradient = (np.asarray(value, np.float64) - after.trained[name]) / rate
         ascent = np.asarray(gradient) / np.linalg.norm(gradient)
