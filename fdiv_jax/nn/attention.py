@@ -75,9 +75,7 @@ def dot_product_attention(
     if implementation == "library":
         return jax.nn.dot_product_attention(query, key, value, mask=mask)
     if implementation == "plain":
-        scores = _scores(query, key, mask, "nqhd,nkhd->nhqk")
-        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-        return jnp.einsum("nhqk,nkhd->nqhd", weights, value)
+        return _plain(query, key, value, mask)
     if mask is not None:
         mask = jnp.broadcast_to(mask, (*mask.shape[:-1], key.shape[1]))
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
@@ -98,6 +96,20 @@ def _scores(query: jax.Array, key: jax.Array, mask: jax.Array | None, axes: str)
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum(axes, query, key, preferred_element_type=dtype) * (query.shape[-1] ** -0.5)
     return scores if mask is None else jnp.where(mask, scores, jnp.finfo(dtype).min)
+
+
+def _plain(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """All scores at once.
+
+    The heads go in front of the lengths before the products, which then are batched products of matrices
+    that lie in one piece. The largest score is a constant to the derivative (the result does not depend on
+    it), and the division by the sum comes after the second product, on q d numbers instead of q k.
+    """
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+    scores = _scores(q, k, mask, "nhqd,nhkd->nhqk")
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    out = jnp.einsum("nhqk,nhkd->nhqd", weights.astype(v.dtype), v, preferred_element_type=weights.dtype)
+    return jnp.swapaxes((out / weights.sum(-1, keepdims=True)).astype(v.dtype), 1, 2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from fdiv_jax.nn.normalisation import GroupNorm
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
@@ -77,9 +79,7 @@ def conv(
     )
 
 
-def group_norm(
-    channels: int, groups: int, epsilon: float, precision: Precision, rngs: nnx.Rngs
-) -> nnx.GroupNorm:
+def group_norm(channels: int, groups: int, epsilon: float, precision: Precision, rngs: nnx.Rngs) -> GroupNorm:
     """Group normalisation over (h, w, channels of a group).
 
     Raises:
@@ -87,7 +87,7 @@ def group_norm(
     """
     if groups < 1 or channels % groups:
         raise ValueError(f"norm_num_groups={groups} does not divide {channels} channels")
-    return nnx.GroupNorm(
+    return GroupNorm(
         channels,
         num_groups=groups,
         epsilon=epsilon,
