@@ -30,5 +30,12 @@ PARTS = (
     ),
     Part("erasure", f"{__name__}.erasure", "before and after, by divergence", _WORLD, seconds=(84, 20)),
     Part("anchors", f"{__name__}.anchors", "anchors compared", _WORLD, seconds=(207, 20)),
+    Part(
+        "interference",
+        f"{__name__}.interference",
+        "who gets hurt: damage to other concepts, predicted and measured",
+        _WORLD,
+        seconds=(200, 25),
+    ),
 )
 """In order. Names are what `--only` takes."""

@@ -10,6 +10,7 @@ from flax import nnx
 
 from analysis import trials
 from analysis.equilibrium import critic_features, find_equilibrium, play, speeds
+from analysis.parts import interference
 from analysis.parts.erasure import kernel_distance
 from analysis.runner import Context
 from analysis.simulate import two_poles
@@ -81,14 +82,16 @@ EXPECTED = {
     "real_game": ({"C7"}, {"real_game_final_m", "real_equilibrium_rate_max_relative_error"}),
     "gradients": ({"C3"}, {"gradient_order_holds", "gradient_order_share"}),
     "erasure": ({"C2", "C4", "C5", "C6"}, {"target_accuracy", "retained_accuracy"}),
+    "interference": (set(), {"interference_spearman", "interference_spearman_within_target"}),
     "anchors": ({"C8"}, {"anchor_target_accuracy", "frozen_superclass_rate", "item_accuracy_frozen"}),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", EXPECTED)
-def test_part_runs(part, context, shelf):
+def test_part_runs(part, context, shelf, monkeypatch):
     here = context(part)
+    monkeypatch.setattr(interference, "FULL", interference.QUICK)
     entries = importlib.import_module(f"analysis.parts.{part}").run(here)
     claims, names = EXPECTED[part]
     assert {claim["claim"] for claim in here.claims} == claims

@@ -1,0 +1,96 @@
+"""Rank correlations of predicted and measured damage over ordered pairs of concepts, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["Interval", "bootstrap", "overall", "pair_means", "pair_table", "spearman", "within_targets"]
+
+
+class Interval(NamedTuple):
+    """A statistic and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0; equal values share their mean rank."""
+    order, found = np.unique(values, return_inverse=True)
+    counts = np.bincount(found, minlength=len(order))
+    ends = np.cumsum(counts)
+    return (ends - (counts + 1) / 2)[found]
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's rank correlation: Pearson's of the ranks; 0 where one of them is constant."""
+    a, b = (ranks(np.ravel(values)) for values in (x, y))
+    a, b = a - a.mean(), b - b.mean()
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / size if size > 0 else 0.0
+
+
+def pair_table(
+    by_prompt: np.ndarray, concepts: Sequence[str], shown: Sequence[tuple[str, str]]
+) -> np.ndarray:
+    """The damage to concept j of erasing i: the mean over the prompts that show j and not i.
+
+    Args:
+        by_prompt: (concepts erased, prompts).
+        concepts: their names.
+        shown: the item and the style of each prompt.
+
+    Returns:
+        (concepts, concepts), rows erased, columns hurt; nan on the diagonal.
+    """
+    table = np.full((len(concepts), len(concepts)), np.nan)
+    for i, erased in enumerate(concepts):
+        for j, hurt in enumerate(concepts):
+            rows = [n for n, names in enumerate(shown) if hurt in names and erased not in names]
+            if i != j and rows:
+                table[i, j] = by_prompt[i, rows].mean()
+    return table
+
+
+def pair_means(distance: np.ndarray, concepts: Sequence[str], shown: Sequence[tuple[str, str]]) -> np.ndarray:
+    """The mean distance between the prompts that show i and those that show j and not i; as `pair_table`."""
+    by_erased = np.stack(
+        [distance[[n for n, names in enumerate(shown) if erased in names]].mean(0) for erased in concepts]
+    )
+    return pair_table(by_erased, concepts, shown)
+
+
+def within_targets(predicted: np.ndarray, measured: np.ndarray) -> float:
+    """The mean over the erased concepts of Spearman over those hurt."""
+    return float(np.mean([_both(p, m) for p, m in zip(predicted, measured, strict=True)]))
+
+
+def _both(predicted: np.ndarray, measured: np.ndarray) -> float:
+    kept = np.isfinite(predicted) & np.isfinite(measured)
+    return spearman(predicted[kept], measured[kept])
+
+
+def overall(predicted: np.ndarray, measured: np.ndarray) -> float:
+    """Spearman over all ordered pairs."""
+    return _both(predicted.ravel(), measured.ravel())
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+    predicted: np.ndarray,
+    measured: np.ndarray,
+    draws: int = 1000,
+) -> Interval:
+    """A statistic of two tables and its 95 % interval: whole rows (erased concepts) are drawn again.
+
+    Pairs of one erased concept share its run, so that single pairs would make the interval too narrow.
+    """
+    rng = np.random.default_rng(0)
+    rows = rng.integers(len(predicted), size=(draws, len(predicted)))
+    found = [statistic(predicted[chosen], measured[chosen]) for chosen in rows]
+    low, high = np.percentile(found, (2.5, 97.5))
+    return Interval(statistic(predicted, measured), float(low), float(high))
