@@ -110,7 +110,7 @@ class _HeldOut:
     """Images at every prompt of the world, and what a change of the model does there."""
 
     def __init__(self, laboratory: Laboratory, work: Work):
-        config = _configuration(laboratory, work, CONCEPTS[0], "sgd")
+        config = _configuration(laboratory, work, work.concepts[0], "sgd")
         images = replace(config.images, number=work.held_out * len(SHOWN), seed=config.images.seed + 1)
         self._prepared = laboratory.prepare(replace(config, batch_size=25, devices="single"))
         self._prompts = [caption(item, style) for item, style in SHOWN]
