@@ -199,7 +199,7 @@ def _bars(axis: Any, correlations: dict[str, Interval], naive: dict[str, dict[st
         axis.plot(values, places, marker, color=colour, markersize=5, label=NAMES[name])
         axis.plot([found.low, found.high], [places[0]] * 2, color=colour)
     axis.set(
-        yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.9), xlim=(min(-0.1, axis.get_xlim()[0]), 1.02)
+        yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.9), xlim=(min(-0.1, axis.get_xlim()[0]), 1.08)
     )
     axis.set_yticklabels([text.replace(" ", "\n") for text in rows])
     axis.set(xlabel="Spearman", title="rank of damage")
