@@ -1,5 +1,6 @@
 # Two commands do all the set-up on a machine with Python 3.11 or newer and make:
 #   make reproduce            environment, install, python -m analysis.convergence   (ARGS="--quick" for a fast look)
+#   make reproduce-full       the same, the long parts too
 #   make test                 environment with development tools and PyTorch, install, the fast tests
 # ARGS is handed on: make test ARGS="-k divergence -x"
 
@@ -14,10 +15,11 @@ CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3 python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 
-.PHONY: help environment environment-dev reproduce test test-slow test-all check format lock clean
+.PHONY: help environment environment-dev reproduce reproduce-full test test-slow test-all check format lock clean
 
 help:
 	@echo "make reproduce    install what running needs, then python -m analysis.convergence (ARGS=--quick: the fast version)"
+	@echo "make reproduce-full  the same with the parts that take longest, whose results stay otherwise"
 	@echo "make test         install everything, run the fast tests (ARGS are pytest's)"
 	@echo "make test-slow    the slow tests;   make test-all: both"
 	@echo "make check        ruff and pyright;   make format: ruff's formatter"
@@ -54,6 +56,9 @@ environment-dev: $(DEV_STAMP)
 
 reproduce: environment
 	$(BIN)/python -m analysis.convergence $(ARGS)
+
+reproduce-full: environment
+	$(BIN)/python -m analysis.convergence --all $(ARGS)
 
 # One process a core: most of a test is XLA compiling. A file stays in one process, and makes its fixtures once.
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile

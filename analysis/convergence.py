@@ -1,6 +1,7 @@
 """Theory against measurement, from the generators to the figures.
 
-    python -m analysis.convergence                        everything, into paper_figures/
+    python -m analysis.convergence                        all parts but the long ones, into paper_figures/
+    python -m analysis.convergence --all                  the long ones too
     python -m analysis.convergence --quick                smaller grids, into paper_figures/quick/
     python -m analysis.convergence --only spectra rates   these parts; the others' results stay
 
@@ -42,6 +43,8 @@ class Command:
     only: tuple[str, ...] = ()
     """The parts to run; the results of the others stay. One of: generators, weights, spectra, rates, steps,
     phases, real_game, gradients, erasure, anchors, interference."""
+    all: bool = False
+    """The long parts too, of which a usual run keeps the results that are there: interference."""
     output: Path | None = None
     """The folder for figures and numbers; by default paper_figures, for a quick run paper_figures/quick."""
     work: Path | None = None
@@ -58,7 +61,9 @@ class Command:
         _check_names(self.only, PARTS)
         output = self.output or _HOME / "paper_figures" / ("quick" if self.quick else "")
         settings = Settings(output, self.work or _HOME / ".analysis", self.quick, self.force)
-        chosen = [part for part in PARTS if not self.only or part.name in self.only]
+        chosen = [
+            part for part in PARTS if (part.name in self.only if self.only else self.all or not part.long)
+        ]
         if self.quick:
             _check_free(output)
         quick, full = (_minutes(sum(part.seconds[kind] for part in chosen)) for kind in (1, 0))
@@ -66,7 +71,7 @@ class Command:
         print(f"{kind} on two cores; into {output}", file=sys.stderr)
         started = time.monotonic()
         try:
-            failed = run_parts(PARTS, settings, self.only)
+            failed = run_parts(PARTS, settings, [part.name for part in chosen])
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; the same command goes on from what is finished") from None
         taken = _minutes(time.monotonic() - started)

@@ -17,6 +17,7 @@ class Part:
       title: one line about it.
       inputs: patterns of further files it reads, relative to the repository; a change recomputes the part.
       seconds: about how long a full and a quick run of it take on two cores.
+      long: whether it runs only where it is asked for, by `--only` or `--all`.
     """
 
     name: str
@@ -24,3 +25,4 @@ class Part:
     title: str
     inputs: tuple[str, ...] = ()
     seconds: tuple[float, float] = (0.0, 0.0)
+    long: bool = False

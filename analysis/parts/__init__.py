@@ -36,6 +36,7 @@ PARTS = (
         "who gets hurt: damage to other concepts, predicted and measured",
         _WORLD,
         seconds=(540, 60),
+        long=True,
     ),
 )
 """In order. Names are what `--only` takes."""

@@ -282,6 +282,25 @@ def test_a_quick_run_does_not_take_the_place_of_a_full_one(make, tmp_path, capsy
     assert {path: path.read_bytes() for path in (tmp_path / "o").iterdir()} == before
 
 
+def test_a_long_part_runs_where_it_is_asked_for_and_stays_otherwise(make, tmp_path, capsys, monkeypatch):
+    first, second = (
+        make("first", GOOD, slope=1),
+        dataclasses.replace(make("second", GOOD, slope=2), long=True),
+    )
+    monkeypatch.setattr(parts, "PARTS", [first, second])
+    place = ["--output", str(tmp_path / "o"), "--work", str(tmp_path / "w")]
+    for words, known in (([], {"first"}), (["--all"], {"first", "second"}), ([], {"first", "second"})):
+        assert main([*place, *words]) == 0
+        assert set(json.loads((tmp_path / "o" / "summary.json").read_text())["parts"]) == known
+    assert main([*place, "--only", "second"]) == 0
+    assert "[1/1] second: unchanged, kept" in capsys.readouterr().err
+
+
+def test_the_help_names_the_long_parts():
+    (text,) = {fields_help(Command)["all"]}
+    assert text.endswith(": " + ", ".join(part.name for part in PARTS if part.long) + ".")
+
+
 def test_the_times_that_are_promised_are_those_of_the_committed_run():
     measured = json.loads((sources.ROOT / "paper_figures" / "summary.json").read_text())["wall_time_seconds"]
     for part in PARTS:
