@@ -152,13 +152,11 @@ def _figure(
 ) -> Any:
     """Predicted against measured damage, one panel for each optimiser, and the rank correlations."""
     figure, axes = panels(1, 3, width=6.75, height=2.75, width_ratios=(1, 1, 0.8))
-    kinds = ["item" if name in ITEM_NAMES else "style" for name in concepts]
     low = min(np.nanmin(table) for table in (*predicted.values(), *measured.values()))
     high = max(np.nanmax(table) for table in (*predicted.values(), *measured.values()))
     for axis, name in zip(axes[:2], NAMES, strict=True):
         for (erased, hurt), (marker, colour) in _LOOKS_OF.items():
-            chosen = np.array([[a == erased and b == hurt for b in kinds] for a in kinds])
-            chosen &= np.isfinite(measured[name])
+            chosen = _of_kind(concepts, erased, hurt) & np.isfinite(measured[name])
             axis.plot(
                 predicted[name][chosen],
                 measured[name][chosen],
@@ -189,6 +187,12 @@ def _figure(
     return figure
 
 
+def _of_kind(concepts: tuple[str, ...], erased: str, hurt: str) -> np.ndarray:
+    """Which pairs are of these kinds, (concepts, concepts)."""
+    kinds = ["item" if name in ITEM_NAMES else "style" for name in concepts]
+    return np.array([[a == erased and b == hurt for b in kinds] for a in kinds])
+
+
 def _bars(axis: Any, correlations: dict[str, Interval], naive: dict[str, dict[str, float]]) -> None:
     """The rank correlations of the prediction and of the naive distances."""
     rows = ["Jacobian", *next(iter(naive.values()))]
@@ -206,7 +210,8 @@ def _bars(axis: Any, correlations: dict[str, Interval], naive: dict[str, dict[st
     axis.axvline(0, color=INK, linewidth=0.7)
     axis.legend(
         loc="upper left", bbox_to_anchor=(-0.02, 1.02), handletextpad=0.1, borderpad=0.0, labelspacing=0.2
-    )
+    ).set(frame_on=True, zorder=5)
+    axis.get_legend().get_frame().set(facecolor="white", edgecolor="none", alpha=1)
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -233,6 +238,15 @@ def run(context: Context) -> dict[str, Any]:
     }
     correlations = {name: bootstrap(overall, predicted[name], measured[name]) for name in NAMES}
     within = {name: bootstrap(within_targets, predicted[name], measured[name]) for name in NAMES}
+    by_kind = {
+        name: {
+            f"{erased} hurts {hurt}": overall(
+                np.where(_of_kind(concepts, erased, hurt), predicted[name], np.nan), measured[name]
+            )
+            for erased, hurt in _LOOKS_OF
+        }
+        for name in NAMES
+    }
     naive = {
         name: {key: overall(found, measured[name]) for key, found in distances.items()} for name in NAMES
     }
@@ -262,6 +276,7 @@ def run(context: Context) -> dict[str, Any]:
         "interference_spearman": {name: found.value for name, found in correlations.items()},
         "interference_spearman_interval": {name: found[1:] for name, found in correlations.items()},
         "interference_spearman_within_target": {name: found.value for name, found in within.items()},
+        "interference_spearman_by_kind": by_kind,
         "interference_spearman_naive": naive,
         "interference_log_ratio": {
             name: {"median": float(np.nanmedian(found)), "deviation": float(np.nanstd(found, ddof=1))}
