@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import spearmanr
 
-__all__ = ["Interval", "bootstrap", "overall", "pair_means", "pair_table", "spearman", "within_targets"]
+__all__ = ["Interval", "bootstrap", "overall", "pair_means", "pair_table", "within_targets"]
 
 
 class Interval(NamedTuple):
@@ -16,22 +17,6 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0; equal values share their mean rank."""
-    order, found = np.unique(values, return_inverse=True)
-    counts = np.bincount(found, minlength=len(order))
-    ends = np.cumsum(counts)
-    return (ends - (counts + 1) / 2)[found]
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation: Pearson's of the ranks; 0 where one of them is constant."""
-    a, b = (ranks(np.ravel(values)) for values in (x, y))
-    a, b = a - a.mean(), b - b.mean()
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > 0 else 0.0
 
 
 def pair_table(
@@ -71,7 +56,7 @@ def within_targets(predicted: np.ndarray, measured: np.ndarray) -> float:
 
 def _both(predicted: np.ndarray, measured: np.ndarray) -> float:
     kept = np.isfinite(predicted) & np.isfinite(measured)
-    return spearman(predicted[kept], measured[kept])
+    return float(spearmanr(predicted[kept], measured[kept]).statistic)
 
 
 def overall(predicted: np.ndarray, measured: np.ndarray) -> float:
