@@ -73,6 +73,7 @@ class Context:
     advance: Callable[[str, int, int | None], None] = lambda text, done, total: None
     figures: list[dict[str, Any]] = field(default_factory=list)
     claims: list[dict[str, str]] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
 
     @cached_property
@@ -126,6 +127,9 @@ class Context:
     ) -> None:
         """Write name.png and name.pdf, and beside them name.csv from `rows` and/or name.json from `numbers`.
 
+        What makes the figure unfit for print is added to `faults` and told at the end of the part: it does
+        not cost the part its numbers.
+
         Raises:
           ValueError: neither rows nor numbers, a nan, or a name used twice.
         """
@@ -138,6 +142,9 @@ class Context:
             contents[f"{name}.csv"] = files.csv_text(rows)
         if numbers is not None:
             contents[f"{name}.json"] = files.json_text(numbers)
+        from .style import figure_faults  # not at import: matplotlib is slow to load
+
+        self.faults += [f"figure {name!r} {fault}" for fault in figure_faults(figure)]
         # Without dates and program names, so that the same numbers give the same file.
         for kind, metadata in (
             ("png", {"Software": None}),
@@ -208,6 +215,7 @@ def _compute(part: Part, key: str, settings: Settings, advance: Callable[..., No
         "entries": entries,
         "figures": context.figures,
         "claims": context.claims,
+        "faults": context.faults,
     }
     text = files.json_text(record)
     files.write_whole(_record_path(part, settings), text)
@@ -310,6 +318,8 @@ def run_parts(
                     f"{place}: {'unchanged, kept' if kept else str(record['seconds']) + ' s'}",
                     highlight=False,
                 )
+                for fault in record.get("faults", []):  # a record of an older version has none
+                    console.print(f"{place}: {fault}", highlight=False)
             except Exception as error:  # one part's failure must not cost the others
                 outcomes[part.name] = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
                 console.print(f"{place}: FAILED\n{traceback.format_exc()}", highlight=False)

@@ -24,7 +24,7 @@ GOOD = """
     from analysis.style import panels
 
     def run(context):
-        figure, axis = panels(1, 1, 2.0, 2.0)
+        figure, axis = panels(1, 1)
         axis.plot([0, 1], [0, {slope}])
         for _ in context.progress(range(3), "drawing"):
             pass
@@ -371,7 +371,7 @@ def test_a_figure_needs_its_numbers_and_a_claim_its_name(tmp_path):
     context = Context("part", False, tmp_path, tmp_path)
     from analysis.style import panels
 
-    figure, _ = panels(1, 1, 1.0, 1.0)
+    figure, _ = panels(1, 1)
     with pytest.raises(ValueError, match="numbers"):
         context.figure("f", figure, shows="nothing")
     with pytest.raises(ValueError, match="C1"):
@@ -384,13 +384,23 @@ def test_a_figure_needs_its_numbers_and_a_claim_its_name(tmp_path):
         context.figure("f", figure, shows="x", numbers={})
 
 
+def test_a_figure_that_is_unfit_for_print_is_told_and_kept(make, settings):
+    tiny = GOOD.replace("axis.plot", "axis.text(0, 0, 'tiny', fontsize=4); axis.plot")
+    parts_ = [make("first", tiny, slope=1.0), make("second", GOOD, slope=2.0)]
+    for _ in range(2):  # a part that stands says so again
+        failed, out = run(parts_, settings)
+        assert failed == 0
+        assert "[1/2] first: figure 'first' has 'tiny' in 4 pt, expected 7" in out
+        assert "second: figure" not in out
+
+
 def test_the_same_numbers_give_the_same_files(tmp_path):
     from analysis.style import panels
 
     written = []
     for name in ("one", "two"):
         context = Context("part", False, tmp_path / name, tmp_path)
-        figure, axis = panels(1, 1, 2.0, 2.0)
+        figure, axis = panels(1, 1)
         axis.plot([0, 1], [0, 1], label="θ")
         context.figure("f", figure, shows="x", rows={"x": [1.0, 2.0], "y": np.array([0.1, np.inf])})
         written.append(context.figures[0]["files"])
