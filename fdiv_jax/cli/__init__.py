@@ -113,7 +113,7 @@ def _out_of_memory(error: BaseException) -> str | None:
     needed = f" ({asked[1].strip()} more were asked for)" if asked else ""
     return (
         f"out of memory{needed}: choose fewer or smaller images, a smaller --batch-size or a larger "
-        "--accumulation, fewer trained parameters (--lora.rank), or a model in bfloat16"
+        "--accumulation, --remat blocks, fewer trained parameters (--lora.rank), or a model in bfloat16"
     )
 
 

@@ -23,6 +23,7 @@ from fdiv_jax.nn.conditioning import Text, TextConditioning, sized_text
 from fdiv_jax.nn.critic import Critic, SpectralVector
 from fdiv_jax.nn.lora import extract_lora, init_lora, merge_lora
 from fdiv_jax.nn.named import named_parameters
+from fdiv_jax.nn.remat import Remat, with_remat
 from fdiv_jax.nn.shapes import abstract_network
 from fdiv_jax.nn.unet import UNet2DConditionModel, UNetConfig
 from fdiv_jax.nn.vae import AutoencoderKL, VAEConfig
@@ -40,6 +41,7 @@ __all__ = [
     "CLIPVisionFeatures",
     "CLIPVisionModelWithProjection",
     "Critic",
+    "Remat",
     "SpectralVector",
     "Text",
     "TextConditioning",
@@ -54,4 +56,5 @@ __all__ = [
     "named_parameters",
     "sized_text",
     "with_attention",
+    "with_remat",
 ]

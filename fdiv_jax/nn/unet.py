@@ -7,8 +7,8 @@ Structure and names follow diffusers' UNet2DConditionModel, so that a state dict
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -19,6 +19,7 @@ from fdiv_jax.files import JsonMapping, shown
 from fdiv_jax.nn.conditioning import Text, TextConditioning
 from fdiv_jax.nn.config import LAYERS, ModelConfig, per_block, require
 from fdiv_jax.nn.layers import Precision, activation, conv, group_norm
+from fdiv_jax.nn.remat import RematModule, rematerialised
 from fdiv_jax.nn.resnet import (
     Downsample2D,
     ResnetBlock2D,
@@ -232,7 +233,24 @@ class _Stage:
         )
 
 
-class DownBlock2D(nnx.Module):
+def _block(
+    parts: tuple[ResnetBlock2D] | tuple[ResnetBlock2D, Transformer2DModel],
+    x: FeatureMap,
+    time: Embeddings,
+    text: TextFeatures,
+) -> FeatureMap:
+    """A residual block, and the transformer behind it where there is one."""
+    x = parts[0](x, time)
+    return x if len(parts) == 1 else parts[1](x, text)
+
+
+def _blocks(level: DownBlock2D | UpBlock2D) -> Iterator[Any]:
+    """The parts of each residual block of a level."""
+    parts = [level.resnets, level.attentions] if hasattr(level, "attentions") else [level.resnets]
+    return zip(*parts, strict=True)
+
+
+class DownBlock2D(RematModule):
     """Residual blocks, each with a transformer of `depth` layers (None: no transformer), then a halving."""
 
     def __init__(
@@ -260,11 +278,9 @@ class DownBlock2D(nnx.Module):
         self, x: FeatureMap, time: Embeddings, text: TextFeatures
     ) -> tuple[FeatureMap, list[FeatureMap]]:
         """The features, and the skip connections for the way up."""
-        skips = []
-        for i, resnet in enumerate(self.resnets):
-            x = resnet(x, time)
-            if hasattr(self, "attentions"):
-                x = self.attentions[i](x, text)
+        skips, run = [], rematerialised(_block, self.remat != "none")
+        for parts in _blocks(self):
+            x = run(parts, x, time, text)
             skips.append(x)
         if hasattr(self, "downsamplers"):
             x = self.downsamplers[0](x)
@@ -272,7 +288,7 @@ class DownBlock2D(nnx.Module):
         return x, skips
 
 
-class MidBlock2D(nnx.Module):
+class MidBlock2D(RematModule):
     """One residual block at the lowest resolution; with a depth, a transformer and another block after it."""
 
     def __init__(self, channels: int, stage: _Stage, rngs: nnx.Rngs, *, depth: Depth | None):
@@ -284,13 +300,14 @@ class MidBlock2D(nnx.Module):
 
     def __call__(self, x: FeatureMap, time: Embeddings, text: TextFeatures) -> FeatureMap:
         """n h w c -> n h w c."""
-        x = self.resnets[0](x, time)
-        if hasattr(self, "attentions"):
-            x = self.resnets[1](self.attentions[0](x, text), time)
+        run = rematerialised(_block, self.remat != "none")
+        x = run((self.resnets[0], *getattr(self, "attentions", ())), x, time, text)
+        for resnet in self.resnets[1:]:
+            x = run((resnet,), x, time, text)
         return x
 
 
-class UpBlock2D(nnx.Module):
+class UpBlock2D(RematModule):
     """Residual blocks on (features, skip), each with a transformer as in `DownBlock2D`, then a doubling."""
 
     def __init__(
@@ -315,18 +332,17 @@ class UpBlock2D(nnx.Module):
     def __call__(
         self, x: FeatureMap, skips: list[FeatureMap], time: Embeddings, text: TextFeatures
     ) -> FeatureMap:
-        """The features; removes this block's skips from the end of `skips`."""
-        for i, resnet in enumerate(self.resnets):
-            x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), time)
-            if hasattr(self, "attentions"):
-                x = self.attentions[i](x, text)
+        """The features; this block's skips are the last ones of `skips`, in reverse."""
+        run, left = rematerialised(_block, self.remat != "none"), list(skips)
+        for parts in _blocks(self):
+            x = run(parts, jnp.concatenate([x, left.pop()], axis=-1), time, text)
         if hasattr(self, "upsamplers"):
-            size = (skips[-1].shape[1], skips[-1].shape[2]) if skips else None
+            size = (left[-1].shape[1], left[-1].shape[2]) if left else None
             x = self.upsamplers[0](x, size)
         return x
 
 
-class UNet2DConditionModel(nnx.Module):
+class UNet2DConditionModel(RematModule):
     """epsilon_theta(x_t, t, text): predicts the noise (or v) in latents, given the text's features."""
 
     def __init__(
@@ -436,13 +452,15 @@ class UNet2DConditionModel(nnx.Module):
         features = features.astype(self.dtype)
         x = self.conv_in(latents)
         skips = [x]
+        whole = self.remat == "full"
         for down in self.down_blocks:
-            x, more = down(x, time, features)
+            x, more = rematerialised(DownBlock2D.__call__, whole)(down, x, time, features)
             skips += more
         if hasattr(self, "mid_block"):
             x = self.mid_block(x, time, features)
         for up in self.up_blocks:
-            x = up(x, skips, time, features)
+            x = rematerialised(UpBlock2D.__call__, whole)(up, x, skips, time, features)
+            del skips[-len(up.resnets) :]
         x = self.conv_out(self.act(self.conv_norm_out(x)))
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from fdiv_jax.divergences import Divergence, divergence
+from fdiv_jax.nn import Remat
 from fdiv_jax.pipeline import Concept
 from fdiv_jax.unlearning import _validate as check
 from fdiv_jax.unlearning._validate import set_field as _set
@@ -41,7 +42,7 @@ __all__ = [
     "UnlearningConfig",
 ]
 
-SETTINGS_SINCE = {"sigma": 1.0}
+SETTINGS_SINCE = {"sigma": 1.0, "remat": "none"}
 """Settings that configurations of earlier versions lack, and the values that those versions used."""
 
 Devices = Literal["single", "all"]
@@ -115,6 +116,9 @@ class UnlearningConfig:
     """Samples per step, over all devices."""
     accumulation: int = 1
     """Number of parts in which a batch is processed: same gradient, less memory."""
+    remat: Remat = "none"
+    """What the backward pass computes again instead of keeping it: none, blocks (what is inside each block of
+    the UNet: less memory for a third more arithmetic) or full (what is inside each level)."""
     learning_rate: float = 1e-3
     """Learning rate of the trained parameters."""
     seed: int = 0
@@ -162,6 +166,7 @@ class UnlearningConfig:
         check.one_of("loss", self.loss, get_args(LossFamily))
         check.one_of("scale", self.scale, get_args(Scale))
         _set(self, "sigma", check.real("sigma", self.sigma, above=0))
+        check.one_of("remat", self.remat, get_args(Remat))
         check.one_of("devices", self.devices, get_args(Devices))
         check.truth("normalise_curvature", self.normalise_curvature)
         check.text("trainable", self.trainable)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["abstract_batch", "check_memory", "training_bytes"]
 
 _ADVICE = (
-    "expected a smaller batch_size, a larger accumulation, fewer trained parameters (lora.rank) or a model "
-    "in bfloat16"
+    "expected a smaller batch_size, a larger accumulation, remat blocks, fewer trained parameters "
+    "(lora.rank) or a model in bfloat16"
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from fdiv_jax.checkpoints import model_digest
 from fdiv_jax.diffusion import NoiseSchedule
+from fdiv_jax.nn import Remat
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.pipeline.loras import origin
 from fdiv_jax.unlearning import _validate as check
@@ -33,6 +35,7 @@ from fdiv_jax.unlearning.user_images import OwnImages, read_own_images
 
 __all__ = ["Cache", "Prepared", "array_cache", "loss_of", "prepare", "share_program"]
 
+_IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler"
 Cache = str | os.PathLike[str] | Literal[False] | None
 
 
@@ -134,8 +137,9 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
             f"batch_size {config.batch_size} for {len(devices)} devices and an accumulation of "
             f"{config.accumulation}; expected a multiple of {len(devices) * config.accumulation}"
         )
+    _warn_of_a_cpu(config.remat)
     plan = Plan(
-        network=Network(pipe.unet),
+        network=Network(pipe.unet, config.remat),
         trainable=trainable,
         loss=loss_of(config, pipe.schedule, pipe.latent_shape),
         schedule=pipe.schedule,
@@ -159,6 +163,21 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
         model or model_digest(pipe.components),
         None if config.images.folder is None else read_own_images(pipe, config.images, pairs),
     )
+
+
+def _warn_of_a_cpu(remat: Remat) -> None:
+    """XLA orders a CPU's work for its threads, begins what can be begun, and so keeps what should be computed
+    again; the option that changes it is read from the environment alone."""
+    if (
+        remat != "none"
+        and jax.default_backend() == "cpu"
+        and _IN_ORDER not in os.environ.get("XLA_FLAGS", "")
+    ):
+        warnings.warn(
+            f"remat {remat!r} takes no less memory on a CPU unless XLA_FLAGS={_IN_ORDER}=false is in the "
+            "environment",
+            stacklevel=3,
+        )
 
 
 def loss_of(
