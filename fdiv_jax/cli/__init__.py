@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"the commands are: {', '.join(COMMANDS)}"
         return _fail(f"no command {name!r}; {hint}")
+    from fdiv_jax.files import keep_programs
+
+    keep_programs()
     return _guarded(lambda: _run(name, rest))
 
 

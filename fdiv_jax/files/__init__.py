@@ -1,5 +1,6 @@
-"""Reading untrusted files: bounded in size and time, and named in every error message."""
+"""Files: untrusted ones, read within bounds and named in every error message, and the cache."""
 
+from fdiv_jax.files.caches import default_cache, keep_programs
 from fdiv_jax.files.json_files import JsonMapping, JsonObject, parse_json, read_json
 from fdiv_jax.files.links import check_no_links, open_own, refuse_links
 from fdiv_jax.files.reading import check_regular, read_bytes, read_text
@@ -10,6 +11,8 @@ __all__ = [
     "JsonObject",
     "check_no_links",
     "check_regular",
+    "default_cache",
+    "keep_programs",
     "listed",
     "one_line",
     "open_own",

@@ -8,8 +8,9 @@ Source: Novello, Fontana, Cinque, Gunduz, Tonello, A unified framework for diffu
 f-divergence, arXiv 2509.21167, 2025.
 """
 
+from fdiv_jax.files import default_cache
 from fdiv_jax.unlearning.batch import Batch, Prior
-from fdiv_jax.unlearning.cache import ArrayCache, default_cache
+from fdiv_jax.unlearning.cache import ArrayCache
 from fdiv_jax.unlearning.comparison import Comparison, SquaredDistance
 from fdiv_jax.unlearning.concept_file import ConceptFile, read_concept_file
 from fdiv_jax.unlearning.concepts import Erasure, PromptPair, resolve_all, resolve_pairs, resolve_retained

@@ -17,19 +17,11 @@ import numpy as np
 from fdiv_jax.checkpoints import atomic_file
 from fdiv_jax.files import read_bytes
 
-__all__ = ["ArrayCache", "default_cache", "digest"]
+__all__ = ["ArrayCache", "digest"]
 
 _FORMAT = 1
 _HEADERS = 1 << 16
 """Bytes of a file beside its array, at most."""
-
-
-def default_cache() -> Path:
-    """FDIV_JAX_CACHE, else fdiv-jax in the user's cache directory."""
-    named = os.environ.get("FDIV_JAX_CACHE")
-    if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fdiv-jax"
 
 
 def digest(description: Mapping[str, Any]) -> str:

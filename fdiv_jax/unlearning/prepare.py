@@ -16,11 +16,12 @@ import numpy as np
 
 from fdiv_jax.checkpoints import model_digest
 from fdiv_jax.diffusion import NoiseSchedule
+from fdiv_jax.files import default_cache
 from fdiv_jax.nn import Remat
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.pipeline.loras import origin
 from fdiv_jax.unlearning import _validate as check
-from fdiv_jax.unlearning.cache import ArrayCache, default_cache
+from fdiv_jax.unlearning.cache import ArrayCache
 from fdiv_jax.unlearning.concepts import PromptPair, resolve_all, resolve_retained, target_words
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.data import AnchorData, prepare_data
