@@ -11,19 +11,23 @@ import matplotlib
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatterMathtext, MaxNLocator, NullFormatter
 
 __all__ = [
     "COLUMN",
     "INK",
     "PAGE",
+    "curve_style",
     "figure_faults",
     "label",
     "legend_below",
     "line_style",
+    "log_ticks",
     "panel_letters",
     "panels",
     "series_style",
@@ -97,8 +101,10 @@ _LOOK: dict[str, tuple[str, str, Any, str]] = {
     "gan": ("GAN", "#64C4F5", (0, (4, 2)), "X"),
     "le_cam": ("Le Cam", "#EF7AAE", "-", ">"),
     "total_variation": ("total variation", "#A370E3", (0, (5, 1.5, 1, 1.5)), "h"),
+    "alpha(-0.5)": ("α = −0.5", "#A3C266", (0, (3, 1)), "p"),
+    "alpha(0.3)": ("α = 0.3", "#473300", (0, (3, 1)), "*"),
+    "alpha(3)": ("α = 3", "#00007A", (0, (3, 1)), "d"),
 }
-_SPARE = ("#473300", "#A3C266", "#00007A")
 _SERIES = (
     "kl",
     "squared_hellinger",
@@ -127,13 +133,22 @@ def label(name: str) -> str:
 def line_style(name: str) -> dict[str, Any]:
     """Colour, dashes, marker and label of a divergence, the same in every figure.
 
-    Divergences without a place of their own share three colours.
+    Divergences without a place of their own are drawn alike.
     """
     if name in _LOOK:
         text, colour, dashes, marker = _LOOK[name]
         return {"label": text, "color": colour, "linestyle": dashes, "marker": marker}
-    spare = sum(name.encode()) % len(_SPARE)
-    return {"label": label(name), "color": _SPARE[spare], "linestyle": (0, (3, 1)), "marker": "*"}
+    return {"label": label(name), "color": "#6200B8", "linestyle": (0, (3, 1)), "marker": "1"}
+
+
+def curve_style(name: str, every: float = 0.2) -> dict[str, Any]:
+    """`line_style` for a curve of many points: a marker now and then, elsewhere for each divergence.
+
+    Curves that coincide show by turns whose they are. `every` is the distance of two markers of a curve, as a
+    share of the panel's diagonal.
+    """
+    place = list(_LOOK).index(name) if name in _LOOK else len(_LOOK)
+    return line_style(name) | {"markersize": 3.0, "markevery": (every * (place * 0.37 % 1), every)}
 
 
 def series_style(place: int) -> dict[str, Any]:
@@ -175,6 +190,32 @@ def legend_below(figure: Figure, axes: Any, columns: int = 5) -> None:
         for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(text, handle)
     figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
+
+
+def log_ticks(*axes: Axis, least: int = 3) -> None:
+    """Labelled ticks on logarithmic axes whose limits are set: at least `least`, at round numbers.
+
+    Whole powers of ten where the view holds enough of them, then 1, 3, 10, then 1, 2, 5, 10, and so on. A
+    narrower view gets what the linear rule gives.
+    """
+    for axis in axes:
+        low, high = sorted(axis.get_view_interval())
+        decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+        ticks: list[float] = []
+        for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+            ticks = [digit * 10.0**power for power in decades for digit in digits]
+            ticks = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+            if len(ticks) >= least:
+                break
+        else:
+            found = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
+            ticks = [float(tick) for tick in found if low <= tick <= high]
+        stride = -(-len(ticks) // 7)  # every second power, or third, where there are many
+        ticks = [tick for place, tick in enumerate(reversed(ticks)) if place % stride == 0][::-1]
+        plain = all(1e-3 <= tick < 1e4 for tick in ticks)
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.6g}") if plain else LogFormatterMathtext())
+        axis.set_minor_formatter(NullFormatter())
 
 
 def figure_faults(figure: Figure) -> list[str]:

@@ -11,7 +11,7 @@ import sympy
 
 from fdiv_jax.divergences import Divergence
 
-from ..style import INK, label, line_style, panel_letters, panels
+from ..style import INK, curve_style, label, legend_below, line_style, panel_letters, panels
 from ..toy_games import catalogue_entries
 
 if TYPE_CHECKING:
@@ -22,10 +22,23 @@ __all__ = ["run"]
 _T = sympy.Symbol("t", positive=True)
 
 
-def _range(d: Divergence) -> tuple[float, float]:
-    """Where to draw f*: its domain, cut to a readable window."""
-    domain = d.conjugate_domain
-    return max(float(domain.start), -3.0), min(float(domain.end), 2.0)  # type: ignore[union-attr]
+_LOW, _HIGH, _TOP = -3.0, 2.0, 3.3
+"""The window in which conjugates are drawn."""
+
+
+def _conjugate(d: Divergence) -> tuple[np.ndarray, np.ndarray, bool]:
+    """s and f*(s) in the window, up to the end of the domain, and whether the domain ends there at a value.
+
+    The points crowd at the end, where f* is steep.
+    """
+    domain: Any = d.conjugate_domain
+    end = float(domain.end)
+    high = min(end, _HIGH)
+    s = high - (high - _LOW) * np.linspace(1, 0, 400) ** 4
+    stops = end <= _HIGH and not domain.right_open
+    if end <= _HIGH and not stops:
+        s = s[:-1]
+    return s, np.asarray(d.conjugate(jnp.asarray(s))), stops
 
 
 def _conjugate_error(d: Divergence) -> float:
@@ -46,20 +59,20 @@ def _conjugate_error(d: Divergence) -> float:
 def run(context: Context) -> dict[str, Any]:
     """Draw f, f* and f''(1) of the whole catalogue; check every conjugate by Legendre's identity."""
     entries = catalogue_entries()
-    figure, axes = panels(1, 3, height=4.3)
+    figure, axes = panels(1, 3, height=2.75)
     of_t, of_s, bars = axes
-    t = np.linspace(0.02, 4.0, 300)
+    t = np.concatenate([np.geomspace(1e-4, 0.02, 40), np.linspace(0.02, 4.0, 300)[1:]])
     rows, errors = [], {}
     with jax.enable_x64(True):
         for d in context.progress(entries, "generators"):
-            look = line_style(d.name) | {"marker": ""}
+            look = curve_style(d.name, every=0.25)
             s0 = float(d.equilibrium[0])
             of_t.plot(t, np.asarray(d.f(jnp.asarray(t))) - s0 * (t - 1), **look)
-            low, high = _range(d)
-            s = np.linspace(low, high, 402)[1:-1]
-            values = np.asarray(d.conjugate(jnp.asarray(s)))
-            of_s.plot(s, values, **look)
-            of_s.plot([s0], [s0], "o", color=look["color"], markersize=4)
+            s, values, stops = _conjugate(d)
+            of_s.plot(s, values, **look | {"label": ""})
+            if stops:
+                of_s.plot(s[-1], values[-1], "|", color=look["color"], markersize=9, markeredgewidth=1.6)
+            of_s.plot(s0, s0, "o", color=INK, markersize=5, fillstyle="none", zorder=5)
             errors[d.name] = _conjugate_error(d)
             rows.append(
                 {
@@ -74,28 +87,34 @@ def run(context: Context) -> dict[str, Any]:
                     "conjugate_error": errors[d.name],
                 }
             )
-    of_t.set(xlim=(0, 4), ylim=(-0.1, 3.0), xlabel="likelihood ratio t")
-    of_t.set_title("generator f(t) − f'(1)(t − 1)")
-    of_s.plot([-3, 2], [-3, 2], color=INK, linewidth=0.8, linestyle=":", zorder=1)
-    of_s.set(xlim=(-3, 2), ylim=(-3, 3), xlabel="s", title="conjugate f*(s), dot: equilibrium f*(s₀) = s₀")
+    of_t.set(xlim=(0, 4), ylim=(-0.1, 3.0), xlabel="likelihood ratio t", xticks=range(5))
+    of_t.set_title("f(t) − f'(1)(t − 1)")
+    diagonal = {"color": INK, "linewidth": 0.8, "linestyle": ":", "zorder": 1}
+    of_s.plot([_LOW, _TOP], [_LOW, _TOP], **diagonal, label="f*(s) = s")
+    marked = {"color": INK, "linestyle": "none"}
+    of_s.plot([], [], "o", **marked, markersize=5, fillstyle="none", label="equilibrium, f*(s₀) = s₀")
+    of_s.plot([], [], "|", **marked, markersize=9, markeredgewidth=1.6, label="f* ends, infinite beyond")
+    of_s.set(xlim=(_LOW, _HIGH), ylim=(_LOW, _TOP), xlabel="s", title="conjugate f*(s)")
     smooth = [d for d in entries if d.is_smooth]
     smooth.sort(key=lambda d: (float(d.curvature), d.name), reverse=True)
     for place, d in enumerate(smooth):
-        bars.barh(place, float(d.curvature), color=line_style(d.name)["color"], height=0.62)
-        bars.text(float(d.curvature) + 0.04, place, str(d.curvature), va="center", fontsize=8, color=INK)
+        look = line_style(d.name)
+        bars.barh(place, float(d.curvature), color=look["color"], height=0.62)
+        bars.text(float(d.curvature) + 0.06, place, str(d.curvature), va="center", fontsize=7, color=INK)
     bars.set_yticks(range(len(smooth)), [label(d.name) for d in smooth])
     kinks = ", ".join(label(d.name) for d in entries if not d.is_smooth)
-    bars.set(xlim=(0, 2.4), xlabel="f''(1)", title=f"curvature ({kinks}: infinite)" if kinks else "curvature")
+    bars.set(xlim=(0, 2.4), title="curvature at 1")
+    bars.set_xlabel("f''(1)" + (f";  {kinks}: infinite" if kinks else ""))
     bars.grid(axis="y", visible=False)
     panel_letters(axes)
-    handles, names = of_t.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=5)
+    legend_below(figure, axes)
     context.figure(
         "generators",
         figure,
         shows="Everything follows from f: its conjugate (the critic's loss) touches the diagonal at the "
         "equilibrium, and its curvature there sorts the catalogue into three classes, 1/2, 1 and 2, besides "
-        "the kink of total variation.",
+        "the kink of total variation. In (a) the curves of GAN and Jensen–Shannon are one, as these two "
+        "generators differ by a multiple of t − 1. Conjugates are drawn as far as they are finite.",
         rows=rows,
     )
     return {

@@ -12,7 +12,7 @@ from fdiv_jax.divergences import Divergence
 from fdiv_jax.theory import damping_ratio, game_rate, mode_eigenvalues
 
 from ..simulate import double_root, flow, one_pole, two_poles
-from ..style import INK, line_style, panel_letters, panels
+from ..style import INK, curve_style, legend_below, line_style, panel_letters, panels
 from ..toy_games import catalogue_entries, line_game, smooth_divergences
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _NODES = 24  # exact for the linear part; keeps |x| below 9 s, inside the range 
 _SMALL = 1e-4  # start of theta, in units of s: close, so that what is measured is the local rate
 _SAMPLES = 400
 _FOLDS = 5.0
+_ROUNDING = float(np.finfo(float).eps)  # an error of exactly 0 is drawn here
 
 
 def _play(
@@ -115,20 +116,76 @@ def _from_afar(d: Divergence, quick: bool) -> np.ndarray:
 def _draw_paths(axis: Any, paths: dict[str, np.ndarray], divergences: list[Divergence]) -> None:
     """|(theta, w)| from afar, with the predicted slope beside it."""
     time = np.linspace(0, 60, _SAMPLES + 1)
+    drawn = []
     for d in divergences:
-        look = line_style(d.name) | {"marker": ""}
         distance = np.linalg.norm(paths[d.name], axis=1)
-        axis.plot(time, distance, **look)
+        axis.plot(time, distance, **curve_style(d.name))
         if not d.is_smooth:
             continue
         rate = game_rate(d, damping=1.0, coupling=1.0, activation=True)
+        if any(abs(rate / other - 1) < 1e-9 for other in drawn):
+            continue
+        drawn.append(rate)
         meet = int(np.argmin(np.abs(distance - 1e-3)))
-        span = time[meet:] - time[meet]
-        slope = 0.55 * distance[meet] * np.exp(-rate * span)
-        axis.plot(time[meet:], slope, color=look["color"], linewidth=0.7, alpha=0.8)
-    axis.set(yscale="log", xlim=(0, 60), ylim=(1e-9, 4), xlabel="time")
-    axis.set_ylabel("distance ‖(θ, w)‖ to the equilibrium")
-    axis.set_title("from one σ away, T = g(v); thin: predicted")
+        slope = 0.2 * distance[meet] * np.exp(-rate * (time[meet:] - time[meet]))
+        axis.plot(time[meet:], slope, color=INK, linewidth=0.8, linestyle=":")
+    axis.set(yscale="log", xlim=(0, 60), ylim=(1e-9, 4), xlabel="time", ylabel="distance ‖(θ, w)‖")
+    axis.set_xticks([0, 20, 40, 60])
+    axis.set_yticks([1e-8, 1e-6, 1e-4, 1e-2, 1])
+    axis.set_title("from one σ away, T = g(v)")
+
+
+def _draw_rates(axis: Any, rows: list[dict[str, Any]]) -> None:
+    """Predicted and measured rates of all games."""
+    for row in rows:
+        axis.plot(row["predicted"], row["measured"], **_mark(row))
+    span = [0.6 * min(r["predicted"] for r in rows), 1.6 * max(r["predicted"] for r in rows)]
+    axis.plot(span, span, color=INK, linewidth=0.8, zorder=1)
+    ticks = [tick for tick in (0.03, 0.1, 0.3, 1.0) if span[0] < tick < span[1]]
+    for set_ticks in (axis.set_xticks, axis.set_yticks):
+        set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set(xlim=span, ylim=span, xlabel="predicted rate", ylabel="measured rate")
+    axis.set_title(f"{len(rows)} games")
+
+
+def _draw_errors(axis: Any, rows: list[dict[str, Any]]) -> None:
+    """The error of every game's rate; at critical damping also that of a plain line."""
+    for row in rows:
+        axis.plot(row["damping_ratio"], max(row["relative_error"], _ROUNDING), **_mark(row))
+        if row["form"] == "double root":
+            axis.plot(row["damping_ratio"], row["plain_line_error"], "x", color=INK, markersize=4)
+    axis.axhline(BAR, color=INK, linestyle="--", linewidth=0.9)
+    lowest = max(min(row["relative_error"] for row in rows), _ROUNDING)
+    axis.set(ylim=(lowest / 4, 3), ylabel="relative error", title="error of the measured rate")
+    axis.set(xlabel="damping ratio ζ", xlim=(0.02, 30))
+    axis.set_xticks([0.1, 1, 10], ["0.1", "1", "10"])
+    axis.set_yticks([tick for tick in (1e-15, 1e-12, 1e-9, 1e-6, 1e-3, 1) if tick > lowest / 4])
+
+
+def _mark(row: dict[str, Any]) -> dict[str, Any]:
+    """Filled with T = v, open with T = g(v)."""
+    look = line_style(row["divergence"])
+    return {
+        "color": look["color"],
+        "marker": look["marker"],
+        "linestyle": "",
+        "markersize": 3.4,
+        "markerfacecolor": "none" if row["activation"] else look["color"],
+        "markeredgewidth": 0.7,
+    }
+
+
+def _explain(axis: Any, rows: list[dict[str, Any]], shown: list[Divergence]) -> None:
+    """What the legend has to say besides the divergences of the first panel."""
+    named = {d.name for d in shown}
+    for name in dict.fromkeys(row["divergence"] for row in rows if row["divergence"] not in named):
+        axis.plot([], [], **line_style(name) | {"linestyle": ""})
+    plain = {"color": INK, "linestyle": ""}
+    axis.plot([], [], **plain, marker="o", label="T = v (b, c)")
+    axis.plot([], [], **plain, marker="o", markerfacecolor="none", label="T = g(v) (b, c)")
+    axis.plot([], [], color=INK, linestyle=":", label="predicted slope (a)")
+    axis.plot([], [], color=INK, linestyle="--", label="1% (c)")
+    axis.plot([], [], **plain, marker="x", label="fitted plain line, ζ = 1 (c)")
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -148,57 +205,17 @@ def run(context: Context) -> dict[str, Any]:
     drift = max(drifts, default=0.0)
     paths = {d.name: path for d, path in zip(shown, afar, strict=True)}
 
-    figure, axes = panels(1, 3, width=11.0, height=4.5)
+    figure, axes = panels(1, 3, height=3.1)
     _draw_paths(axes[0], paths, shown)
-    for name in dict.fromkeys(row["divergence"] for row in rows):
-        look = line_style(name)
-        mine = [row for row in rows if row["divergence"] == name]
-        for activation, fill in ((False, look["color"]), (True, "white")):
-            some = [row for row in mine if row["activation"] == activation]
-            mark = {
-                "color": look["color"],
-                "marker": look["marker"],
-                "linestyle": "",
-                "markersize": 4.5,
-                "markerfacecolor": fill,
-                "markeredgewidth": 0.9,
-            }
-            axes[1].plot([r["predicted"] for r in some], [r["measured"] for r in some], **mark)
-            axes[2].plot(
-                [r["damping_ratio"] for r in some], [max(r["relative_error"], 1e-9) for r in some], **mark
-            )
-    span = [0.6 * min(r["predicted"] for r in rows), 1.6 * max(r["predicted"] for r in rows)]
-    axes[1].plot(span, span, color=INK, linewidth=0.8, zorder=1)
-    axes[1].set(xscale="log", yscale="log", xlim=span, ylim=span)
-    axes[1].set(xlabel="predicted rate", ylabel="measured rate")
-    axes[1].set_title("filled: T = v, open: T = g(v)")
-    critical = [r for r in rows if r["form"] == "double root"]
-    axes[2].plot(
-        [r["damping_ratio"] for r in critical],
-        [r["plain_line_error"] for r in critical],
-        "x",
-        color=INK,
-        markersize=5,
-        label="plain line fit",
-    )
-    axes[2].axhline(BAR, color=INK, linestyle="--", linewidth=1)
-    beside = {"transform": axes[2].get_yaxis_transform(), "ha": "right", "fontsize": 8, "color": INK}
-    axes[2].text(0.985, BAR * 1.12, "1 %", **beside)
-    axes[2].axvline(1.0, color=INK, linewidth=0.6, zorder=1)
-    axes[2].set(
-        xscale="log",
-        yscale="log",
-        xlim=(0.02, 30),
-        ylim=(3e-10, 3),
-        xlabel="damping ratio ζ = b d q / (2k√(abc))",
-    )
-    axes[2].set_ylabel("relative error of the rate")
-    axes[2].set_title("relative error")
-    axes[2].legend(loc="upper right", fontsize=8, handletextpad=0.2)
+    for axis in axes[1:]:
+        axis.set(xscale="log", yscale="log")
+        axis.minorticks_off()
+    _draw_rates(axes[1], rows)
+    _draw_errors(axes[2], rows)
+    _explain(axes[2], rows, shown)
     panel_letters(axes)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=5)
-
+    legend_below(figure, axes)
+    critical = [r for r in rows if r["form"] == "double root"]
     outside = max(r["relative_error"] for r in rows if r["form"] != "double root")
     at = max(r["relative_error"] for r in critical)
     plain = max(r["plain_line_error"] for r in critical)
@@ -208,7 +225,8 @@ def run(context: Context) -> dict[str, Any]:
         shows="The rate computed from f''(1) and g'(v₀) alone is the rate at which the simulated game "
         f"converges: within {outside:.1e} of it, and within {at:.1e} at critical damping, where a plain line "
         f"would be off by {plain:.0%} and the double root has to be fitted. Total variation, without "
-        "curvature, has no rate: it circles.",
+        "curvature, has no rate: it circles. Marks and curves of divergences of one curvature and one g'(v₀) "
+        "lie on each other, as the rate depends on nothing else.",
         rows=rows,
     )
     arrived = {d.name: float(np.linalg.norm(paths[d.name][-1])) for d in divergences if d.name in paths}

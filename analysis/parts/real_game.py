@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from fdiv_jax.divergences import divergence
 from fdiv_jax.theory import damping_ratio, discrete_rate
 
 from ..equilibrium import critic_features, find_equilibrium, play, speeds
 from ..simulate import two_poles
-from ..style import INK, label, line_style, panel_letters, panels
+from ..style import INK, label, legend_below, line_style, log_ticks, panel_letters, panels
 from ..trials import TARGET, Laboratory, Trial, TrialResult
 
 if TYPE_CHECKING:
@@ -89,43 +88,60 @@ def _order_kept(rows: list[dict[str, Any]], ratio: float) -> tuple[float, list[s
     return float(np.mean(pairs)) if pairs else 1.0, fastest
 
 
-def _draw_training(axis: Any, results: dict[str, TrialResult]) -> None:
-    for name, result in results.items():
-        look = line_style(name) | {"marker": ""}
-        axis.plot(result.held_out_steps, result.held_out, **look)
-    axis.set(yscale="log", xlabel="step of the model", ylabel="m to the anchor, held-out images")
-    axis.set_title("the training game: UNet against critic")
+def _draw_training(axis: Any, steps: np.ndarray, held_out: dict[str, np.ndarray]) -> None:
+    """m on the held-out images as the games go, one run each."""
+    for name, m in held_out.items():
+        axis.plot(steps, m, **line_style(name), markersize=3)
+    axis.set(yscale="log", xlabel="step of the model", ylabel="m to the anchor, held out")
+    axis.set_title("training against the critic, one seed")
+    log_ticks(axis.yaxis)
 
 
 def _draw_orbits(axis: Any, rows: list[dict[str, Any]], ratio: float) -> None:
+    """The measured distance to the equilibrium, and the slope of the predicted rate."""
     for row in rows:
         if row["ratio"] != ratio:
             continue
-        look = line_style(row["divergence"]) | {"marker": ""}
+        look = line_style(row["divergence"]) | {"label": ""}
         steps = np.arange(len(row["distance"]))
-        axis.plot(steps, row["distance"], **look)
+        axis.plot(steps, row["distance"], **look, markersize=3, markevery=max(1, len(steps) // 8))
         late = len(steps) // 2
         line = row["distance"][late] * np.exp(-row["predicted"] * (steps - late))
-        axis.plot(steps[late // 2 :], line[late // 2 :], color=look["color"], linewidth=0.7, linestyle=":")
+        axis.plot(steps[late // 2 :], line[late // 2 :], color=look["color"], linewidth=0.8, linestyle=":")
     axis.set(yscale="log", xlabel="step", ylabel="distance to the equilibrium")
     axis.set_title(f"near the equilibrium, (q/k)√(b/a) = {ratio:g}")
+    log_ticks(axis.yaxis)
 
 
 def _draw_rates(axis: Any, rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        look = line_style(row["divergence"]) | {"linestyle": "none"}
-        filled = look["color"] if row["ratio"] == RATIOS[0] else "white"
-        axis.plot(row["predicted"], row["measured"], **look, markersize=6, markerfacecolor=filled)
+        look = line_style(row["divergence"]) | {"linestyle": "none", "label": ""}
+        filled = look["color"] if row["ratio"] == RATIOS[0] else "none"
+        axis.plot(row["predicted"], row["measured"], **look, markersize=5, markerfacecolor=filled)
     low = 0.7 * min(min(row["predicted"], row["measured"]) for row in rows)
     high = 1.4 * max(max(row["predicted"], row["measured"]) for row in rows)
     axis.plot([low, high], [low, high], color=INK, linewidth=0.8, zorder=1)
     axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-    axis.set(xlabel="predicted from Gram and K, rate per step", ylabel="measured rate per step")
-    for side in (axis.xaxis, axis.yaxis):
-        side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        side.set_major_formatter("{x:g}")
-        side.set_minor_formatter(NullFormatter())
-    axis.set_title(f"filled: {RATIOS[0]:g}, open: {RATIOS[1]:g}")
+    axis.set(xlabel="predicted rate per step", ylabel="measured rate per step")
+    axis.set_title("rates near the equilibrium")
+    log_ticks(axis.xaxis, axis.yaxis)
+    plain = {"color": INK, "linestyle": "none", "marker": "o"}
+    axis.plot([], [], **plain, label=f"(q/k)√(b/a) = {RATIOS[0]:g} (b)")
+    axis.plot([], [], **plain, markerfacecolor="none", label=f"(q/k)√(b/a) = {RATIOS[1]:g} (b)")
+    axis.plot([], [], color=INK, linewidth=0.8, linestyle=":", label="predicted slope (c, d)")
+
+
+def _draw(steps: np.ndarray, held_out: dict[str, np.ndarray], near: list[dict[str, Any]]) -> Any:
+    """The figure of the part."""
+    figure, grid = panels(2, 2, height=4.8)
+    axes = grid.ravel()
+    _draw_training(axes[0], steps, held_out)
+    _draw_rates(axes[1], near)
+    for axis, ratio in zip(axes[2:], RATIOS, strict=True):
+        _draw_orbits(axis, near, ratio)
+    panel_letters(axes)
+    legend_below(figure, axes, columns=4)
+    return figure
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -144,27 +160,21 @@ def run(context: Context) -> dict[str, Any]:
     error = max(abs(row["measured"] / row["predicted"] - 1) for row in near)
     kept = {ratio: _order_kept(near, ratio) for ratio in RATIOS}
 
-    figure, grid = panels(2, 2, width=10.0, height=7.4)
-    axes = grid.ravel()
-    _draw_training(axes[0], results)
-    _draw_rates(axes[1], near)
-    for axis, ratio in zip(axes[2:], RATIOS, strict=True):
-        _draw_orbits(axis, near, ratio)
-    panel_letters(axes)
-    handles, texts = axes[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=5)
     steps = results["kl"].held_out_steps
+    held_out = {name: result.held_out for name, result in results.items()}
     context.figure(
         "real_game",
-        figure,
+        _draw(steps, held_out, near),
         shows=f"(a) The UNet unlearning {TARGET} against the critic, same start, seed and batches: the "
         f"distance goes from {start:.3g} to between {min(final.values()):.3g} and {max(final.values()):.3g} "
-        f"in {allowed.game_steps} steps; fastest {label(ranked[0])}, slowest {label(ranked[-1])}. (b-d) "
-        f"Around the self-anchored point, pushed by a little, all {laboratory.selection.count:,} trainable "
-        "parameters against a linear read-out of the critic's features: the rate measured on the real "
+        f"in {allowed.game_steps} steps; fastest {label(ranked[0])}, slowest {label(ranked[-1])} in "
+        "this one run of each. Jensen–Shannon and GAN are one curve, as their T differ by log 2 alone. "
+        "(b-d) Around the self-anchored point, pushed by a little, all "
+        f"{laboratory.selection.count:,} trainable parameters against a linear read-out of "
+        "the critic's features: the rate measured on the real "
         f"network is the one predicted from its Gram and K to {error:.1%}, and the order turns round with "
         "the damping, as the theory says (dotted: predicted slopes).",
-        rows={"step": steps} | {f"m_{name}": result.held_out for name, result in results.items()},
+        rows={"step": steps} | {f"m_{name}": m for name, m in held_out.items()},
         numbers={
             "near_equilibrium": [
                 {key: value for key, value in row.items() if key != "distance"}

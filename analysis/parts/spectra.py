@@ -13,7 +13,7 @@ from fdiv_jax.divergences import Divergence
 from fdiv_jax.theory import game_spectrum, mode_eigenvalues
 
 from ..compare import spectrum_error
-from ..style import INK, label, line_style, panel_letters, panels
+from ..style import INK, label, legend_below, line_style, panel_letters, panels
 from ..toy_games import Game, line_game, smooth_divergences, wave_blocks, wave_game
 
 if TYPE_CHECKING:
@@ -84,12 +84,10 @@ def _draw_roots(
         path = -np.real(_line_roots(d, activation, grid, 1.0, 1.0))
         paths.setdefault(tuple(np.round(path[::100].ravel(), 9)), []).append(name)
     for names in paths.values():
-        named = [name for name in names if not name.startswith("alpha")] or names
-        look = line_style(named[0])
+        look = line_style(names[0])
         path = -np.real(_line_roots(members[names[0]], activation, grid, 1.0, 1.0))
-        text = ", ".join(label(name) for name in named)
-        axis.plot(grid, path[:, 0], color=look["color"], linewidth=1.3, label=text)
-        axis.plot(grid, path[:, 1], color=look["color"], linewidth=1.3, linestyle="--")
+        axis.plot(grid, path[:, 0], color=look["color"])
+        axis.plot(grid, path[:, 1], color=look["color"], linestyle="--")
         for row in measured:
             equal_speeds = row["model_step"] == row["critic_step"] == 1.0
             if row["game"] == "line" and row["divergence"] in names and equal_speeds:
@@ -97,12 +95,60 @@ def _draw_roots(
                     continue
                 gauge = np.argmin(np.abs(row["measured"] - row["predicted"][-1]))
                 coupled = np.delete(row["measured"], gauge)
-                axis.plot([row["s"]] * 2, -np.real(coupled), "o", color=look["color"], markersize=4)
-    axis.set(xscale="log", yscale="log", xlim=(0.4, 3.6), ylim=(0.03, 40))
-    axis.set_xlabel("s  (damping q = s², coupling k = 1)")
+                axis.plot([row["s"]] * 2, -np.real(coupled), look["marker"], color=look["color"])
+    axis.set(xscale="log", yscale="log", xlim=(0.4, 3.6), ylim=(0.03, 30))
+    axis.set_xlabel("s  (q = s², k = 1)")
     axis.set_xticks([0.5, 1, 2, 3], ["0.5", "1", "2", "3"])
+    axis.set_yticks([0.1, 1, 10], ["0.1", "1", "10"])
     axis.minorticks_off()
-    axis.legend(loc="upper left", fontsize=7)
+
+
+def _classes(members: dict[str, Divergence]) -> dict[str, str]:
+    """The first divergence of every class with one relaxation, and what the class is called in the legend."""
+    found: dict[tuple[str, float], list[str]] = {}
+    for name, d in members.items():
+        if not name.startswith("alpha"):
+            found.setdefault((str(d.curvature), float(d.activation_slope)), []).append(name)
+    texts = {}
+    for (curvature, slope), names in found.items():
+        alike = f"f''(1) = {curvature}" + ("" if slope == 1 else f", g'(v₀) = {slope:g}")
+        texts[names[0]] = f"{', '.join(label(name) for name in names)}  ({alike})"
+    return texts
+
+
+def _draw_errors(axis: Any, measured: list[dict[str, Any]], names: list[str]) -> None:
+    """A mark for every game: the error of its spectrum, in a row for each divergence."""
+    for row in measured:
+        look = line_style(row["divergence"])
+        axis.plot(
+            row["error"],
+            names.index(row["divergence"]) + (0.2 if row["activation"] else -0.2),
+            "o" if row["game"] == "line" else "s",
+            color=look["color"],
+            markersize=2.6,
+            markerfacecolor="white" if row["activation"] else look["color"],
+            markeredgewidth=0.6,
+        )
+    axis.axvline(BAR, color=INK, linestyle="--", linewidth=0.9)
+    axis.axvline(np.finfo(float).eps, color=INK, linestyle=":", linewidth=0.9)
+    axis.set_yticks(range(len(names)), [label(name) for name in names])
+    axis.set(xscale="log", xlim=(1e-17, 1e-7), ylim=(len(names) - 0.4, -0.6))
+    axis.set_xticks([1e-16, 1e-14, 1e-12, 1e-10, 1e-8])
+    axis.set(xlabel="relative error", title="predicted and measured")
+
+
+def _explain(axis: Any, classes: dict[str, str]) -> None:
+    """The entries of the legend, which is one for all panels."""
+    for name, text in classes.items():
+        axis.plot([], [], **line_style(name) | {"linestyle": "-", "label": text})
+    dark, plain = {"color": INK, "linewidth": 1.0}, {"color": INK, "linestyle": "none", "markersize": 3.4}
+    axis.plot([], [], **dark, label="predicted, slow root (a, b)")
+    axis.plot([], [], **dark, linestyle="--", label="predicted, fast root (a, b)")
+    axis.plot([], [], **plain, marker="o", label="T = v (c)")
+    axis.plot([], [], **plain, marker="o", markerfacecolor="white", label="T = g(v) (c)")
+    axis.plot([], [], **plain, marker="s", label="8 × 8, Gram and KKᵀ do not commute (c)")
+    axis.plot([], [], color=INK, linestyle=":", label="rounding, 2.2·10⁻¹⁶ (c)")
+    axis.plot([], [], color=INK, linestyle="--", linewidth=0.9, label="largest error allowed, 10⁻⁸ (c)")
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -115,39 +161,15 @@ def run(context: Context) -> dict[str, Any]:
         )
     measured: list[dict[str, Any]] = [row for rows in found for row in rows]
     members = {d.name: d for d in divergences}
-    figure, axes = panels(1, 3, width=11.0, height=4.6)
+    figure, axes = panels(1, 3, height=3.4)
     for axis, activation in ((axes[0], False), (axes[1], True)):
         _draw_roots(axis, measured, members, activation)
         axis.set_title(f"the two roots, T = {'g(v)' if activation else 'v'}")
-    axes[0].set_ylabel("−Re λ  (solid: slow root, dashed: fast root)")
-    errors = axes[2]
-    for place, name in enumerate(members):
-        for row in measured:
-            if row["divergence"] == name:
-                errors.plot(
-                    max(row["error"], 1e-17),
-                    place + (0.16 if row["activation"] else -0.16),
-                    "o" if row["game"] == "line" else "s",
-                    color="#0072B2" if row["activation"] else "#D55E00",
-                    markersize=3.4,
-                    alpha=0.75,
-                    markeredgewidth=0,
-                )
-    errors.axvline(BAR, color=INK, linestyle="--", linewidth=1)
-    errors.text(BAR * 0.6, len(members) - 0.4, "$10^{-8}$", ha="right", va="bottom", fontsize=8, color=INK)
-    errors.set_yticks(range(len(members)), [label(name) for name in members])
-    errors.set(xscale="log", xlim=(5e-18, 1e-7), ylim=(-0.7, len(members)))
-    errors.set_xlabel("relative error of the eigenvalues")
-    errors.set_title("predicted and measured spectra")
-    for marker, colour, text in (
-        ("o", "#D55E00", "T = v"),
-        ("o", "#0072B2", "T = g(v)"),
-        ("o", "#888888", "one mode"),
-        ("s", "#888888", "8 × 8, Gram and KKᵀ do not commute"),
-    ):
-        errors.plot([], [], marker, color=colour, markersize=4, label=text)
-    errors.legend(loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=2, fontsize=7, columnspacing=1.0)
+    axes[0].set_ylabel("−Re λ")
+    _draw_errors(axes[2], measured, list(members))
+    _explain(axes[2], _classes(members))
     panel_letters(axes)
+    legend_below(figure, axes[2:], columns=2)
     worst = max(row["error"] for row in measured)
     rows = [
         {key: value for key, value in row.items() if key not in ("predicted", "measured")}
@@ -162,7 +184,9 @@ def run(context: Context) -> dict[str, Any]:
         figure,
         shows="The curvature f''(1) and the slope of the activation give the eigenvalues of the game "
         "exactly: predicted (lines) and found by differentiating the training objective (marks) agree to "
-        f"{worst:.1g}, also where Gram and K K^T do not commute and the block matrix is needed.",
+        f"{worst:.1g}, also where Gram and K K^T do not commute and the block matrix is needed. A curve "
+        "stands for all divergences of its curvature, which have the same roots with T = v; with T = g(v) "
+        "the slope g'(v₀) = 1/2 sets Jensen–Shannon and GAN apart from squared Hellinger.",
         rows=rows,
     )
     by_divergence = {n: max(r["error"] for r in measured if r["divergence"] == n) for n in members}

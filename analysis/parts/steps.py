@@ -12,7 +12,7 @@ from fdiv_jax.divergences import Divergence, divergence
 from fdiv_jax.theory import Scheme, discrete_rate, game_step_limit
 
 from ..simulate import descend, one_pole, poles
-from ..style import INK, label, panel_letters, panels
+from ..style import INK, label, legend_below, panel_letters, panels, series_style
 from ..toy_games import line_game
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ _SMALL = 1e-6
 _STEPS = 600
 _FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9, 1 - SIDE, 1 + SIDE)
 _QUICKEST = 0.3  # a distance that shrinks faster per iteration is lost in rounding before it can be fitted
-_SCHEMES: tuple[tuple[str, Scheme, int, str, str], ...] = (
-    ("simultaneous", "simultaneous", 1, "#000000", "o"),
-    ("alternating", "alternating", 1, "#0072B2", "s"),
-    ("alternating, 5 critic steps", "alternating", 5, "#56B4E9", "^"),
-    ("extra-gradient", "extragradient", 1, "#D55E00", "D"),
-    ("optimistic", "optimistic", 1, "#009E73", "v"),
+_SCHEMES: tuple[tuple[str, Scheme, int], ...] = (
+    ("simultaneous", "simultaneous", 1),
+    ("alternating", "alternating", 1),
+    ("alternating, 5 critic steps", "alternating", 5),
+    ("extra-gradient", "extragradient", 1),
+    ("optimistic", "optimistic", 1),
 )
 
 
@@ -99,40 +99,54 @@ def _measure(
 
 
 def _draw_factors(axis: Any, rows: list[dict[str, Any]]) -> None:
-    for name, _, _, colour, marker in _SCHEMES:
+    for place, (name, *_) in enumerate(_SCHEMES):
         some = [row for row in rows if row["scheme"] == name and row["measured_factor"] is not None]
         axis.plot(
             [row["predicted_factor"] for row in some],
             [row["measured_factor"] for row in some],
-            marker,
-            color=colour,
-            markersize=4,
-            markerfacecolor="white",
-            markeredgewidth=0.9,
+            **series_style(place) | {"linestyle": ""},
+            markerfacecolor="none",
+            markeredgewidth=0.8,
             label=name,
         )
-    span = [_QUICKEST, 1.05 * max(row["predicted_factor"] for row in rows)]
-    axis.plot(span, span, color=INK, linewidth=0.8, zorder=1)
+    span = [0.9 * _QUICKEST, 1.1 * max(row["predicted_factor"] for row in rows)]
+    axis.plot(span, span, color=INK, linewidth=0.7, zorder=1)
     axis.axvline(1.0, color=INK, linewidth=0.7, linestyle=":", zorder=1)
-    axis.set(xlabel="predicted factor per iteration", ylabel="measured factor per iteration")
-    axis.set_title("how the distance changes in one iteration")
+    axis.set(xscale="log", yscale="log", xlim=span, ylim=span)
+    axis.set(xlabel="predicted factor", ylabel="measured factor", title="distance, factor per iteration")
+    ticks = [tick for tick in (0.3, 0.5, 1, 2, 3) if tick < span[1]]
+    for set_ticks in (axis.set_xticks, axis.set_yticks):
+        set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
 
 
 def _draw_limits(axis: Any, d: Divergence, rows: list[dict[str, Any]]) -> None:
-    """Predicted limits (lines), and the two steps beside them that were played (bars between the marks)."""
-    s = np.geomspace(0.4, 3.0, 80)
-    for name, scheme, critic_steps, colour, marker in _SCHEMES:
+    """Predicted limits (lines), and the two steps beside them that were played (rings: above)."""
+    s = np.geomspace(0.4, 3.2, 80)
+    for place, (name, scheme, critic_steps) in enumerate(_SCHEMES):
         options: dict[str, Any] = {"scheme": scheme, "critic_steps": critic_steps}
-        axis.plot(s, [game_step_limit(d, *_blocks(v), **options) for v in s], color=colour, linewidth=1.2)
+        look = series_style(place)
+        axis.plot(s, [game_step_limit(d, *_blocks(v), **options) for v in s], color=look["color"])
         for row in rows:
             mine = row["scheme"] == name and row["divergence"] == d.name and not row["activation"]
             if mine and row["beside_limit"]:
-                fill = colour if row["shrinks"] else "white"
-                axis.plot(row["s"], row["step"], marker, color=colour, markerfacecolor=fill, markersize=4)
-    axis.set(xscale="log", yscale="log", ylim=(0.025, 2.6), xlabel="s  (damping q = s², coupling k = 1)")
+                size = 5.2 if row["step"] > row["step_limit"] else 2.4
+                fill = look["color"] if row["shrinks"] else "none"
+                mark = look | {"linestyle": "", "markersize": size, "markeredgewidth": 0.8}
+                axis.plot(row["s"], row["step"], **mark, markerfacecolor=fill)
+    axis.set(xscale="log", yscale="log", xlim=(0.4, 3.2), ylim=(0.03, 2.6), xlabel="s  (q = s², k = 1)")
     axis.set_xticks([0.5, 1, 2, 3], ["0.5", "1", "2", "3"])
+    axis.set_yticks([0.03, 0.1, 0.3, 1], ["0.03", "0.1", "0.3", "1"])
     axis.minorticks_off()
-    axis.set_title(f"largest stable step, {label(d.name)}")
+    axis.set_title(f"largest step, {label(d.name)}")
+
+
+def _explain(axis: Any) -> None:
+    """What the legend has to say besides the schemes."""
+    plain = {"color": INK, "marker": "o", "linestyle": "", "markeredgewidth": 0.8}
+    axis.plot([], [], color=INK, label="predicted limit (b, c)")
+    axis.plot([], [], **plain, markersize=2.4, label=f"{SIDE:.0%} below it: came closer")
+    axis.plot([], [], **plain, markersize=5.2, markerfacecolor="none", label=f"{SIDE:.0%} above: moved away")
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -146,14 +160,14 @@ def run(context: Context) -> dict[str, Any]:
             jobs, "games played in steps", lambda job: _measure(*job[:2], *job[2][:3], context.quick)
         )
     rows: list[dict[str, Any]] = [row for some in found for row in some]
-    figure, axes = panels(1, 3, width=11.0, height=4.4)
+    figure, axes = panels(1, 3, height=2.6)
     _draw_factors(axes[0], rows)
     for axis, which in ((axes[1], "squared_hellinger"), (axes[2], "pearson_chi2")):
         _draw_limits(axis, divergence(which), rows)
-    axes[1].set_ylabel("h;  filled: the game came closer, open: it moved away")
+    axes[1].set_ylabel("step h")
+    _explain(axes[2])
     panel_letters(axes)
-    handles, texts = axes[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=5)
+    legend_below(figure, axes, columns=4)
     beside = [row for row in rows if row["beside_limit"]]
     held = float(np.mean([row["shrinks"] == row["inside_limit"] for row in beside]))
     worst = max(row["relative_error"] for row in rows if row["relative_error"] is not None)
@@ -162,7 +176,8 @@ def run(context: Context) -> dict[str, Any]:
         figure,
         shows="In discrete time each scheme has its own update matrix, and the played game follows it: "
         f"factors per iteration agree to {worst:.1e}, and {held:.1%} of {len(beside)} games played "
-        f"{SIDE:.0%} inside or outside the predicted limit come closer or move away as predicted.",
+        f"{SIDE:.0%} inside or outside the predicted limit come closer or move away as predicted (filled and "
+        "open marks; the larger ones are outside). Divergences of one curvature share their limits.",
         rows=[{key: "" if value is None else value for key, value in row.items()} for row in rows],
     )
     return {

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..style import INK, line_style, panel_letters, panels
+from ..style import curve_style, legend_below, panel_letters, panels
 from ..toy_games import catalogue_entries
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ _SHOWN_TOP = 1e3
 def run(context: Context) -> dict[str, Any]:
     """Draw w_f(m)/w_f(0) and the pull w_f(m) sqrt(m) of every divergence."""
     m = np.concatenate([[0.0], np.geomspace(1e-4, 30.0, 120 if context.quick else 400)])
-    figure, (ratio, pull) = panels(1, 2, height=4.2)
+    figure, (ratio, pull) = panels(1, 2, height=2.7)
     columns: dict[str, Any] = {"m": m}
     constant: dict[str, float] = {}
     with jax.enable_x64(True):
         for d in context.progress(catalogue_entries(), "weights"):
-            look = line_style(d.name) | {"marker": ""}
+            look = curve_style(d.name, every=0.3)
             at = m if d.is_smooth else m[1:]
             weight = np.asarray(d.gaussian_weight(jnp.asarray(at)), float)
             columns[f"weight_{d.name}"] = np.concatenate([[np.inf] * (len(m) - len(at)), weight])
@@ -39,21 +39,23 @@ def run(context: Context) -> dict[str, Any]:
             if d.name == "kl":
                 value = np.asarray(d.gaussian_divergence(jnp.asarray(m)), float)
                 kl_error = float(np.max(np.abs(value - m / 2) / np.where(m > 0, m / 2, 1.0)))
-    ratio.axhline(1.0, color=INK, linewidth=0.6, zorder=1)
     ratio.set(xlim=(0, 16), yscale="log", ylim=(0.03, _SHOWN_TOP))
-    ratio.set_xlabel("squared distance m = ‖μ$_P$ − μ$_Q$‖²/σ²")
-    ratio.set_title("weight on the MSE gradient, w$_f$(m) / w$_f$(0)")
-    pull.set(xlim=(0, 16), ylim=(0, 4.2), xlabel="squared distance m")
+    pull.set(xlim=(0, 16), ylim=(0, 4.2))
+    for axis in (ratio, pull):
+        axis.set_xlabel("squared distance m = ‖μ$_P$ − μ$_Q$‖²/σ²")
+    ratio.set_title("weight on the squared error, w$_f$(m) / w$_f$(0)")
     pull.set_title("pull of one sample, w$_f$(m) √m  ∝  ‖∇D$_f$‖")
     panel_letters([ratio, pull])
-    handles, names = pull.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=5)
+    legend_below(figure, [pull])
     context.figure(
         "weights",
         figure,
         shows="kl, reverse_kl and jeffreys are the mean squared error; squared_hellinger and its like let go "
         "of far samples, chi2 is governed by them, and total variation pulls equally however near it is, so "
-        "it has no linear rate.",
+        "it has no linear rate; its weight is infinite at m = 0, so that it is missing in (a). Where curves "
+        "are one, the theory says so: KL, reverse KL and Jeffreys have a constant weight (for Jeffreys it is "
+        "twice that of KL), Pearson and Neyman χ² are equal between these Gaussians, and the generators of "
+        "GAN and Jensen–Shannon differ by a multiple of t − 1.",
         rows=columns,
     )
     names_of_mse = [name for name, spread in constant.items() if spread < 1e-9]

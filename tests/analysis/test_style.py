@@ -67,16 +67,15 @@ def test_the_measure_is_cielab_and_sees_what_the_colour_blind_see():
 
 
 def test_every_vision_tells_the_divergences_apart():
-    names = [*catalogue(), "alpha(0.3)", "alpha(3)"]
+    names = [*catalogue(), "alpha(-0.5)", "alpha(0.3)", "alpha(3)"]
     looks = {name: line_style(name) for name in names}
     assert too_close({name: look["color"] for name, look in looks.items()}) == []
-    assert too_close({str(i): colour for i, colour in enumerate(style._SPARE)}) == []
-    markers = [looks[name]["marker"] for name in catalogue()]
+    markers = [looks[name]["marker"] for name in names]
     assert len(set(markers)) == len(markers)
 
 
 def test_every_colour_stands_out_from_the_paper():
-    for name in [*catalogue(), "alpha(0.3)", "alpha(3)"]:
+    for name in [*catalogue(), "alpha(-0.5)", "alpha(0.3)", "alpha(3)", "t*log(t)"]:
         for vision in VISION:
             assert lab(line_style(name)["color"], vision)[0] < 80, (name, vision)
 
@@ -102,6 +101,27 @@ def test_series_have_colours_of_their_own():
 def test_minus_signs_and_names():
     assert label("alpha(-0.5)") == "α = −0.5"
     assert label("t*log(t)") == "t*log(t)"
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ((0.008, 0.12), ["0.01", "0.03", "0.1"]),
+        ((0.5, 200), ["1", "10", "100"]),
+        ((11, 19), ["12", "14", "16", "18"]),
+        ((1e-15, 3), ["$\\mathdefault{10^{-15}}$", None, None, None, None, "$\\mathdefault{10^{0}}$"]),
+        ((5, 1e-1), ["0.1", "0.3", "1", "3"]),
+    ],
+)
+def test_logarithmic_axes_have_round_ticks(limits, expected):
+    figure, axis = panels(1, 1, COLUMN)
+    axis.set(yscale="log", ylim=limits)
+    style.log_ticks(axis.yaxis)
+    figure.draw_without_rendering()
+    found = [text.get_text() for text in style._tick_labels(axis.yaxis)]
+    assert len(found) == len(expected)
+    assert all(right in (None, text) for text, right in zip(found, expected, strict=True)), found
+    assert figure_faults(figure) == []
 
 
 def test_what_a_printer_sends_back_is_named():
