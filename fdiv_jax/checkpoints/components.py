@@ -19,9 +19,11 @@ from fdiv_jax.nn.memory import array_bytes
 from fdiv_jax.nn.room import require_room
 from fdiv_jax.nn.shapes import abstract_network
 
-__all__ = ["LoadedComponent", "load_component", "save_component"]
+__all__ = ["SMALLER", "LoadedComponent", "describe_component", "load_component", "save_component"]
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
+SMALLER = "expected a smaller model, or param_dtype bfloat16"
+"""Advice where a model does not fit."""
 
 
 class LoadedComponent(NamedTuple, Generic[ModuleT]):
@@ -58,23 +60,38 @@ def load_component(
         NotImplementedError: a configuration the module does not support.
     """
     directory = Path(directory)
-    config = read_json(directory / "config.json")
-    written_for = config.get("_class_name")
-    if written_for is not None and written_for != module_cls.__name__:
-        raise ValueError(
-            f"{directory / 'config.json'} is of class {written_for}, expected {module_cls.__name__}"
-        )
-    with errors_from(directory / "config.json"):
-        model = abstract_network(module_cls, config, dtype=dtype, param_dtype=param_dtype)
+    model, config = describe_component(directory, module_cls, dtype=dtype, param_dtype=param_dtype)
     files = find_weights(directory, variant)
-    advice = "expected a smaller model, or param_dtype bfloat16"
-    require_room(array_bytes(nnx.state(model)), f"{directory}: a model of its size", advice)
+    require_room(array_bytes(nnx.state(model)), f"{directory}: a model of its size", SMALLER)
     with TensorFiles(files) as tensors:
         filled = load_state_dict(model, tensors, source=", ".join(map(str, files)))
         expected = tensor_names(filled)
         names = {canonical_name(name, expected): name for name in tensors}
         stored = {known: tensors.dtype(name).name for known, name in names.items() if known is not None}
     return LoadedComponent(filled, config, stored)
+
+
+def describe_component(
+    directory: str | os.PathLike[str],
+    module_cls: type[ModuleT],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+) -> tuple[ModuleT, dict[str, Any]]:
+    """The abstract module that a component's `config.json` describes, and the configuration as it was read.
+
+    Raises:
+        FileNotFoundError: no `config.json`.
+        ValueError: a configuration of another class.
+        NotImplementedError: a configuration the module does not support.
+    """
+    file = Path(directory) / "config.json"
+    config = read_json(file)
+    written_for = config.get("_class_name")
+    if written_for is not None and written_for != module_cls.__name__:
+        raise ValueError(f"{file} is of class {written_for}, expected {module_cls.__name__}")
+    with errors_from(file):
+        return abstract_network(module_cls, config, dtype=dtype, param_dtype=param_dtype), config
 
 
 def save_component(

@@ -31,7 +31,7 @@ from fdiv_jax.checkpoints.original_names import (
 from fdiv_jax.checkpoints.state_dicts import load_state_dict, state_dict, tensor_names
 from fdiv_jax.files import listed
 
-__all__ = ["load_single_file", "save_single_file"]
+__all__ = ["load_single_file", "save_single_file", "stored_dtypes"]
 
 _VAE_MATRIX = re.compile(r"(?:en|de)coder\.mid\.attn_1\.(?:q|k|v|proj_out)\.weight")
 _QKV = re.compile(r"(?P<layer>.+\.attn)\.(?P<part>[qkv])\.(?P<leaf>weight|bias)")
@@ -119,6 +119,20 @@ def load_single_file(
             component: load_state_dict(
                 modules[component], _Component(path, tensors, place, modules[component]), source=str(path)
             )
+            for component, place in _places(modules).items()
+        }
+
+
+def stored_dtypes(
+    path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]
+) -> dict[str, dict[str, str]]:
+    """Each tensor's dtype in a file of the original layout, by component and by the module's name for it; of
+    a file that `load_single_file` reads."""
+    with TensorFiles([Path(path)]) as tensors:
+        return {
+            component: {
+                name: tensors.dtype(place.locate(name)[0]).name for name in tensor_names(modules[component])
+            }
             for component, place in _places(modules).items()
         }
 

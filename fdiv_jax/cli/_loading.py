@@ -28,6 +28,9 @@ class Files:
     """The branch, tag or commit of a model of the hub."""
     offline: bool = False
     """Load a model of the hub from the local cache only."""
+    config: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """For a model of one file: a model of the same architecture, for its configurations, tokenizer and
+    scheduler."""
     param_dtype: Precision = "float32"
     """The precision in which the parameters are kept."""
     lora: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="FILE[:STRENGTH]")] = ()
@@ -55,6 +58,7 @@ class Files:
                 raise FileNotFoundError(f"--lora {file}: no such file")
         pipe = fdiv_jax.load_pipeline(
             model,
+            config=self.config,
             variant=self.variant,
             revision=self.revision,
             offline=self.offline,

@@ -120,6 +120,11 @@ class Command:
         that a run directory says its run began with.
         """
         own, other = self.files, dataclasses.replace(self.files, lora=self._loras_of_base(model))
+        if self.base is None:  # as the run loaded it
+            recorded = _recorded(Path(model), "config")
+            other = dataclasses.replace(other, config=recorded if isinstance(recorded, str) else None)
+        elif Path(model).is_dir():
+            own = dataclasses.replace(own, config=None)
         if not Path(model).is_dir():
             other = dataclasses.replace(other, revision=None)
         if base is not None and not own.fit(model) and other.fit(base):

@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
+from flax import nnx
 from jax.typing import DTypeLike
 
-from fdiv_jax.checkpoints import atomic_directory, load_component, save_component
+from fdiv_jax.checkpoints import atomic_directory, load_component, load_single_file, save_component
+from fdiv_jax.checkpoints.components import SMALLER, LoadedComponent, describe_component
 from fdiv_jax.checkpoints.files import errors_from
+from fdiv_jax.checkpoints.single_file import stored_dtypes
 from fdiv_jax.checkpoints.weight_files import has_weights
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.files import check_regular, read_json
@@ -33,9 +36,11 @@ from fdiv_jax.nn import (
     with_attention,
 )
 from fdiv_jax.nn.attention import Implementation, check_implementation
+from fdiv_jax.nn.memory import array_bytes
+from fdiv_jax.nn.room import require_room
 from fdiv_jax.pipeline.clip_tokenizer import clip_tokenizer_class
 from fdiv_jax.pipeline.concepts import read_concepts
-from fdiv_jax.pipeline.finding import find_model
+from fdiv_jax.pipeline.finding import WORLDS, find_model, is_single_file
 from fdiv_jax.pipeline.kept import USUALLY_KEPT, kept_components, write_kept
 
 if TYPE_CHECKING:
@@ -68,6 +73,7 @@ _DIFFUSERS_VERSION = "0.42.1"
 def load_pipeline(
     model: str | os.PathLike[str],
     *,
+    config: str | os.PathLike[str] | None = None,
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
     attention: Implementation = "auto",
@@ -80,7 +86,10 @@ def load_pipeline(
     Weights are read from safetensors, memory-mapped, and cast tensor by tensor; pickles are never opened.
 
     Args:
-        model: "fashion" (the world in the package), a diffusers directory, or a hub id "owner/model".
+        model: "fashion" (the world in the package), a diffusers directory, a hub id "owner/model", or one
+            file of safetensors in the original layout, as A1111 and ComfyUI keep models.
+        config: for one file, a model of the same architecture, in any other of these forms: its
+            configurations, tokenizer and scheduler are read, its weights are not.
         dtype: the precision of the computation: float32, bfloat16 or float16, as a dtype or by its name;
             norms, softmax and time embedding stay in float32.
         param_dtype: the precision in which the parameters are kept.
@@ -91,16 +100,18 @@ def load_pipeline(
 
     Raises:
         FileNotFoundError: no such directory or hub model, or one without `model_index.json` or a component.
-        NotADirectoryError: a file, such as a single-file checkpoint.
-        ValueError: a file that is damaged or pickled, tensors missing, left over or of another shape, or an
-            unknown `attention` or precision.
+        NotADirectoryError: a file that is no model, or a model of one file without `config`.
+        ValueError: `config` for a model that has its own; a file that is damaged or pickled, tensors missing,
+            left over or of another shape, or an unknown `attention` or precision.
         NotImplementedError: a kind of pipeline or component that is not supported.
     """
     from fdiv_jax.pipeline.text_to_image import TextToImagePipeline
 
     check_implementation(attention)
     dtype, param_dtype = _precision("dtype", dtype), _precision("param_dtype", param_dtype)
-    directory = find_model(model, variant=variant, revision=revision, offline=offline)
+    file = _single_file(model, config)
+    source = model if file is None or config is None else config
+    directory = find_model(source, variant=variant, revision=revision, offline=offline)
     check_regular(directory)
     index = read_json(directory / "model_index.json")
     kind = index.get("_class_name")
@@ -109,23 +120,18 @@ def load_pipeline(
             f"pipeline {kind!r}" if kind is not None else "model_index.json names no pipeline (_class_name)"
         )
         raise NotImplementedError(f"{directory}: {named}; supported: {', '.join(_PIPELINES)}")
-    components, dtypes = {}, {}
-    variants = _variants(directory, _PIPELINES[kind], variant)
-    for name in _PIPELINES[kind]:
-        entry = _entry(directory, index, name)
-        if name in _TOKENIZERS:
-            components[name] = _load_tokenizer(directory / name)
-            continue
-        loaded = load_component(
-            directory / name,
-            _CLASSES[entry[-1]],
-            variant=variants[name],
-            dtype=dtype,
-            param_dtype=param_dtype,
-        )
-        components[name], dtypes[name] = with_attention(loaded.model, attention), loaded.stored_dtypes
-        if name == "unet" and kind == "StableDiffusionPipeline":
-            components[name].config = _mended_size(loaded.model.config, loaded.config)
+    entries = {name: _entry(directory, index, name) for name in _PIPELINES[kind]}
+    classes = {name: _CLASSES[entry[-1]] for name, entry in entries.items() if name not in _TOKENIZERS}
+    if file is None:
+        loaded = _of_directory(directory, classes, variant, dtype, param_dtype)
+    else:
+        loaded = _of_file(file, directory, classes, dtype, param_dtype)
+    components: dict[str, Any] = {
+        name: with_attention(each.model, attention) for name, each in loaded.items()
+    }
+    components |= {name: _load_tokenizer(directory / name) for name in entries if name in _TOKENIZERS}
+    if kind == "StableDiffusionPipeline":
+        components["unet"].config = _mended_size(components["unet"].config, loaded["unet"].config)
     for tokenizer, encoder in zip(_TOKENIZERS, ("text_encoder", "text_encoder_2"), strict=True):
         if tokenizer in components:
             _check_tokenizer(directory / tokenizer, components[tokenizer], components[encoder])
@@ -143,9 +149,56 @@ def load_pipeline(
         concepts=read_concepts(directory / "concepts.json"),
         name=str(model),
         extras={key: value for key, value in index.items() if key not in _LIBRARIES},
-        stored_dtypes=dtypes,
+        stored_dtypes={name: each.stored_dtypes for name, each in loaded.items()},
+        configured_by="" if config is None else str(config),
         kept=kept_components(directory, index, ("scheduler", *_LIBRARIES), variant),
     )
+
+
+def _single_file(model: str | os.PathLike[str], config: str | os.PathLike[str] | None) -> Path | None:
+    """The file of a model of one file; None for the other forms of models."""
+    if config is None:
+        return None
+    if str(model) in WORLDS or not is_single_file(model):
+        raise ValueError(
+            f"config {str(config)!r} beside the model {str(model)!r}; expected it with a model of one file "
+            "that ends in .safetensors"
+        )
+    if Path(config).is_file():
+        raise NotADirectoryError(f"config {str(config)!r} is a file, expected a diffusers directory")
+    return Path(model)
+
+
+Classes = Mapping[str, type[Any]]
+Loaded = dict[str, LoadedComponent[Any]]
+
+
+def _of_directory(
+    directory: Path, classes: Classes, variant: str | None, dtype: Any, param_dtype: Any
+) -> Loaded:
+    """The networks of a directory, by component."""
+    variants = _variants(directory, classes, variant)
+    return {
+        name: load_component(
+            directory / name, kind, variant=variants[name], dtype=dtype, param_dtype=param_dtype
+        )
+        for name, kind in classes.items()
+    }
+
+
+def _of_file(file: Path, directory: Path, classes: Classes, dtype: Any, param_dtype: Any) -> Loaded:
+    """The networks of one file, by component, configured as those of a directory."""
+    described = {
+        name: describe_component(directory / name, kind, dtype=dtype, param_dtype=param_dtype)
+        for name, kind in classes.items()
+    }
+    modules = {name: module for name, (module, _) in described.items()}
+    size = sum(array_bytes(nnx.state(module)) for module in modules.values())
+    require_room(size, f"{file}: a model of its size", SMALLER)
+    filled, dtypes = load_single_file(file, modules), stored_dtypes(file, modules)
+    return {
+        name: LoadedComponent(filled[name], config, dtypes[name]) for name, (_, config) in described.items()
+    }
 
 
 def _entry(directory: Path, index: Mapping[str, Any], name: str) -> list[Any]:
@@ -172,9 +225,8 @@ def _precision(name: str, dtype: DTypeLike) -> Any:
     return found
 
 
-def _variants(directory: Path, names: Iterable[str], variant: str | None) -> dict[str, str | None]:
+def _variants(directory: Path, networks: Iterable[str], variant: str | None) -> dict[str, str | None]:
     """The variant of each network's weights: None for a network without the variant, as in diffusers."""
-    networks = [name for name in names if name not in _TOKENIZERS]
     having = [name for name in networks if variant and has_weights(directory / name, variant)]
     return {name: variant if name in having or not having else None for name in networks}
 

@@ -13,11 +13,12 @@ from fdiv_jax.checkpoints.files import is_pickle
 from fdiv_jax.checkpoints.weight_files import LORAS
 from fdiv_jax.pipeline.hub import fetch, is_hub_id
 
-__all__ = ["WORLDS", "find_model"]
+__all__ = ["WORLDS", "find_model", "is_single_file"]
 
 WORLDS = ("fashion",)
 """Names of the models that ship with the package."""
 _INDEX = "model_index.json"
+_LAYOUT = "of the same architecture by `config`, for its configurations, tokenizer and scheduler"
 _ADDRESS = re.compile(r"https?://[^/]+/([\w.-]+/[\w.-]+)(?:/.*)?")
 
 
@@ -47,6 +48,13 @@ def find_model(model: str | os.PathLike[str], **hub: Any) -> Path:
         f"model {str(model)!r}: no such directory; expected {', '.join(WORLDS)}, a diffusers directory "
         f"or a hub id owner/model{_meant(str(model))}"
     )
+
+
+def is_single_file(model: str | os.PathLike[str]) -> bool:
+    """Whether a model is a file of safetensors, and none of a component's."""
+    file = Path(model)
+    part = (file.parent / "config.json").is_file() and (file.parent.parent / _INDEX).is_file()
+    return file.suffix == ".safetensors" and file.is_file() and not part
 
 
 def _world(name: str) -> Path:
@@ -80,7 +88,7 @@ def _instead(directory: Path) -> str:
     if models:
         return f"; it holds models: {', '.join(models[:4])}"
     if tensors and not (directory / "config.json").is_file():
-        return f"; fdiv_jax.checkpoints.load_single_file reads a checkpoint of one file, as {tensors[0].name}"
+        return f"; to load the file {tensors[0].name} name it, and a directory {_LAYOUT}"
     return ""
 
 
@@ -90,5 +98,5 @@ def _of_file(file: Path) -> str:
     if (file.parent / "config.json").is_file() and (file.parent.parent / _INDEX).is_file():
         return f"; it is of a component of the model {file.parent.parent}"
     if file.suffix == ".safetensors":
-        return "; fdiv_jax.checkpoints.load_single_file reads a checkpoint of one file"
+        return f"; to load a model of one file name, beside it, a directory {_LAYOUT}"
     return ""

@@ -17,8 +17,10 @@ __all__ = ["origin", "with_lora"]
 
 
 def origin(pipe: TextToImagePipeline) -> dict[str, Any]:
-    """The origin of a pipeline as JSON values: `name`, and `loras` where LoRA files were added."""
-    return {"name": pipe.name, **({"loras": [list(lora) for lora in pipe.loras]} if pipe.loras else {})}
+    """The origin of a pipeline as JSON values: `name`, `config` of a model of one file, and `loras` that were
+    added."""
+    known = {"config": pipe.configured_by, "loras": [list(lora) for lora in pipe.loras]}
+    return {"name": pipe.name, **{key: value for key, value in known.items() if value}}
 
 
 def with_lora(

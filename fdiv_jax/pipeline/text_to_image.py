@@ -64,6 +64,7 @@ class TextToImagePipeline:
         text_encoder_2: the second text tower, of Stable Diffusion XL; None for models with one.
         tokenizer_2: its tokenizer.
         kept: components that are not run, such as a safety checker; copied when the pipeline is saved.
+        configured_by: the model whose configurations a model of one file was read with.
         loras: (file, strength) of the LoRA files that were added, see `with_lora`.
     """
 
@@ -80,6 +81,7 @@ class TextToImagePipeline:
     text_encoder_2: CLIPTextModelWithProjection | None = None
     tokenizer_2: Any = None
     kept: Mapping[str, KeptComponent] = dataclasses.field(default_factory=dict, repr=False)
+    configured_by: str = ""
     loras: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:

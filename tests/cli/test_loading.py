@@ -7,9 +7,16 @@ from fdiv_jax import cli
 from fdiv_jax.checkpoints.weight_files import has_weights
 from tests.tiny import tiny_pipeline
 
-WORDS = ["--variant", "fp16", "--revision", "v2", "--offline", "--param-dtype", "bfloat16"]
-READ = {"variant": "fp16", "revision": "v2", "offline": True, "param_dtype": "bfloat16"}
+WORDS = "--variant fp16 --revision v2 --offline --param-dtype bfloat16 --config other/model".split()
+READ = {
+    "config": "other/model",
+    "variant": "fp16",
+    "revision": "v2",
+    "offline": True,
+    "param_dtype": "bfloat16",
+}
 NOTHING = {"variant": None, "revision": None, "offline": False, "param_dtype": "float32", "dtype": "float32"}
+NOTHING |= {"config": None}
 COMMANDS = {
     "sample": ["a bag"],
     "unlearn": ["--target", "sneaker"],

@@ -56,8 +56,16 @@ WRONG = {
     "the folder above": ("..", None, "it holds models: model$"),
     "a run directory": ("", run_directory, "its model is .*model/pipeline$"),
     "a LoRA": ("", only("pytorch_lora_weights.safetensors"), "it holds a LoRA"),
-    "a folder with a checkpoint": ("", only("v1-5.safetensors"), "load_single_file reads .* as v1-5.safe"),
-    "a checkpoint": ("v1-5.safetensors", only("v1-5.safetensors"), "load_single_file reads"),
+    "a folder with a checkpoint": (
+        "",
+        only("v1-5.safetensors"),
+        "to load the file v1-5.safetensors name it, and",
+    ),
+    "a checkpoint": (
+        "v1-5.safetensors",
+        only("v1-5.safetensors"),
+        "to load a model of one file name, beside it, a dir",
+    ),
     "a pickle": ("v1-5.ckpt", only("v1-5.ckpt"), "is a file, .*it is pickled"),
     "a text": ("notes.txt", only("notes.txt"), "is a file, expected a diffusers directory$"),
     "no class": ("", index(_class_name="gone"), "names no pipeline"),
