@@ -7,7 +7,17 @@ from fdiv_jax import cli
 from fdiv_jax.checkpoints.weight_files import has_weights
 from tests.tiny import tiny_pipeline
 
-WORDS = "--variant fp16 --revision v2 --offline --param-dtype bfloat16 --config other/model".split()
+WORDS = [
+    "--variant",
+    "fp16",
+    "--revision",
+    "v2",
+    "--offline",
+    "--param-dtype",
+    "bfloat16",
+    "--config",
+    "other/model",
+]
 READ = {
     "config": "other/model",
     "variant": "fp16",
