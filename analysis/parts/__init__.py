@@ -35,7 +35,7 @@ PARTS = (
         f"{__name__}.interference",
         "who gets hurt: damage to other concepts, predicted and measured",
         _WORLD,
-        seconds=(540, 60),
+        seconds=(700, 60),
         long=True,
     ),
 )
