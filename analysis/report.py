@@ -10,16 +10,6 @@ from .part import Part
 
 __all__ = ["readme"]
 
-# Why a claim has no number until a part states one.
-_NOT_YET = {
-    "C3": "needs gradient norms along real unlearning",
-    "C4": "needs unlearning runs compared at equal erasure",
-    "C5": "needs unlearning runs with closed-form chi2",
-    "C6": "needs variational unlearning runs and KID",
-    "C8": "needs unlearning runs with each anchor",
-    "C9": "needs ten styles erased in sequence and KID",
-}
-
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
@@ -35,23 +25,20 @@ def _number(value: Any) -> str:
     return str(value)
 
 
-def _claims(states: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    lines = ["| claim | says | here | evidence |", "|---|---|---|---|"]
+def _claims(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    heads = ("claim", "says", "here", "effect", "interval", "seeds", "evidence")
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for claim, says in CLAIMS.items():
-        found = [
-            (name, item)
-            for name, state in states.items()
-            for item in state["claims"]
-            if item["claim"] == claim
-        ]
-        if not found:
-            why = _NOT_YET.get(claim, "the part that measures it has not run")
-            lines.append(f"| {claim} | {_cell(says)} | not measured here | {why} |")
+        one = found.get(claim, {"evidence": ""})
+        if "verdict" not in one:
+            text = f"The part that decides it has not run. {_cell(one['evidence'])}".strip()
+            lines.append(f"| {claim} | {_cell(says)} | | | | | {text} |")
             continue
-        verdicts = list(dict.fromkeys(item["verdict"] for _, item in found))
-        verdict = verdicts[0] if len(verdicts) == 1 else "holds in part"
-        evidence = " ".join(f"{item['evidence']} ({name})" for name, item in found)
-        lines.append(f"| {claim} | {_cell(says)} | **{verdict}** | {_cell(evidence)} |")
+        low, high = (_number(end) for end in one["interval"])
+        lines.append(
+            f"| {claim} | {_cell(says)} | **{one['verdict']}** | {_number(one['effect'])} | {low} to {high} "
+            f"| {one['seeds']} | {_cell(one['evidence'])} |"
+        )
     return lines
 
 
@@ -76,7 +63,7 @@ def readme(summary: Mapping[str, Any], parts: Sequence[Part]) -> str:
     for name, error in failed.items():
         lines += [f"**Part `{name}` failed**: {_cell(error)}", ""]
     if len(quick) < len(states):
-        lines += ["## Claims of the paper", "", *_claims(states), ""]
+        lines += ["## Claims of the paper", "", *_claims(summary["claims"]), ""]
     lines += ["## What each figure shows", ""]
     for part in parts:
         state = states.get(part.name)

@@ -5,7 +5,7 @@ To add a part, write `analysis/parts/NAME.py` with
     def run(context: Context) -> dict:            # entries for summary.json, under plain names
         rows = context.cells(items, "games played", lambda item: ...)
         context.figure("NAME", figure, shows="the one thing it shows", rows=[{"x": 1.0, "y": 2.0}, ...])
-        context.claim("C7", "holds", "the number that says so")
+        context.claim("C7", "holds", "in words", effect=1.2, interval=(1.1, 1.3), seeds=5)
         return {"phase_agreement": 1.0}
 
 and add one line to `analysis.parts.PARTS`. A part is computed again when its settings, the versions of the
@@ -38,7 +38,7 @@ from fdiv_jax.unlearning.result import versions
 
 from . import files
 from .cells import Cells
-from .claims import CLAIMS, VERDICTS
+from .claims import CLAIMS, VERDICTS, Verdict
 from .part import Part
 from .report import readme
 from .sources import source_digest
@@ -72,7 +72,7 @@ class Context:
     work: Path
     advance: Callable[[str, int, int | None], None] = lambda text, done, total: None
     figures: list[dict[str, Any]] = field(default_factory=list)
-    claims: list[dict[str, str]] = field(default_factory=list)
+    claims: list[dict[str, Any]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
 
@@ -159,13 +159,45 @@ class Context:
         written = {file: files.digest(self.output / file) for file in contents}
         self.figures.append({"name": name, "shows": shows, "files": written})
 
-    def claim(self, claim: str, verdict: str, evidence: str) -> None:
-        """State that a claim of the paper "holds", "holds in part" or "fails" here, and the number for it."""
+    def claim(
+        self,
+        claim: str,
+        verdict: Verdict,
+        evidence: str,
+        *,
+        effect: float,
+        interval: Sequence[float],
+        seeds: int,
+    ) -> None:
+        """State what a claim of the paper comes to here; one part alone does so for each claim.
+
+        Args:
+          claim: its name in `CLAIMS`.
+          verdict: holds, fails, or not distinguishable here.
+          evidence: the numbers for it, in words.
+          effect, interval: the quantity that decides, and from where to where it may be.
+          seeds: how many runs it is the mean of; 0 for an identity.
+
+        Raises:
+          ValueError: another claim or verdict.
+        """
         if claim not in CLAIMS:
             raise ValueError(f"expected one of the claims {', '.join(CLAIMS)}; got {claim!r}")
         if verdict not in VERDICTS:
             raise ValueError(f"expected a verdict among {', '.join(VERDICTS)}; got {verdict!r}")
-        self.claims.append({"claim": claim, "verdict": verdict, "evidence": evidence})
+        low, high = map(float, interval)
+        decision = {"effect": float(effect), "interval": [low, high], "seeds": int(seeds)}
+        self.claims.append({"claim": claim, "verdict": verdict, **decision, "evidence": evidence})
+
+    def evidence(self, claim: str, text: str) -> None:
+        """Say what bears on a claim that another part decides.
+
+        Raises:
+          ValueError: another claim.
+        """
+        if claim not in CLAIMS:
+            raise ValueError(f"expected one of the claims {', '.join(CLAIMS)}; got {claim!r}")
+        self.claims.append({"claim": claim, "evidence": text})
 
 
 def _key(part: Part, quick: bool) -> str:
@@ -255,6 +287,7 @@ def _summarise(settings: Settings, parts: Sequence[Part], outcomes: Mapping[str,
         "quick": any(state["quick"] for state in states.values()),
         "versions": versions(_LIBRARIES),
         "wall_time_seconds": seconds,
+        "claims": _claims(states),
         **entries,
         "parts": states,
     }
@@ -262,10 +295,35 @@ def _summarise(settings: Settings, parts: Sequence[Part], outcomes: Mapping[str,
     files.write_whole(settings.output / "README.md", readme(summary, parts))
 
 
-_RESERVED = {"quick", "versions", "wall_time_seconds", "parts"}
+_RESERVED = {"quick", "versions", "wall_time_seconds", "claims", "parts"}
 
 
-def _check_names(name: str, entries: Mapping[str, Any], taken: Mapping[str, str]) -> None:
+def _claims(states: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Claim -> verdict, effect, interval and seeds from the part that decides it, where it has run, and the
+    evidence of all."""
+    found: dict[str, dict[str, Any]] = {}
+    for claim in CLAIMS:
+        said = [(name, one) for name, state in states.items() for one in state["claims"]]
+        own = [(name, one) for name, one in said if one["claim"] == claim]
+        # What has no effect is evidence alone.
+        decided = [{key: one[key] for key in _DECISION} for _, one in own if "effect" in one]
+        own.sort(key=lambda pair: "effect" not in pair[1])
+        if own:
+            evidence = " ".join(f"{one['evidence']} ({name})" for name, one in own)
+            found[claim] = {**(decided[-1] if decided else {}), "evidence": evidence}
+    return found
+
+
+_DECISION = ("verdict", "effect", "interval", "seeds")
+
+
+def _check_names(
+    name: str, entries: Mapping[str, Any], claims: Sequence[Mapping[str, Any]], taken: Mapping[str, str]
+) -> None:
+    for one in claims:
+        owner = taken.get(one["claim"], name) if "effect" in one else name
+        if owner != name:
+            raise ValueError(f"part {name!r} and {owner} both decide the claim {one['claim']}")
     for entry in entries:
         owner = "the summary itself" if entry in _RESERVED else taken.get(entry, name)
         if owner != name:
@@ -311,8 +369,9 @@ def run_parts(
                 kept = record is not None
                 if record is None:
                     record = _compute(part, key, settings, advance)
-                _check_names(part.name, record["entries"], taken)
+                _check_names(part.name, record["entries"], record["claims"], taken)
                 taken |= dict.fromkeys(record["entries"], part.name)
+                taken |= {one["claim"]: part.name for one in record["claims"] if "effect" in one}
                 outcomes[part.name] = record | {"status": "done"}
                 console.print(
                     f"{place}: {'unchanged, kept' if kept else str(record['seconds']) + ' s'}",

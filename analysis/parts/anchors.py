@@ -163,10 +163,8 @@ def run(context: Context) -> dict[str, Any]:
             "judge": laboratory.judge.report,
         },
     )
-    better = {anchor: means[anchor] - means["empty"] for anchor in ("superclass", "near")}
-    context.claim(
+    context.evidence(
         "C8",
-        "holds" if min(better.values()) > 0 else "holds in part" if max(better.values()) > 0 else "fails",
         f"Retained accuracy falls by {drop['superclass']:+.3f} (superclass), {drop['near']:+.3f} (near) and "
         f"{drop['empty']:+.3f} (empty) from {before.retained_accuracy:.3f}; target left "
         f"{np.mean(target['superclass']):.3f}, {np.mean(target['near']):.3f} and "

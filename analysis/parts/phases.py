@@ -222,7 +222,6 @@ def run(context: Context) -> dict[str, Any]:
             for name, diagram in (("direct", direct), ("activated", activated))
         },
     )
-    ahead = "jensen_shannon" in smallest and "squared_hellinger" in smallest
     below = direct.ratio < edges[0]
     won = np.isin(
         direct_result["winner"],
@@ -230,11 +229,10 @@ def run(context: Context) -> dict[str, Any]:
     )
     last = _text(_winners(direct)[-1])
     hellinger_only = "jensen_shannon" not in _winners(activated)[0]
-    context.claim(
+    context.evidence(
         "C7",
-        "holds in part" if ahead else "fails",
-        f"With T = v they tie and win while (q/k)√(b/a) < {edges[0]:.4g} ({won[below].mean():.0%} of the "
-        f"simulated cells there); beyond it they win {won[~below].mean():.0%} and in the end {last} "
+        f"With T = v {_text(smallest)} win while (q/k)√(b/a) < {edges[0]:.4g} ({won[below].mean():.0%} of "
+        f"the simulated cells there); beyond it they win {won[~below].mean():.0%} and in the end {last} "
         "do, the order reversed."
         + (
             " With the activations only squared_hellinger keeps the advantage: jensen_shannon has "

@@ -237,9 +237,8 @@ def run(context: Context) -> dict[str, Any]:
         for pick in (min, max)
     )
     left = max(arrived.values())
-    context.claim(
+    context.evidence(
         "C2",
-        "holds" if left < 0.02 else "fails",
         "From one standard deviation away every smooth divergence ends at the same equilibrium (largest "
         f"distance left at time 60: {left:.1g}), at rates from {slowest[0]:.3g} ({slowest[1]}) to "
         f"{quickest[0]:.3g} ({quickest[1]}).",

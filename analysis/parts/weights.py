@@ -64,6 +64,9 @@ def run(context: Context) -> dict[str, Any]:
         "holds" if kl_error < 1e-9 and "kl" in names_of_mse else "fails",
         f"D_kl = m/2 with a relative error of {kl_error:.1g}, and its weight on the MSE gradient is constant "
         f"to {constant['kl']:.1g}; so is that of {', '.join(n for n in names_of_mse if n != 'kl')}.",
+        effect=kl_error,
+        interval=(kl_error, kl_error),
+        seeds=0,
     )
     hellinger, chi2 = columns["weight_squared_hellinger"], columns["weight_pearson_chi2"]
     return {

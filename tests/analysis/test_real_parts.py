@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from analysis import trials
+from analysis import trials, verdict_runs
 from analysis.equilibrium import critic_features, find_equilibrium, play, speeds
-from analysis.parts import interference
-from analysis.parts.erasure import kernel_distance
+from analysis.kernel_distance import kernel_distance
+from analysis.parts import interference, verdicts
 from analysis.runner import Context
 from analysis.simulate import two_poles
 from analysis.trials import Budget, Laboratory, Trial
@@ -82,6 +82,7 @@ EXPECTED = {
     "real_game": ({"C7"}, {"real_game_final_m", "real_equilibrium_rate_max_relative_error"}),
     "gradients": ({"C3"}, {"gradient_order_holds", "gradient_order_share"}),
     "erasure": ({"C2", "C4", "C5", "C6"}, {"target_accuracy", "retained_accuracy"}),
+    "verdicts": ({f"C{number}" for number in range(2, 10)}, {"verdict_measurements"}),
     "interference": (set(), {"interference_spearman", "interference_spearman_within_target"}),
     "anchors": ({"C8"}, {"anchor_target_accuracy", "frozen_superclass_rate", "item_accuracy_frozen"}),
 }
@@ -92,6 +93,7 @@ EXPECTED = {
 def test_part_runs(part, context, shelf, monkeypatch):
     here = context(part)
     monkeypatch.setattr(interference, "FULL", interference.QUICK)
+    monkeypatch.setattr(verdicts, "FULL", verdict_runs.QUICK)
     entries = importlib.import_module(f"analysis.parts.{part}").run(here)
     claims, names = EXPECTED[part]
     assert {claim["claim"] for claim in here.claims} == claims

@@ -14,7 +14,6 @@ from analysis.claims import CLAIMS
 from analysis.convergence import main
 from analysis.part import Part
 from analysis.parts import PARTS
-from analysis.report import readme
 from analysis.runner import Context, Settings, run_parts
 from fdiv_jax.cli._options import fields_help
 from fdiv_jax.cli.reproduce import Command
@@ -29,7 +28,7 @@ GOOD = """
         for _ in context.progress(range(3), "drawing"):
             pass
         context.figure("{name}", figure, shows="a line | of slope {slope}", rows=[{{"x": 1.0, "y": {slope}}}])
-        context.claim("C7", "holds", "slope {slope}")
+        context.evidence("C7", "slope {slope}")
         return {{"{name}_slope": {slope}}}
 """
 BAD = """
@@ -98,7 +97,7 @@ def test_a_run_leaves_pictures_numbers_summary_and_page(make, settings):
     assert "![second](second.png)" in page
     assert "| C7 |" in page
     assert "slope 1.5 (first) slope 2 (second)" in page
-    assert page.count("not measured here") == len(CLAIMS) - 1
+    assert page.count("has not run") == len(CLAIMS)
 
 
 def test_what_is_still_good_is_kept(make, settings):
@@ -375,9 +374,11 @@ def test_a_figure_needs_its_numbers_and_a_claim_its_name(tmp_path):
     with pytest.raises(ValueError, match="numbers"):
         context.figure("f", figure, shows="nothing")
     with pytest.raises(ValueError, match="C1"):
-        context.claim("C10", "holds", "")
-    with pytest.raises(ValueError, match="holds in part"):
-        context.claim("C1", "perhaps", "")
+        context.claim("C10", "holds", "", effect=1.0, interval=(0.0, 2.0), seeds=5)
+    with pytest.raises(ValueError, match="not distinguishable here"):
+        context.claim("C1", "holds in part", "", effect=1.0, interval=(0.0, 2.0), seeds=5)  # pyright: ignore
+    with pytest.raises(ValueError, match="C1"):
+        context.evidence("C10", "")
     context.figure("f", figure, shows="x", numbers={"a": np.float32(1.5)})
     assert json.loads((tmp_path / "f.json").read_text()) == {"a": 1.5}
     with pytest.raises(ValueError, match="twice"):
@@ -407,19 +408,56 @@ def test_the_same_numbers_give_the_same_files(tmp_path):
     assert written[0] == written[1]
 
 
-def test_mixed_verdicts_hold_in_part():
-    claim = {"claim": "C1", "evidence": "a | b"}
-    states = {
-        name: {
-            "claims": [claim | {"verdict": verdict}],
-            "quick": True,
-            "status": "done",
-            "figures": [],
-            "entries": [],
+def decided(claim, verdict, effect):
+    decision = f"{claim!r}, {verdict!r}, 'a | b', effect={effect}, interval=(1.0, 2.0), seeds=5"
+    return f"""
+    def run(context):
+        context.claim({decision})
+        return {{{{"{{name}}_ran": 1}}}}
+"""
+
+
+def test_one_part_decides_a_claim_and_others_bear_on_it(make, settings):
+    parts = [make("first", GOOD, slope=2), make("second", decided("C7", "fails", 1.5))]
+    assert run(parts, settings)[0] == 0
+    assert summary(settings)["claims"] == {
+        "C7": {
+            "verdict": "fails",
+            "effect": 1.5,
+            "interval": [1.0, 2.0],
+            "seeds": 5,
+            "evidence": "a | b (second) slope 2 (first)",
         }
-        for name, verdict in (("x", "holds"), ("y", "fails"))
     }
-    states["y"]["quick"] = False
-    page = readme({"parts": states, "versions": {}, "wall_time_seconds": {}}, [])
-    assert "**holds in part** | a \\| b (x) a \\| b (y) |" in page
-    assert "**Quick run**, on smaller grids and with fewer divergences: x." in page
+    page = (settings.output / "README.md").read_text()
+    assert "| **fails** | 1.5 | 1 to 2 | 5 | a \\| b (second) slope 2 (first) |" in page
+    assert page.count("has not run") == len(CLAIMS) - 1
+
+
+def test_two_parts_may_not_decide_the_same_claim(make, settings):
+    both = [make(name, decided("C7", "fails", 1.5)) for name in ("first", "second")]
+    failed, said = run(both, settings)
+    assert failed == 1
+    assert "both decide the claim C7" in said
+
+
+def test_a_run_without_the_part_that_decides_keeps_its_verdict(make, settings):
+    parts = [make("first", GOOD, slope=1), make("second", decided("C4", "holds", 1.5))]
+    run(parts, settings)
+    parts[0] = make("first", GOOD, slope=3)
+    run(parts, settings, only=["first"])
+    claims = summary(settings)["claims"]
+    assert claims["C4"]["verdict"] == "holds"
+    assert claims["C7"]["evidence"] == "slope 3 (first)"
+
+
+def test_words_of_earlier_versions_are_evidence_alone(make, settings):
+    parts = [make("first", GOOD, slope=1), make("second", decided("C7", "holds", 1.5))]
+    run(parts, settings, only=["second"])
+    state = summary(settings)
+    state["parts"]["old"] = state["parts"]["second"] | {
+        "claims": [{"claim": "C2", "verdict": "holds in part", "evidence": "one seed"}]
+    }
+    (settings.output / "summary.json").write_text(json.dumps(state))
+    run([*parts, make("old", GOOD, slope=1)], settings, only=["first"])
+    assert summary(settings)["claims"]["C2"] == {"evidence": "one seed (old)"}

@@ -1,0 +1,135 @@
+"""From numbers of every seed to a verdict: the rule on constructed numbers, and what the intervals cover."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.claims import CLAIMS, PARTS_OF, ClaimPart
+from analysis.equal_erasure import Path
+from analysis.verdicts import Measurement, combine, decide, interval, judge
+
+UNSURE = "not distinguishable here"
+ABOVE, BELOW = ClaimPart("more", "x", "above", 1.0), ClaimPart("less", "x", "below", 1.0)
+WITHIN = ClaimPart("same", "x", "within", 1.0)
+SOMEWHERE = ClaimPart("some", "x", "above", 1.0, somewhere=True)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "above", "below", "within"),
+    [
+        (1.1, 2.0, "holds", "fails", "fails"),
+        (0.1, 0.9, "fails", "holds", "holds"),
+        (0.5, 1.5, UNSURE, UNSURE, UNSURE),
+        (-1.5, 1.5, UNSURE, UNSURE, UNSURE),
+        (-2.0, -1.1, "fails", "holds", "fails"),
+    ],
+)
+def test_an_interval_decides_by_its_side_of_the_threshold(low, high, above, below, within):
+    assert [decide(part, low, high) for part in (ABOVE, BELOW, WITHIN)] == [above, below, within]
+
+
+@pytest.mark.parametrize(
+    ("parts", "verdict"),
+    [
+        ({ABOVE: ["holds", UNSURE], BELOW: ["holds"]}, "holds"),
+        ({ABOVE: ["holds", "fails"], BELOW: ["holds"]}, "fails"),
+        ({ABOVE: ["holds"], BELOW: [UNSURE, UNSURE]}, UNSURE),
+        ({ABOVE: ["holds"], BELOW: []}, UNSURE),
+        ({ABOVE: [UNSURE], BELOW: ["fails"]}, "fails"),
+        ({SOMEWHERE: ["fails", "holds"]}, "holds"),
+        ({SOMEWHERE: ["fails", UNSURE]}, UNSURE),
+        ({SOMEWHERE: ["fails", "fails"]}, "fails"),
+        ({}, UNSURE),
+    ],
+)
+def test_parts_and_settings_combine(parts, verdict):
+    assert combine(parts) == verdict
+
+
+def test_the_interval_is_that_of_the_t_test():
+    values = [0.3, -0.1, 0.5, 0.2, 0.9]
+    for level in (0.95, 0.9875):
+        expected = stats.ttest_1samp(values, 0.0).confidence_interval(level)
+        assert interval(values, level) == pytest.approx((np.mean(values), *expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, math.nan], [], [1.0, math.inf]])
+def test_an_interval_needs_two_finite_values(values):
+    with pytest.raises(ValueError, match="two finite values"):
+        interval(values)
+
+
+def test_the_interval_covers_what_it_says_and_a_bootstrap_of_five_does_not():
+    data = np.random.default_rng(0).standard_normal((4000, 5))
+    half = stats.t.ppf(0.975, 4) * data.std(1, ddof=1) / np.sqrt(5)  # what `interval` gives, see above
+    assert np.allclose([interval(row)[2] for row in data[:20]], (data.mean(1) + half)[:20])
+    assert np.mean(np.abs(data.mean(1)) < half) == pytest.approx(0.95, abs=0.012)
+    few = data[:1500]
+    for method in ("percentile", "BCa"):
+        found = stats.bootstrap(
+            (few,), np.mean, axis=1, n_resamples=400, method=method, random_state=np.random.default_rng(1)
+        ).confidence_interval
+        assert np.mean((found.low < 0) & (found.high > 0)) < 0.88
+
+
+def measured(claim, values, setting="here", **more):
+    return [Measurement(part, setting, tuple(values), **more) for part in PARTS_OF[claim]]
+
+
+def test_constructed_seeds_give_each_verdict():
+    small = 0.01 * np.array([1.0, -1.0, 0.5, -0.5, 0.0])
+    for shift, verdict in ((-0.5, "holds"), (0.5, "fails"), (0.0, UNSURE)):
+        found = judge("C7", measured("C7", shift + small))
+        assert found["verdict"] == verdict
+        assert found["seeds"] == 5
+        assert found["effect"] == pytest.approx(math.exp(shift))  # a ratio
+        low, high = found["interval"]
+        # Four measurements: each interval has the level 1 - 0.05 / 4.
+        expected = stats.ttest_1samp(shift + small, 0.0).confidence_interval(1 - 0.05 / 4)
+        assert (low, high) == pytest.approx(tuple(math.exp(end) for end in expected))
+        assert ("would have been seen" in found["evidence"]) == (verdict == UNSURE)
+    assert "a factor of 1.0" in found["evidence"]
+
+
+def test_the_effect_is_that_of_the_measurement_that_decides():
+    (part,) = PARTS_OF["C9"]
+    wide, clear = (-1.0, -1.4, -0.6, -1.1, -0.9), (-9.0, -9.1, -8.9, -9.0, -9.0)
+    found = judge("C9", [Measurement(part, "one", clear), Measurement(part, "two", wide)])
+    assert (found["verdict"], found["effect"]) == ("holds", pytest.approx(-1.0))
+    worse = tuple(-value for value in clear)
+    found = judge("C9", [Measurement(part, "one", wide), Measurement(part, "two", worse)])
+    assert (found["verdict"], found["effect"]) == ("fails", pytest.approx(9.0))
+
+
+def test_a_bound_can_fail_and_not_hold():
+    (part, _) = PARTS_OF["C5"]
+    fast, slow = (-1.0, -1.1, -0.9), (1.0, 1.1, 0.9)
+    assert [Measurement(part, "x", values, bound=True).verdict for values in (fast, slow)] == [
+        UNSURE,
+        "fails",
+    ]
+
+
+def test_what_a_claim_needs():
+    with pytest.raises(ValueError, match="measurements of C9"):
+        judge("C9", measured("C7", [0.0, 1.0]))
+    with pytest.raises(ValueError, match="measurements of C9"):
+        judge("C9", [])
+    assert set(PARTS_OF) | {"C1"} == set(CLAIMS)
+    names = [(claim, part.name) for claim, parts in PARTS_OF.items() for part in parts]
+    assert len(set(names)) == len(names)
+
+
+def test_a_path_is_followed_to_the_level():
+    """m = x^2 along x = 8, 4, 2, 1: log m is straight, so half of it is met after half a step."""
+    x = np.array([8.0, 4.0, 2.0, 1.0])
+    path = Path(np.array([0, 2, 4, 6]), x[:, None], x**2)
+    assert path.arrival(0.5) == pytest.approx(1.0)
+    assert path.arrival(1 / 16) == pytest.approx(4.0)
+    assert path.arrival(0.001) == math.inf
+    assert path.at(0.001, lambda learned: float(learned[0] ** 2)) is None
+    for level in (0.5, 0.1, 1 / 16):
+        found = path.at(level, lambda learned: float(learned[0] ** 2))
+        assert found[0] ** 2 / 64 == pytest.approx(level, rel=2e-3)
