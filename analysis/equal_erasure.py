@@ -7,20 +7,23 @@ else is then measured there, on images that every model draws from the same nois
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from scipy.optimize import brentq
 
+from fdiv_jax.divergences import divergence
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import (
     Batch,
     Frozen,
-    LinearisedRun,
+    GaussianLoss,
     Network,
     Plan,
     Prepared,
@@ -35,9 +38,9 @@ from fdiv_jax.worlds import ITEM_NAMES, STYLE_NAMES, caption
 from .kernel_distance import kernel_distance
 from .trials import Laboratory
 
-__all__ = ["Gallery", "HeldOut", "Path", "Seen", "follow", "gradients_at"]
+__all__ = ["Gallery", "HeldOut", "Path", "Seen", "common_level", "follow", "gradients_at"]
 
-_BISECTIONS = 12
+_TOLERANCE = 1e-2  # of the way from one look to the next
 
 
 class _Looks:
@@ -97,12 +100,18 @@ class Path:
         if not below.size or below[0] == 0:
             return None
         before, after = self.learned[below[0] - 1], self.learned[below[0]]
-        low, high = 0.0, 1.0
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            reached = measure(before + middle * (after - before)) <= level * self.m[0]
-            low, high = (low, middle) if reached else (middle, high)
-        return before + high * (after - before)
+        goal = np.sqrt(level * self.m[0])
+
+        def excess(share: float) -> float:  # nearly straight: the outputs move as the parameters do
+            return float(np.sqrt(measure(before + share * (after - before))) - goal)
+
+        share = brentq(excess, 0.0, 1.0, xtol=_TOLERANCE)
+        return before + share * (after - before)
+
+
+def common_level(paths: Iterable[Path], least: float) -> float:
+    """The smallest share of its m at the start that every path comes down to, or `least`."""
+    return max(least, *(float(path.m.min() / path.m[0]) for path in paths))
 
 
 class HeldOut:
@@ -110,17 +119,17 @@ class HeldOut:
 
     def __init__(self, laboratory: Laboratory, config: UnlearningConfig, number: int):
         """The distance of a run's target prompts to its anchor; of `number` images, in the unit `mean`."""
-        images = replace(config.images, number=number, seed=config.images.seed + 1000)
-        held_out = replace(
-            config, images=images, divergence="kl", loss="closed", scale="mean", batch_size=number, seed=0
-        )
-        prepared = laboratory.prepare(replace(held_out, devices="single"))
-        batches, _ = prepared.data(laboratory.shelf / "anchors").everything(number)
-        self._run = LinearisedRun(prepared, batches)
+        images = replace(config.images, seed=config.images.seed + 1000)
+        held_out = replace(config, images=images, divergence="kl", loss="closed", scale="mean")
+        prepared = laboratory.prepare(held_out)
+        key, self._frozen = jax.random.key(1), prepared.frozen
+        batch = prepared.data(laboratory.shelf / "anchors").batch(0, 0, number)
+        reference, self._distances, _ = _at_parameters(prepared.plan)
+        self._seen = batch, reference(self._frozen, batch, key), key
 
     def __call__(self, learned: np.ndarray) -> float:
         """The mean m of what was learned, flat."""
-        return float(self._run.outputs(learned).m.mean())
+        return float(self._distances(jnp.asarray(learned), self._frozen, *self._seen).mean())
 
 
 def follow(
@@ -147,41 +156,65 @@ def follow(
 
 
 def gradients_at(
-    laboratory: Laboratory, configs: Sequence[UnlearningConfig], learned: Sequence[np.ndarray]
+    laboratory: Laboratory,
+    config: UnlearningConfig,
+    names: Sequence[str],
+    unit: float,
+    learned: Iterable[np.ndarray],
 ) -> np.ndarray:
-    """The gradient of each run's loss at the same parameters and batches: (parameters, configs, P).
+    """The gradient of each divergence at the same parameters and batches: (parameters, divergences, P).
 
-    Number k of the parameters sees the run's own batch k, with noise of its own.
+    Number k of the parameters sees the run's own batch k, with noise of its own. The gradient of a sample's
+    D_f is (1/2) w_f(m) grad m: one pass through the network serves all divergences.
+
+    Args:
+        laboratory: where the frozen model is.
+        config: of the run.
+        names: of the divergences.
+        unit: what m in the unit `mean` is multiplied by.
+        learned: the parameters, flat.
     """
-    cells = share_program([laboratory.prepare(config) for config in configs])
-    plan, first = cells[0].plan, cells[0]
-    data = first.data(laboratory.shelf / "anchors")
-    unravel = ravel_pytree(plan.trainable.initial(first.frozen, jax.random.key(0)))[1]
-    gradient = _gradient(plan, unravel)
+    prepared = laboratory.prepare(replace(config, divergence="kl", loss="closed", scale="mean"))
+    data = prepared.data(laboratory.shelf / "anchors")
+    reference, distances, gradients = _at_parameters(prepared.plan)
+    members = [divergence(name) for name in names]
     found = []
     for number, vector in enumerate(learned):
-        batch = data.batch(first.config.seed, number, first.config.batch_size)
-        key = jax.random.fold_in(jax.random.key(first.config.seed), number)
-        found.append([np.asarray(gradient(jnp.asarray(vector), cell.frozen, batch, key)) for cell in cells])
+        batch = data.batch(config.seed, number, config.batch_size)
+        key = jax.random.fold_in(jax.random.key(config.seed), number)
+        at = jnp.asarray(vector), prepared.frozen, batch, reference(prepared.frozen, batch, key), key
+        m = unit * distances(*at)
+        weights = unit * jnp.stack([d.gaussian_weight(m) for d in members])
+        found.append(np.asarray(gradients(*at, weights)))
     return np.array(found)
 
 
-_COMPILED: dict[Plan, Callable[..., Any]] = {}
+@lru_cache(maxsize=4)
+def _at_parameters(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Three functions, compiled once for all runs of a plan; what learns is flat.
 
+    (frozen, batch, key) -> the reference;
+    (learned, frozen, batch, reference, key) -> m of every sample, (n,);
+    (learned, frozen, batch, reference, key, weights (k, n)) -> for each row of weights the mean over the
+    samples of (1/2) weight grad m, (k, P).
+    """
 
-def _gradient(plan: Plan, unravel: Callable[[jax.Array], Any]) -> Callable[..., Any]:
-    """(what learns, frozen, batch, key) -> the gradient of the loss that `frozen.choice` names, flat."""
-
-    def value(vector: jax.Array, frozen: Frozen, batch: Batch, key: jax.Array) -> jax.Array:
-        trained, loss = unravel(vector), plan.loss.at(frozen.choice)
+    def residual(learned: jax.Array, frozen: Frozen, batch: Batch, reference: Any, key: jax.Array) -> Any:
+        trained = ravel_pytree(plan.trainable.initial(frozen, key))[1](learned)
         prediction = predict(plan, trained, frozen, batch, key)
-        return loss.value(
-            compare(plan, trained, frozen, batch, look(plan, frozen, batch, key), prediction, key)
-        )
+        compared = compare(plan, trained, frozen, batch, reference, prediction, key)
+        return cast(GaussianLoss, plan.loss).distance.residual(compared)
 
-    if plan not in _COMPILED:
-        _COMPILED[plan] = jax.jit(jax.grad(value))
-    return _COMPILED[plan]
+    def distances(*arguments: Any) -> jax.Array:
+        return jnp.sum(residual(*arguments) ** 2, axis=(1, 2, 3))
+
+    def gradients(learned: jax.Array, *arguments: Any) -> jax.Array:
+        *seen, weights = arguments
+        error, back = jax.vjp(lambda vector: residual(vector, *seen), learned)
+        weighted = weights[:, :, None, None, None] * error / len(error)
+        return jax.lax.map(lambda cotangent: back(cotangent)[0], weighted)
+
+    return jax.jit(partial(look, plan)), jax.jit(distances), jax.jit(gradients)
 
 
 class Seen(NamedTuple):

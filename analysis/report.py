@@ -34,10 +34,11 @@ def _claims(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
             text = f"The part that decides it has not run. {_cell(one['evidence'])}".strip()
             lines.append(f"| {claim} | {_cell(says)} | | | | | {text} |")
             continue
-        low, high = (_number(end) for end in one["interval"])
+        effect = "" if one["effect"] is None else _number(one["effect"])
+        span = "" if one["interval"] is None else " to ".join(map(_number, one["interval"]))
         lines.append(
-            f"| {claim} | {_cell(says)} | **{one['verdict']}** | {_number(one['effect'])} | {low} to {high} "
-            f"| {one['seeds']} | {_cell(one['evidence'])} |"
+            f"| {claim} | {_cell(says)} | **{one['verdict']}** | {effect} | {span} | {one['seeds']} "
+            f"| {_cell(one['evidence'])} |"
         )
     return lines
 

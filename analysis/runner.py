@@ -165,8 +165,8 @@ class Context:
         verdict: Verdict,
         evidence: str,
         *,
-        effect: float,
-        interval: Sequence[float],
+        effect: float | None,
+        interval: Sequence[float] | None,
         seeds: int,
     ) -> None:
         """State what a claim of the paper comes to here; one part alone does so for each claim.
@@ -175,7 +175,7 @@ class Context:
           claim: its name in `CLAIMS`.
           verdict: holds, fails, or not distinguishable here.
           evidence: the numbers for it, in words.
-          effect, interval: the quantity that decides, and from where to where it may be.
+          effect, interval: the quantity that decides, and from where to where it may be; None: not measured.
           seeds: how many runs it is the mean of; 0 for an identity.
 
         Raises:
@@ -185,8 +185,8 @@ class Context:
             raise ValueError(f"expected one of the claims {', '.join(CLAIMS)}; got {claim!r}")
         if verdict not in VERDICTS:
             raise ValueError(f"expected a verdict among {', '.join(VERDICTS)}; got {verdict!r}")
-        low, high = map(float, interval)
-        decision = {"effect": float(effect), "interval": [low, high], "seeds": int(seeds)}
+        span = None if interval is None else [float(end) for end in interval]
+        decision = {"effect": None if effect is None else float(effect), "interval": span, "seeds": seeds}
         self.claims.append({"claim": claim, "verdict": verdict, **decision, "evidence": evidence})
 
     def evidence(self, claim: str, text: str) -> None:

@@ -7,7 +7,6 @@ error, and the same m summed over the pixels, where they differ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -18,13 +17,10 @@ from fdiv_jax.unlearning import (
     AnchorImagesConfig,
     CriticConfig,
     UnlearningConfig,
-    prepare,
-    share_program,
-    train,
 )
-from fdiv_jax.worlds import ITEM_NAMES, STYLE_NAMES
+from fdiv_jax.worlds import STYLE_NAMES
 
-from .equal_erasure import Gallery, HeldOut, Path, follow, gradients_at
+from .equal_erasure import Gallery, HeldOut, Path, common_level, follow, gradients_at
 from .trials import RETAINED, TARGET, Laboratory
 
 __all__ = ["FULL", "QUICK", "SETTINGS", "Bench", "Work"]
@@ -33,11 +29,10 @@ SETTINGS = {"sum": "m from 6", "mean": "authors' scale"}
 """Scale of m -> what the setting is called; at the start m is 5.9 and 0.093."""
 FORMULAS = ("kl", "squared_hellinger", "pearson_chi2")
 GAMES = ("kl", "squared_hellinger", "pearson_chi2", "jensen_shannon")
-ANCHORS = ("superclass", "empty")
-"""Beside `near`, which is the anchor of all other runs."""
-SEQUENCE = ("sketch", "neon", "cyanotype", "poster")
-LEFT = next(style for style in STYLE_NAMES if style not in SEQUENCE)
-HALF, TENTH = 0.5, 0.1
+ANCHORS = ("superclass", "near", "empty")
+HALF = 0.5
+LEAST = 0.1
+"""Share of m at the start; models are compared where all have come down to the same, this or more."""
 
 
 class Work(NamedTuple):
@@ -45,31 +40,30 @@ class Work(NamedTuple):
 
     Attributes:
         seeds: how many; each has batches, noise and anchor images of its own.
-        steps, game_steps, stage_steps: of a run by formula, of a game, and of each erasure in a sequence.
+        steps, game_steps: of a run by formula, and of a game.
         warmup: steps of the critic alone.
         batch: samples per step.
         every: steps between two looks at the model.
         images: for training.
         held_out: images on which m is measured.
-        target_images: per style, for the judge; of every other item there is one in each style.
+        styles: of the retained images, of every item.
         looks: at which gradients are compared.
     """
 
     seeds: int = 5
-    steps: int = 60
-    game_steps: int = 60
-    stage_steps: int = 20
-    warmup: int = 40
+    steps: int = 32
+    game_steps: int = 24
+    warmup: int = 30
     batch: int = 8
-    every: int = 3
+    every: int = 4
     images: int = 40
-    held_out: int = 25
-    target_images: int = 3
+    held_out: int = 15
+    styles: tuple[str, ...] = ("photo", "neon")
     looks: int = 5
 
 
 FULL = Work()
-QUICK = Work(2, 6, 4, 2, 2, 4, 3, 5, 5, 1, 2)
+QUICK = Work(2, 6, 4, 2, 4, 2, 10, 5, ("photo",), 2)
 
 
 class Bench:
@@ -78,8 +72,8 @@ class Bench:
     def __init__(self, laboratory: Laboratory, work: Work):
         """Draws the frozen model's images and measures nothing yet."""
         self.laboratory, self.work = laboratory, work
-        others = [(item, style) for item in RETAINED for style in STYLE_NAMES]
-        own = [(TARGET, style) for style in STYLE_NAMES for _ in range(work.target_images)]
+        others = [(item, style) for item in RETAINED for style in work.styles]
+        own = [(TARGET, style) for style in STYLE_NAMES]
         self.gallery = Gallery(laboratory, [*others, *own], [False] * len(others) + [True] * len(own))
         self._held_out: dict[str, HeldOut] = {}
 
@@ -94,6 +88,7 @@ class Bench:
             "divergence": name,
             "scale": setting,
             "retained": (),
+            "devices": "all" if work.batch % jax.local_device_count() == 0 else "single",
             "steps": work.steps,
             "batch_size": work.batch,
             "learning_rate": self.laboratory.budget.learning_rate,
@@ -101,7 +96,6 @@ class Bench:
             "images": AnchorImagesConfig(
                 number=work.images, seed=seed, steps=self.laboratory.budget.sampler_steps
             ),
-            "devices": "all" if work.batch % jax.local_device_count() == 0 else "single",
         }
         return UnlearningConfig(**(values | more))
 
@@ -117,34 +111,9 @@ class Bench:
         learned = path.at(level, self.held_out(anchor))
         return None if learned is None else self.gallery.see(learned)._asdict()
 
-    def formulas(self, setting: str, seed: int) -> dict[str, Any]:
-        """The divergences by their formulas, on the same batches: paths, what they did at equal erasure, and
-        their gradients along the path of kl."""
-        configs = [self.configuration(name, setting, seed) for name in FORMULAS]
-        paths = follow(self.laboratory, configs, self.work.every, self.held_out())
-        chosen = np.unique(np.linspace(0, len(paths[0].steps) - 1, self.work.looks).astype(int))
-        norms, apart = _gradients(gradients_at(self.laboratory, configs, paths[0].learned[chosen]))
-        return {
-            "steps": paths[0].steps,
-            "m": {name: path.m for name, path in zip(FORMULAS, paths, strict=True)},
-            "arrival": {name: path.arrival(HALF) for name, path in zip(FORMULAS, paths, strict=True)},
-            "half": {name: self._seen(path, HALF) for name, path in zip(FORMULAS, paths, strict=True)},
-            "tenth": {name: self._seen(path, TENTH) for name, path in zip(FORMULAS[:2], paths, strict=False)},
-            "norms": norms,
-            "apart": apart,
-        }
-
-    def anchors(self, setting: str, seed: int) -> dict[str, Any]:
-        """squared_hellinger towards the anchors other than `near`, where m is a tenth of what it was."""
-        found = {}
-        for anchor in ANCHORS:
-            config = self.configuration("squared_hellinger", setting, seed, anchor)
-            (path,) = follow(self.laboratory, [config], self.work.every, self.held_out(anchor))
-            found[anchor] = {"m": path.m, "tenth": self._seen(path, TENTH, anchor)}
-        return found
-
     def games(self, seed: int) -> dict[str, Any]:
-        """The divergences against a critic, on the same batches."""
+        """The divergences against a critic, on the same batches; and what squared_hellinger has done
+        where it has come down to the smallest share of its m at the start."""
         allowed, work = self.laboratory.budget, self.work
         critic = CriticConfig(
             learning_rate=allowed.critic_rate, warmup=work.warmup, steps=allowed.critic_steps
@@ -155,48 +124,57 @@ class Bench:
         ]
         paths = follow(self.laboratory, configs, work.every, self.held_out())
         found = dict(zip(GAMES, paths, strict=True))
+        hellinger = found["squared_hellinger"]
+        share = common_level([hellinger], LEAST)
+        return {
+            "steps": paths[0].steps,
+            "m": {name: path.m for name, path in found.items()},
+            "share": share,
+            "arrival": hellinger.arrival(share),
+            "seen": self._seen(hellinger, share),
+        }
+
+    def formulas(self, setting: str, seed: int, share: float) -> dict[str, Any]:
+        """The divergences by their formulas, on the same batches: paths, what they did at equal erasure, and
+        their gradients along the path of kl.
+
+        `share`: of m at the start, where squared_hellinger is to be compared with a game that came as far.
+        """
+        configs = [self.configuration(name, setting, seed) for name in FORMULAS]
+        paths = follow(self.laboratory, configs, self.work.every, self.held_out())
+        found = dict(zip(FORMULAS, paths, strict=True))
+        chosen = np.unique(np.linspace(0, len(paths[0].steps) - 1, self.work.looks).astype(int))
+        unit = np.prod(self.laboratory.frozen.latent_shape[:2]) if setting == "sum" else 1
+        norms, apart = _gradients(
+            gradients_at(self.laboratory, configs[0], FORMULAS, float(unit), paths[0].learned[chosen])
+        )
+        pairs = {name: (found["kl"], found[name]) for name in FORMULAS[1:]}
+        levels = {name: common_level(pair, LEAST) for name, pair in pairs.items()}
         return {
             "steps": paths[0].steps,
             "m": {name: path.m for name, path in found.items()},
             "arrival": {name: path.arrival(HALF) for name, path in found.items()},
-            "half": self._seen(found["squared_hellinger"], HALF),
+            "levels": levels,
+            "seen": {name: [self._seen(path, levels[name]) for path in pair] for name, pair in pairs.items()},
+            "as_game": self._seen(found["squared_hellinger"], share),
+            "as_game_arrival": found["squared_hellinger"].arrival(share),
+            "norms": norms,
+            "apart": apart,
         }
 
-    def sequence(self, setting: str, seed: int, gallery: Gallery) -> dict[str, dict[str, float]]:
-        """All styles but one erased one after the other, each from the last result, by kl and by hellinger:
-        what is left of the images in `gallery`."""
-        work, names = self.work, FORMULAS[:2]
-        found = {}
-        for place, name in enumerate(names):
-            pipeline = self.laboratory.frozen
-            for stage, style in enumerate(SEQUENCE):
-                images = AnchorImagesConfig(
-                    number=work.images // 2, seed=seed, steps=self.laboratory.budget.sampler_steps
-                )
-                configs = [
-                    self.configuration(
-                        each,
-                        setting,
-                        len(SEQUENCE) * seed + stage,
-                        "superclass",
-                        target=style,
-                        steps=work.stage_steps,
-                        images=images,
-                    )
-                    for each in names
-                ]
-                cell = share_program([prepare(pipeline, config) for config in configs])[place]
-                cache = self.laboratory.shelf / "anchors"
-                pipeline = train([cell], [None], [[]], progress=False, cache=cache)[0].pipeline
-            found[name] = gallery.of(pipeline)._asdict()
-        return found
-
-    def last_style(self) -> Gallery:
-        """Images of every item in the style that a sequence leaves."""
-        count = len(self.gallery)  # as many as in the other gallery, which has compiled that size
-        return Gallery(
-            self.laboratory, [(ITEM_NAMES[i % len(ITEM_NAMES)], LEFT) for i in range(count)], [False] * count
-        )
+    def anchors(self, seed: int) -> dict[str, Any]:
+        """squared_hellinger at the authors' scale towards each anchor, compared where m to it is the smallest
+        share of what it was that all come down to."""
+        paths: dict[str, Path] = {}
+        for anchor in ANCHORS:
+            config = self.configuration("squared_hellinger", "mean", seed, anchor)
+            (paths[anchor],) = follow(self.laboratory, [config], self.work.every, self.held_out(anchor))
+        level = common_level(paths.values(), LEAST)
+        return {
+            "level": level,
+            "m": {anchor: path.m for anchor, path in paths.items()},
+            "seen": {anchor: self._seen(path, level, anchor) for anchor, path in paths.items()},
+        }
 
 
 def _gradients(found: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -210,8 +188,3 @@ def _gradients(found: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.n
         {name: norms[:, i] for i, name in enumerate(FORMULAS)},
         {name: apart[:, i] for i, name in enumerate(FORMULAS)},
     )
-
-
-def seeds_and_settings(work: Work) -> Sequence[tuple[str, int]]:
-    """Every setting with every seed."""
-    return [(setting, seed) for seed in range(work.seeds) for setting in SETTINGS]

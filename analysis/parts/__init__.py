@@ -38,5 +38,13 @@ PARTS = (
         seconds=(700, 60),
         long=True,
     ),
+    Part(
+        "verdicts",
+        f"{__name__}.verdicts",
+        "the paper's claims, each over five seeds by a rule stated beforehand",
+        _WORLD,
+        seconds=(600, 60),
+        long=True,
+    ),
 )
 """In order. Names are what `--only` takes."""

@@ -94,13 +94,13 @@ def test_constructed_seeds_give_each_verdict():
 
 
 def test_the_effect_is_that_of_the_measurement_that_decides():
-    (part,) = PARTS_OF["C9"]
-    wide, clear = (-1.0, -1.4, -0.6, -1.1, -0.9), (-9.0, -9.1, -8.9, -9.0, -9.0)
-    found = judge("C9", [Measurement(part, "one", clear), Measurement(part, "two", wide)])
-    assert (found["verdict"], found["effect"]) == ("holds", pytest.approx(-1.0))
+    (part,) = PARTS_OF["C6"]
+    wide, clear = (1.0, 1.4, 0.6, 1.1, 0.9), (9.0, 9.1, 8.9, 9.0, 9.0)
+    found = judge("C6", [Measurement(part, "one", clear), Measurement(part, "two", wide)])
+    assert (found["verdict"], found["effect"]) == ("holds", pytest.approx(1.0))
     worse = tuple(-value for value in clear)
-    found = judge("C9", [Measurement(part, "one", wide), Measurement(part, "two", worse)])
-    assert (found["verdict"], found["effect"]) == ("fails", pytest.approx(9.0))
+    found = judge("C6", [Measurement(part, "one", wide), Measurement(part, "two", worse)])
+    assert (found["verdict"], found["effect"]) == ("fails", pytest.approx(-9.0))
 
 
 def test_a_bound_can_fail_and_not_hold():
@@ -113,11 +113,11 @@ def test_a_bound_can_fail_and_not_hold():
 
 
 def test_what_a_claim_needs():
-    with pytest.raises(ValueError, match="measurements of C9"):
-        judge("C9", measured("C7", [0.0, 1.0]))
-    with pytest.raises(ValueError, match="measurements of C9"):
-        judge("C9", [])
-    assert set(PARTS_OF) | {"C1"} == set(CLAIMS)
+    with pytest.raises(ValueError, match="measurements of C6"):
+        judge("C6", measured("C7", [0.0, 1.0]))
+    with pytest.raises(ValueError, match="measurements of C6"):
+        judge("C6", [])
+    assert set(PARTS_OF) | {"C1", "C9"} == set(CLAIMS)
     names = [(claim, part.name) for claim, parts in PARTS_OF.items() for part in parts]
     assert len(set(names)) == len(names)
 
@@ -132,4 +132,4 @@ def test_a_path_is_followed_to_the_level():
     assert path.at(0.001, lambda learned: float(learned[0] ** 2)) is None
     for level in (0.5, 0.1, 1 / 16):
         found = path.at(level, lambda learned: float(learned[0] ** 2))
-        assert found[0] ** 2 / 64 == pytest.approx(level, rel=2e-3)
+        assert found[0] ** 2 / 64 == pytest.approx(level, rel=0.03)
