@@ -7,26 +7,28 @@ from typing import Any
 
 import numpy as np
 
-from .style import INK, panels
+from .style import INK, PAGE, panels
 
 __all__ = ["draw_image_grid"]
 
 _GAP = 2
-_BETWEEN = 12
+_BETWEEN = 10
+_LEFT, _RIGHT, _ABOVE, _BELOW = 1.04, 1.0, 0.78, 0.04
+"""Inches for the names, for the numbers, for the heads, and under the last row."""
 
-Row = tuple[str, Sequence[Sequence[np.ndarray]], str]
+Row = tuple[str, Sequence[Sequence[np.ndarray]], Sequence[str]]
 
 
 def draw_image_grid(
-    rows: Sequence[Row], blocks: Sequence[tuple[str, Sequence[str]]], *, end: str, width: float = 11.5
+    rows: Sequence[Row], blocks: Sequence[tuple[str, Sequence[str]]], *, end: str, ends: Sequence[str]
 ) -> Any:
-    """A figure of images in rows, cut into blocks of columns.
+    """A figure of images in rows, as wide as the page, cut into blocks of columns.
 
     Args:
-        rows: (name, images of each block, text at the end), the images uint8 h w 3 of one size.
+        rows: (name, images of each block, texts at the end), the images uint8 h w 3 of one size.
         blocks: (title, a head for every column) of each block.
         end: what the texts at the end are.
-        width: of the figure, inches.
+        ends: a head for each of them.
     """
     size = rows[0][1][0][0].shape[0]
     pitch = size + _GAP
@@ -41,18 +43,25 @@ def draw_image_grid(
             for image, left in zip(block, places, strict=True):
                 canvas[place * pitch : place * pitch + size, left : left + size] = image
     tall, wide = canvas.shape[:2]
-    edge = wide + 22  # clear of the slanted head of the last column
-    figure, axis = panels(1, 1, width=width, height=width * 0.72 * tall / wide + 0.9)
-    axis.imshow(canvas, interpolation="nearest", aspect="equal")
+    pixel = (PAGE - _LEFT - _RIGHT) / wide  # inches
+    height = tall * pixel + _ABOVE + _BELOW
+    figure, axis = panels(1, 1, height=height)
+    figure.set_layout_engine("none")
+    axis.set_position((_LEFT / PAGE, _BELOW / height, wide * pixel / PAGE, tall * pixel / height))
+    axis.imshow(canvas, interpolation="nearest", aspect="auto")
     axis.set_axis_off()
-    for place, (name, _, text) in enumerate(rows):
+    beside = [wide + (0.12 + 0.44 * i) / pixel for i in range(len(ends))]
+    for place, (name, _, texts) in enumerate(rows):
         middle = place * pitch + size / 2
-        axis.text(-6, middle, name, ha="right", va="center", fontsize=8.5)
-        axis.text(edge, middle, text, ha="left", va="center", fontsize=8.5)
+        axis.text(-0.05 / pixel, middle, name.replace(", ", ",\n"), ha="right", va="center", fontsize=7)
+        for text, column in zip(texts, beside, strict=True):
+            axis.text(column, middle, text, va="center", fontsize=7)
     for (title, heads), places in zip(blocks, lefts, strict=True):
         for head, left in zip(heads, places, strict=True):
-            axis.text(left + 2, -4, head, rotation=35, ha="left", va="bottom", fontsize=7.5, color=INK)
+            axis.text(left + size / 4, -4, head, rotation=48, ha="left", va="bottom", fontsize=7, color=INK)
         centre = (places[0] + places[-1] + size) / 2
-        axis.text(centre, -1.35 * size, title, ha="center", va="bottom", fontsize=9)
-    axis.text(edge, -4, end, ha="left", va="bottom", fontsize=8, color=INK)
+        axis.text(centre, -0.74 / pixel, title, ha="center", va="top", fontsize=8)
+    for head, column in zip(ends, beside, strict=True):
+        axis.text(column, -4, head, ha="left", va="bottom", fontsize=7, color=INK)
+    axis.text(wide + 0.94 / pixel, -0.74 / pixel, end, ha="right", va="top", fontsize=7, color=INK)
     return figure

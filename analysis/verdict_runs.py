@@ -7,6 +7,7 @@ error, and the same m summed over the pixels, where they differ.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -70,12 +71,18 @@ class Bench:
     """Runs of one world and budget."""
 
     def __init__(self, laboratory: Laboratory, work: Work):
-        """Draws the frozen model's images and measures nothing yet."""
+        """Nothing is run yet."""
         self.laboratory, self.work = laboratory, work
+        self._held_out: dict[str, HeldOut] = {}
+
+    @cached_property
+    def gallery(self) -> Gallery:
+        """Images of the items that are retained, and of the target."""
+        work = self.work
         others = [(item, style) for item in RETAINED for style in work.styles]
         own = [(TARGET, style) for style in STYLE_NAMES]
-        self.gallery = Gallery(laboratory, [*others, *own], [False] * len(others) + [True] * len(own))
-        self._held_out: dict[str, HeldOut] = {}
+        aside = [False] * len(others) + [True] * len(own)
+        return Gallery(self.laboratory, [*others, *own], aside)
 
     def configuration(
         self, name: str, setting: str, seed: int, anchor: str = "near", **more: Any

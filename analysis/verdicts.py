@@ -104,7 +104,7 @@ class Measurement:
         if self.verdict != UNSURE:
             return text
         half = (self.interval[2] - self.interval[1]) / 2
-        seen = f"a factor of {exp(half):.3g}" if self.part.ratio else f"{half:.2g}"
+        seen = f"{100 * np.expm1(min(half, 700.0)):.2g} %" if self.part.ratio else f"{half:.2g}"
         return f"{text} ({seen} from the threshold would have been seen)"
 
 

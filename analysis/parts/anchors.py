@@ -8,7 +8,7 @@ import numpy as np
 
 from fdiv_jax.worlds import ITEM_NAMES, STYLE_NAMES, WorldScores
 
-from ..style import INK, panel_letters, panels
+from ..style import INK, legend_below, panel_letters, panels, series_style
 from ..trials import RETAINED, TARGET, Laboratory, Scores, Trial, TrialResult
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ __all__ = ["run"]
 
 ANCHORS = ("superclass", "near", "empty")
 DIVERGENCE = "squared_hellinger"
-_COLOURS = {"frozen": "#888888", "superclass": "#0072B2", "near": "#009E73", "empty": "#D55E00"}
+_LOOKS = {anchor: series_style(place) for place, anchor in enumerate(ANCHORS, start=1)}
 _OTHERS = "#d0d0d0"
 
 
@@ -64,12 +64,13 @@ def _frozen(laboratory: Laboratory) -> dict[str, Any]:
 def _draw_points(axis: Any, values: dict[str, list[float]], before: float) -> None:
     """One dot per seed, a bar for the mean, the frozen model as a line."""
     for place, (anchor, found) in enumerate(values.items()):
-        axis.bar(place, np.mean(found), width=0.56, color=_COLOURS[anchor], alpha=0.35)
+        look = _LOOKS[anchor] | {"linestyle": "none"}
+        axis.bar(place, np.mean(found), width=0.56, color=look["color"], alpha=0.35)
         shift = np.linspace(-0.12, 0.12, len(found)) if len(found) > 1 else [0.0]
-        axis.plot(place + np.asarray(shift), found, "o", color=_COLOURS[anchor], markersize=5)
-        axis.text(place, 0.035, f"{np.mean(found):.2f}", ha="center", fontsize=8)
+        axis.plot(place + np.asarray(shift), found, **look, markersize=4)
+        axis.text(place, 0.035, f"{np.mean(found):.2f}", ha="center", fontsize=7)
     axis.axhline(before, color=INK, linewidth=0.9)
-    axis.text(len(values) - 0.45, before + 0.012, "frozen model", ha="right", fontsize=7.5, color=INK)
+    axis.text(len(values) - 0.45, before + 0.012, "frozen model", ha="right", fontsize=7, color=INK)
     axis.set_xticks(range(len(values)), list(values))
     axis.set(ylim=(0, 1.08), xlim=(-0.55, len(values) - 0.45))
     axis.grid(axis="x", visible=False)
@@ -80,7 +81,7 @@ def _draw_kinds(axis: Any, kinds: dict[str, np.ndarray]) -> None:
     mean = np.mean(list(kinds.values()), axis=0)
     largest = np.max(list(kinds.values()), axis=0)
     named = [i for i in np.argsort(-mean) if largest[i] >= 0.08][:6]
-    palette = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#D55E00")
+    palette = [series_style(place)["color"] for place in (1, 2, 3, 4, 5, 6)]
     for place, share in enumerate(kinds.values()):
         bottom = 0.0
         for colour, i in zip(palette, named, strict=False):
@@ -93,7 +94,6 @@ def _draw_kinds(axis: Any, kinds: dict[str, np.ndarray]) -> None:
     axis.set_xticks(range(len(kinds)), list(kinds))
     axis.set(ylim=(0, 1), ylabel="share of images")
     axis.grid(visible=False)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, fontsize=7.5)
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -117,17 +117,18 @@ def run(context: Context) -> dict[str, Any]:
         anchor: np.mean([s.target.items[0] for _, s in some], axis=0) for anchor, some in found.items()
     }
 
-    figure, axes = panels(1, 3, width=11.0, height=4.2)
+    figure, axes = panels(1, 3, height=2.7, width_ratios=(1, 1, 1.25))
     _draw_points(axes[0], target, before.target_accuracy)
     floor = frozen["floor"]
     axes[0].plot([-0.4, 0.4], [floor, floor], color=INK, linewidth=1.6, linestyle=(0, (2, 1)))
-    axes[0].text(0.42, floor, f'frozen at "a {frozen["superclass"]}"', fontsize=7.5, color=INK, va="center")
-    axes[0].set_title(f"images at {TARGET} prompts judged {TARGET}")
+    axes[0].text(0.0, floor + 0.02, f'frozen at\n"a {frozen["superclass"]}"', fontsize=7, ha="center")
+    axes[0].set_title(f"{TARGET} prompts, {TARGET} seen")
     _draw_points(axes[1], retained, before.retained_accuracy)
-    axes[1].set_title("nine retained items judged as prompted")
+    axes[1].set_title("the other items, as prompted")
     _draw_kinds(axes[2], kinds)
-    axes[2].set_title(f"what {TARGET} prompts give")
+    axes[2].set_title(f"what is seen at {TARGET} prompts")
     panel_letters(axes)
+    legend_below(figure, axes[2:], 7)
 
     means = {anchor: float(np.mean(values)) for anchor, values in retained.items()}
     drop = {anchor: before.retained_accuracy - mean for anchor, mean in means.items()}

@@ -57,13 +57,14 @@ def _picture(laboratory: Laboratory, rows: list[tuple[str, Scores]]) -> Any:
     heads = ["" if i % shown else style for i, style in enumerate(columns)]
     blocks = [
         (f'"a {TARGET}, ... style"', heads),
-        ("retained: one image of each other item, the styles in turn", list(RETAINED)),
+        ("retained: each other item, styles in turn", list(RETAINED)),
     ]
-    ends = [f"{s.target_accuracy:.2f}      {s.retained_accuracy:.2f}" for _, s in rows]
+    ends = [(f"{s.target_accuracy:.2f}", f"{s.retained_accuracy:.2f}") for _, s in rows]
     return draw_image_grid(
         [(name, _strip(scores, shown), end) for (name, scores), end in zip(rows, ends, strict=True)],
         blocks,
-        end=f"judged as prompted\n{TARGET}   retained",
+        end="judged right",
+        ends=(TARGET, "retained"),
     )
 
 
@@ -167,7 +168,7 @@ def run(context: Context) -> dict[str, Any]:
         "erasure",
         figure,
         shows=f"{TARGET} unlearned towards {laboratory.frozen.concepts[TARGET].near}, every model drawing "
-        "from the same noise: of the "
+        "from the same noise; the numbers are the shares of images judged as prompted. Of the "
         f"{target['frozen']:.2f} of {counts[0]} images that showed one, {min(target.values()):.2f} to "
         f"{max(v for k, v in target.items() if k != 'frozen'):.2f} are left, while the nine other items go "
         f"from {retained['frozen']:.2f} to between {min(retained.values()):.2f} and "

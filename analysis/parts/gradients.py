@@ -8,7 +8,7 @@ import numpy as np
 
 from fdiv_jax.divergences import divergence
 
-from ..style import INK, label, line_style, panel_letters, panels
+from ..style import INK, curve_style, legend_below, log_ticks, panel_letters, panels
 from ..trials import Laboratory, Trial, TrialResult
 
 if TYPE_CHECKING:
@@ -48,25 +48,24 @@ def run(context: Context) -> dict[str, Any]:
     equal = {name: norm / float(divergence(name).curvature) for name, norm in raw.items()}
     steps = np.arange(1, allowed.steps + 1)
 
-    figure, axes = panels(1, 3, width=11.0, height=3.9)
+    figure, axes = panels(1, 3, height=2.3)
     for name in names:
-        look = line_style(name) | {"marker": ""}
+        look = curve_style(name)
         faint = {"color": look["color"], "linewidth": 0.5, "alpha": 0.35}
         for axis, values in ((axes[0], raw[name]), (axes[1], equal[name] / equal["kl"])):
             axis.plot(steps, values, **faint)
             axis.plot(steps, _smooth(values), **look)
         axes[2].plot(steps, results[name].m, **faint)
         axes[2].plot(results[name].held_out_steps, results[name].held_out, **look)
-    axes[0].set(yscale="log", title="gradient norm of the loss", ylabel="‖∇D$_f$‖")
-    axes[1].set(yscale="log", title="at equal curvature, over that of the MSE")
+    axes[0].set(yscale="log", title="gradient norm ‖∇D$_f$‖")
+    axes[1].set(yscale="log", title="over f''(1), and over KL")
     axes[1].axhline(1.0, color=INK, linewidth=0.6, zorder=1)
-    axes[2].set(yscale="log", title="distance m: batch (thin), held out (thick)")
+    axes[2].set(yscale="log", title="distance m")
     for axis in axes:
         axis.set(xlabel="step", xlim=(0, allowed.steps))
+        log_ticks(axis.yaxis)
     panel_letters(axes)
-    handles, texts = axes[0].get_legend_handles_labels()
-    texts = [f"{text} (MSE)" if text == label("kl") else text for text in texts]
-    figure.legend(handles, texts, loc="outside lower center", ncols=4)
+    legend_below(figure, axes, 4)
 
     share, share_equal = _share(raw), _share(equal)
     ratios = {name: float(np.median(raw[name] / raw["kl"])) for name in names}
@@ -79,7 +78,8 @@ def run(context: Context) -> dict[str, Any]:
         "curvature first: squared_hellinger : mse : chi2 = "
         f"{first['squared_hellinger']:.2f} : 1 : {first['pearson_chi2']:.2f} at the first step. Divided by "
         "f''(1) what is left is the weight w$_f$(m)/w$_f$(0): AdamW does not see a loss's scale, so that "
-        "the paths are those of equal curvature.",
+        "the paths are those of equal curvature. Thin: every step, its batch; thick: in (a, b) the running "
+        f"median of {_SMOOTHED} steps, in (c) images that no step sees. KL is the mean squared error.",
         rows={"step": steps}
         | {f"gradient_norm_{name}": raw[name] for name in names}
         | {f"m_{name}": results[name].m for name in names},
