@@ -186,8 +186,10 @@ def run_sequence(settings: BenchmarkConfig) -> list[dict[str, Any]]:
 
 
 def _over_seeds(values: Any) -> dict[str, Any]:
+    """Mean and spread, the standard deviation with n - 1 in the denominator (0 for a single seed)."""
     values = np.asarray(values)
-    return {"mean": values.mean(0).tolist(), "spread": values.std(0).tolist()}
+    spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros_like(values[0])
+    return {"mean": values.mean(0).tolist(), "spread": spread.tolist()}
 
 
 def markdown(results: dict[str, Any]) -> str:

@@ -71,7 +71,7 @@ def test_the_interval_covers_what_it_says_and_a_bootstrap_of_five_does_not():
     few = data[:1500]
     for method in ("percentile", "BCa"):
         found = stats.bootstrap(
-            (few,), np.mean, axis=1, n_resamples=400, method=method, random_state=np.random.default_rng(1)
+            (few,), np.mean, axis=1, n_resamples=400, method=method, rng=np.random.default_rng(1)
         ).confidence_interval
         assert np.mean((found.low < 0) & (found.high > 0)) < 0.88
 
@@ -125,7 +125,7 @@ def test_what_a_claim_needs():
 
 
 class ConstructedBench:
-    """Cells of the part `verdicts`: chi2 is twice as slow as kl and disturbs three times as much, and hellinger
+    """Cells of the part `verdicts`: chi2 is twice as slow as kl and disturbs three times as much, hellinger
     does what kl does."""
 
     def __init__(self, laboratory, work):
@@ -206,4 +206,5 @@ def test_a_path_is_followed_to_the_level():
     assert path.at(0.001, lambda learned: float(learned[0] ** 2)) is None
     for level in (0.5, 0.1, 1 / 16):
         found = path.at(level, lambda learned: float(learned[0] ** 2))
+        assert found is not None
         assert found[0] ** 2 / 64 == pytest.approx(level, rel=0.03)
