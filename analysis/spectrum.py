@@ -3,7 +3,7 @@
     pipe, group, critic -> StepGame; batch, key, window of timesteps -> Point    the self-anchored equilibrium
     StepGame, Point, Speeds -> `displacement` -> JVPs -> Arnoldi (matfree) -> measured eigenvalues
     StepGame, Point -> `blocks`: Gram and K K^T, from VJPs of the critic's and the network's own outputs
-    (Gram, K K^T), f -> `predicted_eigenvalues`
+    (Gram, K K^T), f -> `blocks.predicted_eigenvalues`
 
 The point: target prompt = anchor prompt, trained weights = frozen weights, and the critic's last layer is
 zero but for its bias, so that T = f'(1) everywhere. There P = Q, and the game is at an exact equilibrium
@@ -12,12 +12,7 @@ take part. The critic is the training critic with its nonlinearities, without sp
 which no layer can be zero; any weights of its hidden layers give an equilibrium, and here they keep the size
 of signals.
 
-One training step moves the critic, then the model against the new critic. With A = K K^T, an eigenvalue
-nu = mu - 1 of the step that is not zero solves
-
-    det( nu^2 + nu (b d Gram + a b c A) + a b c A ) = 0
-
-whatever the number of parameters; the proof is in `docs/theory.md`, section 10. f enters by d and c alone.
+One training step moves the critic, as often as it is asked to, then the model against the new critic.
 """
 
 from __future__ import annotations
@@ -41,7 +36,6 @@ from matfree import decomp
 from fdiv_jax.divergences import Divergence, SwitchedDivergence
 from fdiv_jax.nn import UNet2DConditionModel
 from fdiv_jax.pipeline import TextToImagePipeline
-from fdiv_jax.theory import game_jacobian
 from fdiv_jax.unlearning import (
     Batch,
     Comparison,
@@ -63,15 +57,14 @@ from fdiv_jax.unlearning import (
 from fdiv_jax.unlearning.step import predict
 from fdiv_jax.unlearning.timesteps import TimestepRange
 
+from .blocks import Blocks
+
 __all__ = [
-    "Blocks",
     "DirectOutput",
     "Point",
     "Ritz",
     "Speeds",
     "StepGame",
-    "predicted_eigenvalues",
-    "relative_errors",
 ]
 
 _DESCENT = OptimiserConfig("sgd")
@@ -159,19 +152,6 @@ class Speeds:
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """Gram and K of a game, on the critic's directions that move at all.
-
-    Attributes:
-        gram: (r, r), the mean over patches of grad_omega v grad_omega v^T.
-        coupling_square: (r, r), K K^T with K = d/dtheta of the mean of grad_omega v.
-    """
-
-    gram: np.ndarray
-    coupling_square: np.ndarray
-
-
-@dataclass(frozen=True)
 class Ritz:
     """What Arnoldi finds of one game's Jacobian.
 
@@ -187,9 +167,13 @@ class Ritz:
     basis: np.ndarray
     vectors: np.ndarray
 
-    def plane(self, place: int) -> np.ndarray:
-        """Real and imaginary part of x, (n, 2): they span a plane that a step maps onto itself."""
+    def plane(self, place: int, leading: int) -> np.ndarray:
+        """Real and imaginary part of x, (n, 2): they span a plane that a step maps onto itself.
+
+        x is turned so that its real part is longest in the first `leading` coordinates.
+        """
         x: Any = self.basis @ self.vectors[:, place]
+        x = x * np.exp(-0.5j * np.angle(np.sum(x[:leading] ** 2)))
         return np.stack([x.real, x.imag], axis=1)
 
 
@@ -204,11 +188,12 @@ class StepGame:
         plan: Plan,
         critic: ConvolutionalCritic,
         divergences: Sequence[Divergence],
+        critic_steps: int = 1,
     ):
         """`plan` says network, trainable and schedule; each divergence is played with T = v and T = g(v)."""
         self.members = tuple(divergences)
         self.players: tuple[Any, ...] = (*map(DirectOutput, self.members), *self.members)
-        plain = dataclasses.replace(critic.config, spectral_norm=False, warmup=0, steps=1)
+        plain = dataclasses.replace(critic.config, spectral_norm=False, warmup=0, steps=critic_steps)
         self._critic = GradientCritic(critic.latent_shape, plain, critic.schedule)
         self._distance = SquaredDistance(plan.schedule, "mean", 1.0)
         self._base = dataclasses.replace(plan, optimiser=_DESCENT)
@@ -222,6 +207,7 @@ class StepGame:
         *,
         rank: int | None = None,
         critic: CriticConfig | None = None,
+        critic_steps: int = 1,
     ) -> tuple[StepGame, Frozen]:
         """The game of a pipeline and its frozen parameters in float64, within `jax.enable_x64(True)`.
 
@@ -231,6 +217,7 @@ class StepGame:
             divergences: those to play with.
             rank: of a LoRA; None: the weights themselves.
             critic: sizes of the critic.
+            critic_steps: of the critic for each of the model.
 
         Raises:
             RuntimeError: float64 is not enabled.
@@ -248,7 +235,7 @@ class StepGame:
         loss = VariationalLoss(divergences[0], SquaredDistance(pipe.schedule), critic=player)
         window = Window(0, pipe.schedule.num_train_timesteps - 1)
         plan = Plan(Network(abstract), trainable, loss, pipe.schedule, window)
-        return cls(plan, player, divergences), dataclasses.replace(frozen, unet=double)
+        return cls(plan, player, divergences, critic_steps), dataclasses.replace(frozen, unet=double)
 
     def point(
         self, frozen: Frozen, batch: Batch, key: jax.Array, window: tuple[int, int], critic_key: jax.Array
@@ -316,79 +303,63 @@ class StepGame:
     def _krylov(self) -> Callable[..., Any]:
         @partial(jax.jit, static_argnames="size")
         def run(point: Point, speeds: Speeds, key: jax.Array, size: int) -> tuple[jax.Array, ...]:
-            def one(speeds: Speeds) -> tuple[jax.Array, ...]:
-                move, count = self.displacement(point, speeds)
-                at_rest, push = jax.linearize(move, jnp.zeros(count))
-                first = jax.random.normal(key, (count,))
-                found: Any = decomp.hessenberg(size, reortho="full", custom_vjp=False)(push, first)
-                return found.J_small, found.Q_tall.T, jnp.linalg.norm(found.residual), jnp.abs(at_rest).max()
-
-            return jax.vmap(one)(speeds)
+            move, count = self.displacement(point, speeds)
+            at_rest, push = jax.linearize(move, jnp.zeros(count))
+            first = jax.random.normal(key, (count,))
+            found: Any = decomp.hessenberg(size, reortho="full", custom_vjp=False)(push, first)
+            return found.J_small, found.Q_tall.T, jnp.linalg.norm(found.residual), jnp.abs(at_rest).max()
 
         return run
 
-    def eigenvalues(self, point: Point, games: Sequence[Speeds], *, size: int, key: jax.Array) -> list[Ritz]:
-        """Ritz values of the step's Jacobian from Krylov spaces of `size` dimensions, for games side by side.
+    def eigenvalues(self, point: Point, speeds: Speeds, *, size: int, key: jax.Array) -> Ritz:
+        """Ritz values of the step's Jacobian from a Krylov space of `size` dimensions.
 
         Raises:
             RuntimeError: the point is no equilibrium.
 
         Source: Arnoldi 1951; the factorisation is `matfree.decomp.hessenberg`, orthogonalised in full.
         """
-        found = map(np.asarray, self._krylov(point, _stacked(games), key, size))
-        small, bases, rest, at_rest = found
-        if not (at_rest < 1e-9).all():
-            raise RuntimeError(f"expected an equilibrium, got a step of {at_rest.max():.3g} from it")
-        out = []
-        for matrix, basis, left in zip(small, bases, rest, strict=True):
-            values, vectors = np.linalg.eig(matrix)
-            residuals = float(left) * np.abs(vectors[-1]) / np.maximum(np.abs(values), 1e-300)
-            order = np.argsort(-np.abs(values))
-            out.append(Ritz(values[order], residuals[order], basis, vectors[:, order]))
-        return out
+        matrix, basis, left, at_rest = map(np.asarray, self._krylov(point, speeds, key, size))
+        if not at_rest < 1e-9:
+            raise RuntimeError(f"expected an equilibrium, got a step of {at_rest:.3g} from it")
+        values, vectors = np.linalg.eig(matrix)
+        residuals = float(left) * np.abs(vectors[-1]) / np.maximum(np.abs(values), 1e-300)
+        order = np.argsort(-np.abs(values))
+        return Ritz(values[order], residuals[order], basis, vectors[:, order])
 
     @cached_property
     def _play(self) -> Callable[..., jax.Array]:
         @partial(jax.jit, static_argnames="steps")
-        def run(point: Point, speeds: Speeds, planes: jax.Array, pushes: jax.Array, steps: int) -> jax.Array:
-            def one(speeds: Speeds, plane: jax.Array, push: jax.Array) -> jax.Array:
-                move, _ = self.displacement(point, speeds)
-                read = jnp.linalg.solve(plane.T @ plane, plane.T)
+        def run(point: Point, speeds: Speeds, plane: jax.Array, push: jax.Array, steps: int) -> jax.Array:
+            move, _ = self.displacement(point, speeds)
+            read = jnp.linalg.solve(plane.T @ plane, plane.T)
 
-                def advance(z: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-                    z = z + move(z)
-                    return z, read @ z
+            def advance(z: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+                z = z + move(z)
+                return z, read @ z
 
-                start = push * plane[:, 0]
-                path = jax.lax.scan(advance, start, None, length=steps)[1]
-                return jnp.concatenate([(read @ start)[None], path])
-
-            return jax.vmap(one)(speeds, planes, pushes)
+            start = push * plane[:, 0]
+            path = jax.lax.scan(advance, start, None, length=steps)[1]
+            return jnp.concatenate([(read @ start)[None], path])
 
         return run
 
-    def orbits(
-        self,
-        point: Point,
-        games: Sequence[Speeds],
-        planes: Sequence[np.ndarray],
-        pushes: Sequence[float],
-        *,
-        steps: int,
+    def orbit(
+        self, point: Point, speeds: Speeds, plane: np.ndarray, push: float, *, steps: int
     ) -> np.ndarray:
-        """Training steps from a push out of the equilibrium within a plane, for games side by side.
+        """Training steps from a push out of the equilibrium within a plane.
 
         Args:
             point: the equilibrium.
-            games, planes, pushes: of each game: its speeds, a plane (see `Ritz.plane`), and the length of the
-                start along the plane's first vector.
-            steps: of every game.
+            speeds: of the game.
+            plane: see `Ritz.plane`.
+            push: the length of the start along the plane's first vector.
+            steps: how many.
 
         Returns:
-            (games, steps + 1, 2), the coordinates in the plane.
+            (steps + 1, 2), the coordinates in the plane.
         """
-        stacked = jnp.asarray(np.stack(planes))
-        return np.asarray(self._play(point, _stacked(games), stacked, jnp.asarray(pushes), steps))
+        return np.asarray(self._play(point, speeds, jnp.asarray(plane), jnp.asarray(push, float), steps))
 
     @cached_property
     def _dense(self) -> Callable[..., jax.Array]:
@@ -454,35 +425,6 @@ class StepGame:
         gram = of_v[:, moving].T @ of_v[:, moving] / len(of_v)
         square = np.asarray(self._coupling(point, jnp.eye(of_v.shape[1])[moving]))
         return Blocks(gram, (square + square.T) / 2)
-
-
-def predicted_eigenvalues(
-    blocks: Blocks, d: Divergence, *, activation: bool, model_step: float, critic_step: float
-) -> np.ndarray:
-    """Eigenvalues nu of the alternating step that are not zero, largest modulus first, from the theory."""
-    one = game_jacobian(d, 1.0, 1.0, activation=activation)
-    slope, damping = -one[1, 0], -one[1, 1]
-    n = len(blocks.gram)
-    stiff = model_step * critic_step * slope**2 * blocks.coupling_square
-    damped = critic_step * damping * blocks.gram
-    # nu^2 y + nu (damped + stiff) y + stiff y = 0, as the first-order problem of (nu y, y).
-    companion = np.block([[-(damped + stiff), -stiff], [np.eye(n), np.zeros((n, n))]])
-    values = np.linalg.eigvals(companion)
-    return values[np.argsort(-np.abs(values))]
-
-
-def relative_errors(measured: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray:
-    """Relative distance of each of the `count` largest predicted values to a measured one of its own."""
-    rest = list(measured)
-    errors = []
-    for value in predicted[:count]:
-        nearest = int(np.argmin(np.abs(np.asarray(rest) - value)))
-        errors.append(abs(rest.pop(nearest) - value) / abs(value))
-    return np.array(errors)
-
-
-def _stacked(games: Sequence[Speeds]) -> Speeds:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *games)
 
 
 def _mapped(function: Callable[[jax.Array], Any], rows: jax.Array, together: int = 13) -> Any:

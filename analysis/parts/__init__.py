@@ -46,5 +46,13 @@ PARTS = (
         seconds=(600, 60),
         long=True,
     ),
+    Part(
+        "real_spectrum",
+        f"{__name__}.real_spectrum",
+        "the training step's spectrum on a real UNet",
+        _WORLD,
+        seconds=(600, 50),
+        long=True,
+    ),
 )
 """In order. Names are what `--only` takes."""
