@@ -54,5 +54,21 @@ PARTS = (
         seconds=(600, 50),
         long=True,
     ),
+    Part(
+        "regimes",
+        f"{__name__}.regimes",
+        "the clock of descent: every divergence predicted from the kl run",
+        _WORLD,
+        seconds=(240, 50),
+        long=True,
+    ),
+    Part(
+        "served",
+        f"{__name__}.served",
+        "who is served first: the distribution of m at equal mean m",
+        _WORLD,
+        seconds=(150, 40),
+        long=True,
+    ),
 )
 """In order. Names are what `--only` takes."""

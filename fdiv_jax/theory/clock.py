@@ -203,7 +203,7 @@ def _between_steps(columns: Floats, tau: Floats) -> Floats:
     """Columns at the fractional step tau, geometrically interpolated; nan beyond the last step."""
     last = columns.shape[0] - 1
     tau = np.broadcast_to(tau, columns.shape[1])
-    step = np.clip(np.nan_to_num(tau).astype(int), 0, last - 1)
+    step = np.clip(np.nan_to_num(tau), 0, last - 1).astype(int)
     share = np.clip(tau - step, 0.0, 1.0)
     column = np.arange(columns.shape[1])
     a, b = columns[step, column], columns[step + 1, column]

@@ -11,7 +11,7 @@ from flax import nnx
 from analysis import trials, verdict_runs
 from analysis.equilibrium import critic_features, find_equilibrium, play, speeds
 from analysis.kernel_distance import kernel_distance
-from analysis.parts import interference, verdicts
+from analysis.parts import interference, regimes, served, verdicts
 from analysis.runner import Context
 from analysis.simulate import two_poles
 from analysis.trials import Budget, Laboratory, Trial
@@ -84,6 +84,8 @@ EXPECTED = {
     "erasure": ({"C2", "C4", "C5", "C6"}, {"target_accuracy", "retained_accuracy"}),
     "verdicts": ({f"C{number}" for number in range(2, 10)}, {"verdict_measurements"}),
     "interference": (set(), {"interference_spearman", "interference_spearman_within_target"}),
+    "regimes": (set(), {"clock_median_relative_error", "clock_divergence_and_stall_predicted"}),
+    "served": (set(), {"served_median_order_share", "served_percentile_order_share"}),
     "anchors": ({"C8"}, {"anchor_target_accuracy", "frozen_superclass_rate", "item_accuracy_frozen"}),
 }
 
@@ -92,7 +94,8 @@ EXPECTED = {
 @pytest.mark.parametrize("part", EXPECTED)
 def test_part_runs(part, context, shelf, monkeypatch):
     here = context(part)
-    monkeypatch.setattr(interference, "FULL", interference.QUICK)
+    for long in (interference, regimes, served):
+        monkeypatch.setattr(long, "FULL", long.QUICK)
     monkeypatch.setattr(verdicts, "FULL", verdict_runs.QUICK)
     entries = importlib.import_module(f"analysis.parts.{part}").run(here)
     claims, names = EXPECTED[part]
