@@ -41,7 +41,15 @@ PARTS = (
     Part(
         "verdicts",
         f"{__name__}.verdicts",
-        "the paper's claims, each over five seeds by a rule stated beforehand",
+        "the paper's claims about formulas and anchors, over five seeds",
+        _WORLD,
+        seconds=(600, 60),
+        long=True,
+    ),
+    Part(
+        "game_verdicts",
+        f"{__name__}.game_verdicts",
+        "the paper's claims about the min-max game, over five seeds",
         _WORLD,
         seconds=(600, 60),
         long=True,
