@@ -42,8 +42,8 @@ class Command:
     """Smaller grids and fewer divergences, a few minutes in all; no verdicts on the claims."""
     only: tuple[str, ...] = ()
     """The parts to run; the results of the others stay. One of: generators, weights, spectra, rates, steps,
-    phases, real_game, gradients, erasure, anchors, interference, verdicts, game_verdicts, real_spectrum, regimes,
-    served."""
+    phases, real_game, gradients, erasure, anchors, interference, verdicts, game_verdicts, real_spectrum,
+    regimes, served."""
     all: bool = False
     """The long parts too, of which a usual run keeps the results that are there: interference, verdicts,
     game_verdicts, real_spectrum, regimes, served."""
