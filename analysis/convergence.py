@@ -43,10 +43,10 @@ class Command:
     only: tuple[str, ...] = ()
     """The parts to run; the results of the others stay. One of: generators, weights, spectra, rates, steps,
     phases, real_game, gradients, erasure, anchors, interference, verdicts, game_verdicts, real_spectrum,
-    regimes, served."""
+    regimes, served, plateau, advice."""
     all: bool = False
     """The long parts too, of which a usual run keeps the results that are there: interference, verdicts,
-    game_verdicts, real_spectrum, regimes, served."""
+    game_verdicts, real_spectrum, regimes, served, plateau, advice."""
     output: Path | None = None
     """The folder for figures and numbers; by default paper_figures, for a quick run paper_figures/quick."""
     work: Path | None = None

@@ -78,5 +78,21 @@ PARTS = (
         seconds=(150, 40),
         long=True,
     ),
+    Part(
+        "plateau",
+        f"{__name__}.plateau",
+        "where minibatch noise lets m rest, predicted and measured",
+        _WORLD,
+        seconds=(300, 60),
+        long=True,
+    ),
+    Part(
+        "advice",
+        f"{__name__}.advice",
+        "the advised setting against an exhaustive sweep",
+        _WORLD,
+        seconds=(400, 60),
+        long=True,
+    ),
 )
 """In order. Names are what `--only` takes."""

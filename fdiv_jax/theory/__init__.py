@@ -32,6 +32,7 @@ from fdiv_jax.theory.modes import mode_eigenvalues, mode_rate
 from fdiv_jax.theory.noise import descent_noise, game_noise, stationary_covariance
 from fdiv_jax.theory.orbits import DescentFate, descent_fate, descent_orbit
 from fdiv_jax.theory.phases import PhaseBoundary, PhaseDiagram, phase_diagram
+from fdiv_jax.theory.plateau import Plateau, quadratic_minimum, quadratic_plateau
 from fdiv_jax.theory.rates import critical_curvature, damping_ratio, game_rate
 from fdiv_jax.theory.served import Served, served_first
 from fdiv_jax.theory.shape import Near, gradient_noise, nearest, weight_distance
@@ -44,6 +45,7 @@ __all__ = [
     "Near",
     "PhaseBoundary",
     "PhaseDiagram",
+    "Plateau",
     "QuadraticDistances",
     "Scheme",
     "Served",
@@ -76,6 +78,8 @@ __all__ = [
     "preconditioned",
     "predicted_damage",
     "quadratic_descent",
+    "quadratic_minimum",
+    "quadratic_plateau",
     "rate_by_curvature",
     "served_first",
     "stationary_covariance",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,12 +128,33 @@ def descent_noise(
         pairs = real_array("second", second)
         if pairs.shape != (n * n, n * n):
             raise ValueError(f"expected second of shape {(n * n, n * n)}, got {pairs.shape}")
-        linear = np.kron(update, update) + gain**2 / count * (pairs - np.kron(h, h))
-        radius = float(np.abs(np.linalg.eigvals(linear)).max())
-        if radius >= 1:
-            raise ValueError(f"expected a step at which noise dies out, got a growth of {radius} per step")
-        sigma = np.linalg.solve(np.eye(n * n) - linear, gain**2 / count * s.ravel()).reshape(n, n)
+        sigma = resting_covariance(h, s, gain, count, lambda now: (pairs @ now.ravel()).reshape(n, n))
     return float(np.sum(seen * sigma))
+
+
+def resting_covariance(
+    h: Floats, s: Floats, gain: float, batch_size: int, second: Callable[[Floats], Floats]
+) -> Floats:
+    """Sigma of `descent_noise`, where samples differ in k_i: `second` is Sigma -> E[k_i Sigma k_i].
+
+    Without that difference the equation is solved entry by entry in the eigenvectors of H. What it adds is a
+    positive map of Sigma, so that putting it in again and again from 0 rises to the solution exactly where
+    noise dies out.
+    """
+    k, u = np.linalg.eigh(h)
+    left = 1 - np.outer(1 - gain * k, 1 - gain * k)
+    message = "expected a step at which noise dies out"
+    if left.diagonal().min() <= 0:
+        raise ValueError(f"{message}, got one beyond the limit {2 / k[-1]:.6g} / f''(1) without noise")
+    sigma = np.zeros_like(h)
+    for _ in range(10_000):
+        noise = gain**2 / batch_size * (s + second(sigma) - h @ sigma @ h)
+        before, sigma = sigma, u @ ((u.T @ noise @ u) / left) @ u.T
+        if np.abs(sigma - before).max() <= 1e-12 * np.abs(sigma).max():
+            return sigma
+        if not np.abs(sigma).max() < 1e200:
+            break
+    raise ValueError(f"{message}, got one at which it grows: {gain:.6g} = step x f''(1)")
 
 
 def game_noise(

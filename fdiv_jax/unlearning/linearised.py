@@ -7,6 +7,7 @@ the memory of one step, whatever the number of batches and of parameters.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class LinearisedRun:
     Vectors of changes are flat, (P,), in the order of `ravel_pytree`.
 
     Attributes:
-        start: what learns, as it is before the first step, (P,).
+        start: what learns, as it is before the first step, (P,); J is that at this point.
         samples: how many there are.
     """
 
@@ -143,6 +144,12 @@ class LinearisedRun:
         batches, shown = data.everything(part_size(prepared))
         return cls(prepared, batches, images.seed), shown
 
+    def at(self, trained: Any) -> LinearisedRun:
+        """The same samples, with J where what learns is `trained`, flat or as a mapping."""
+        other = copy.copy(self)
+        other.start = _flat(trained)
+        return other
+
     @property
     def latents(self) -> jax.Array:
         """The images, n h w c."""
@@ -151,9 +158,7 @@ class LinearisedRun:
     def outputs(self, trained: Any = None) -> Outputs:
         """The outputs where what learns is `trained`, flat or as a mapping; by default before any step."""
         vector = self.start if trained is None else trained
-        if not isinstance(vector, (jax.Array, np.ndarray)):
-            vector = ravel_pytree(vector)[0]
-        residual, timesteps = self._call("outputs", vector)
+        residual, timesteps = self._call("outputs", _flat(vector))
         residual = np.asarray(residual, np.float64).reshape(self.samples, -1)
         return Outputs(residual, np.sum(residual**2, axis=1), np.asarray(timesteps).reshape(-1))
 
@@ -203,6 +208,10 @@ class LinearisedRun:
 
     def _call(self, name: str, *vectors: Any) -> Any:
         return self._products[name](*vectors, self.prepared.frozen, self._batches, self._keys)
+
+
+def _flat(trained: Any) -> jax.Array:
+    return jnp.asarray(trained) if isinstance(trained, (jax.Array, np.ndarray)) else ravel_pytree(trained)[0]
 
 
 def part_size(prepared: Prepared) -> int:

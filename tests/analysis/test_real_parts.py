@@ -11,7 +11,7 @@ from flax import nnx
 from analysis import trials, verdict_runs
 from analysis.equilibrium import critic_features, find_equilibrium, play, speeds
 from analysis.kernel_distance import kernel_distance
-from analysis.parts import game_verdicts, interference, regimes, served, verdicts
+from analysis.parts import game_verdicts, interference, plateau, regimes, served, verdicts
 from analysis.runner import Context
 from analysis.simulate import two_poles
 from analysis.trials import Budget, Laboratory, Trial
@@ -87,6 +87,7 @@ EXPECTED = {
     "interference": (set(), {"interference_spearman", "interference_spearman_within_target"}),
     "regimes": (set(), {"clock_median_relative_error", "clock_divergence_and_stall_predicted"}),
     "served": (set(), {"served_median_order_share", "served_percentile_order_share"}),
+    "plateau": (set(), {"noise_plateau_max_relative_error", "noise_plateau_cases"}),
     "anchors": ({"C8"}, {"anchor_target_accuracy", "frozen_superclass_rate", "item_accuracy_frozen"}),
 }
 
@@ -95,7 +96,7 @@ EXPECTED = {
 @pytest.mark.parametrize("part", EXPECTED)
 def test_part_runs(part, context, shelf, monkeypatch):
     here = context(part)
-    for long in (interference, regimes, served):
+    for long in (interference, plateau, regimes, served):
         monkeypatch.setattr(long, "FULL", long.QUICK)
     for each in (verdicts, game_verdicts):
         monkeypatch.setattr(each, "FULL", verdict_runs.QUICK)

@@ -72,6 +72,11 @@ def test_products_are_those_of_the_jacobian(linearised, changes):
         difference = (ends[0] - ends[1]) / (2 * eps)
         np.testing.assert_allclose(pushed[..., k], difference, atol=2e-3 * np.abs(pushed).max())
     np.testing.assert_allclose(run.damage(u), np.sum(pushed**2, axis=1), rtol=1e-4, atol=1e-7)
+    there = run.at(run.start + 0.5 * u[0])
+    ends = [run.outputs(there.start + sign * eps * u[1]).residual for sign in (1, -1)]
+    difference, curved = (ends[0] - ends[1]) / (2 * eps), there.push(u)[..., 1]
+    np.testing.assert_allclose(curved, difference, atol=2e-3 * np.abs(pushed).max())
+    assert np.abs(curved - pushed[..., 1]).max() > 1e-3 * np.abs(pushed).max()
     pulled = run.kernel(u)  # J^T J is symmetric, and its form is the square of J
     form = np.einsum("npa,npb->ab", pushed, pushed) / n
     np.testing.assert_allclose(u @ pulled.T, form, rtol=1e-3, atol=1e-4 * np.abs(form).max())

@@ -1,0 +1,300 @@
+"""Part 12: where minibatch noise lets m rest on the real model, predicted from its Jacobian and measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from jax.flatten_util import ravel_pytree
+
+from fdiv_jax import theory
+from fdiv_jax.divergences import divergence
+from fdiv_jax.unlearning import AnchorImagesConfig, LinearisedRun, Prepared, UnlearningConfig
+from fdiv_jax.unlearning.batch import Batch
+from fdiv_jax.unlearning.data import AnchorData
+from fdiv_jax.unlearning.step import compare, look, predict
+
+from ..style import legend_below, line_style, panel_letters, panels
+from ..trials import TARGET, Laboratory
+
+if TYPE_CHECKING:
+    from ..runner import Context
+
+__all__ = ["run"]
+
+
+class Work(NamedTuple):
+    """How much is done.
+
+    Attributes:
+        trainable: the few parameters that learn, all of which the prediction follows.
+        divergences: compared at equal curvature.
+        sigma: of all of them; with it most samples have m / sigma^2 below 1.
+        gains: step x f''(1) x largest eigenvalue of the kernel.
+        batches: sizes.
+        steps, burn_in: of every run, which begins at the predicted minimum; those that do not count.
+        every: steps between two looks at the held-out samples.
+        blocks: of time, for the intervals.
+        images: for training, and as many others, held out.
+        pool, held_out: samples for the prediction, and for m.
+        part: samples looked at in one go.
+        rounds: of linearising the outputs on the way to the minimum of kl; then one less for the others.
+    """
+
+    trainable: str = r"up_blocks\.\d+\.attentions\.1\..*attn2\.to_out\.0\.bias"
+    divergences: tuple[str, ...] = ("squared_hellinger", "kl", "pearson_chi2")
+    sigma: float = 5.0
+    gains: tuple[float, ...] = (0.2, 0.4, 0.8)
+    batches: tuple[int, ...] = (2, 8)
+    steps: int = 1000
+    burn_in: int = 100
+    every: int = 10
+    blocks: int = 10
+    images: int = 50
+    pool: int = 256
+    held_out: int = 256
+    part: int = 32
+    rounds: int = 2
+
+
+FULL = Work()
+QUICK = Work(
+    gains=(0.4, 0.8), batches=(4,), steps=30, burn_in=10, every=5, blocks=4, images=10, pool=16, held_out=16
+)
+_SEED = 1000
+"""Of the samples that the prediction looks at; no run sees their noise."""
+_INTERVAL = 0.95
+
+
+class _Predicted(NamedTuple):
+    """The minimum of every divergence, flat, (P,) each; the largest eigenvalue of the kernel at that of kl;
+    and floor and excess of m, (divergences, gains, batches) the latter."""
+
+    minima: np.ndarray
+    largest: float
+    floors: np.ndarray
+    excess: np.ndarray
+
+
+def _configuration(laboratory: Laboratory, work: Work, images_seed: int = 0) -> UnlearningConfig:
+    config = UnlearningConfig(
+        target=TARGET,
+        anchor="near",
+        divergence="kl",
+        retained=(),
+        scale="sum",
+        trainable=work.trainable,
+        batch_size=work.part,
+        images=AnchorImagesConfig(number=work.images, steps=laboratory.budget.sampler_steps),
+    )
+    return replace(config, images=replace(config.images, seed=config.images.seed + images_seed))
+
+
+def _samples(prepared: Prepared, data: AnchorData, number: int, part: int, seed: int) -> LinearisedRun:
+    batches = [data.batch(seed, place, part) for place in range(-(-number // part))]
+    return LinearisedRun(prepared, batches, seed)
+
+
+def _predict(prepared: Prepared, data: AnchorData, work: Work) -> dict[str, Any]:
+    """Minimum and plateau of every divergence, from the Jacobian at the minimum: no step is made."""
+    pool = _samples(prepared, data, work.pool, min(work.part, work.pool), _SEED)
+    ends: dict[str, tuple[np.ndarray, theory.QuadraticDistances]] = {}
+    place = np.asarray(pool.start)
+    directions = np.eye(place.size, dtype=np.float32)
+    for name in sorted(work.divergences, key=lambda name: name != "kl"):  # the others begin where kl ends
+        theta = ends["kl"][0] if "kl" in ends else place
+        for _ in range(work.rounds if name == "kl" else work.rounds - 1):
+            here = pool.at(theta)
+            model = theory.QuadraticDistances.of(here.outputs().residual, here.push(directions))
+            moved = theory.quadratic_minimum(name, model, sigma=work.sigma)
+            theta = theta + moved.astype(np.float32)
+        ends[name] = theta, theory.QuadraticDistances(*_shifted(model, moved))
+    largest = float(ends["kl"][1].spectrum[0][0])
+    floors, excess = [], []
+    for name in work.divergences:
+        model = ends[name][1]
+        found = [
+            [
+                theory.quadratic_plateau(
+                    name, model, rate, size, sigma=work.sigma, minimum=np.zeros(place.size)
+                )
+                for size in work.batches
+            ]
+            for rate in _rates(work, name, largest)
+        ]
+        floors.append(found[0][0].floor)
+        excess.append([[each.excess for each in row] for row in found])
+    return _Predicted(
+        np.stack([ends[name][0] for name in work.divergences]), largest, np.array(floors), np.array(excess)
+    )._asdict()
+
+
+def _shifted(model: theory.QuadraticDistances, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same functions, in coordinates whose origin is z."""
+    return model(z), model.slope + model.gram @ z, model.gram
+
+
+def _rates(work: Work, name: str, largest: float) -> np.ndarray:
+    """Learning rates at which step x f''(1) x eigenvalue is that of `gains`, whatever f."""
+    return np.array(work.gains) * work.sigma**2 / (float(divergence(name).curvature) * largest)
+
+
+class _Chains:
+    """Runs of plain descent, (divergences, gains) at once on the same batches, and their m, held out."""
+
+    def __init__(self, laboratory: Laboratory, work: Work, prepared: Prepared, data: AnchorData):
+        self._work, self._prepared, self._data = work, prepared, data
+        plan, frozen = prepared.plan, prepared.frozen
+        trained = plan.trainable.initial(frozen, jax.random.key(0))
+        unravel = ravel_pytree(trained)[1]
+
+        def distances(chains: jax.Array, batch: Batch, key: jax.Array, frozen: Any) -> jax.Array:
+            """m of every sample, (..., n), of chains (..., P)."""
+            reference = look(plan, frozen, batch, key)
+
+            def one(theta: jax.Array) -> jax.Array:
+                prediction = predict(plan, unravel(theta), frozen, batch, key)
+                compared = compare(plan, unravel(theta), frozen, batch, reference, prediction, key)
+                return plan.loss.distance(compared)
+
+            flat = jax.vmap(one)(chains.reshape(-1, chains.shape[-1]))
+            return flat.reshape(*chains.shape[:-1], -1)
+
+        def step(chains: jax.Array, rates: jax.Array, *sample: Any) -> jax.Array:
+            def loss(chains: jax.Array) -> jax.Array:
+                m = distances(chains, *sample) / work.sigma**2
+                pairs = zip(work.divergences, m, strict=True)
+                means = [divergence(name).gaussian_divergence(rows).mean(-1) for name, rows in pairs]
+                return jnp.stack(means).sum()  # so that every chain has the gradient of its own loss
+
+            return chains - rates[..., None] * jax.grad(loss)(chains)
+
+        self._step, self._distances = jax.jit(step), jax.jit(distances)
+        others = laboratory.prepare(_configuration(laboratory, work, images_seed=1))
+        watched = others.data(laboratory.shelf / "anchors")
+        part = min(work.part, work.held_out)
+        self._held_out = [
+            self._sample(watched, _SEED + 1, place, part) for place in range(-(-work.held_out // part))
+        ]
+
+    def _sample(self, data: AnchorData, seed: int, number: int, size: int) -> tuple[Any, ...]:
+        key = jax.random.fold_in(jax.random.split(jax.random.key(seed))[1], number)
+        return data.batch(seed, number, size), key, self._prepared.frozen
+
+    def run(self, start: np.ndarray, rates: np.ndarray, size: int) -> np.ndarray:
+        """The mean held-out m at the start and after every few steps, (looks, divergences, gains)."""
+        work, chains, seen = self._work, jnp.asarray(start), [start]
+        for number in range(work.steps):
+            chains = self._step(chains, jnp.asarray(rates), *self._sample(self._data, 0, number, size))
+            if (number + 1) % work.every == 0:
+                seen.append(np.asarray(chains))
+        return np.concatenate([self._watch(np.stack(seen[i : i + 6])) for i in range(0, len(seen), 6)])
+
+    def _watch(self, chains: np.ndarray) -> np.ndarray:
+        return np.mean([self._distances(chains, *sample).mean(-1) for sample in self._held_out], axis=0)
+
+
+def _over_blocks(values: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over time, the first axis, and the half width of its interval from means over blocks of time."""
+    rows = np.stack([part.mean(0) for part in np.array_split(values, blocks)])
+    width = scipy.stats.t.ppf((1 + _INTERVAL) / 2, blocks - 1) * rows.std(0, ddof=1) / np.sqrt(blocks)
+    return values.mean(0), width
+
+
+def _rows(work: Work, found: _Predicted, curves: list[np.ndarray]) -> list[dict[str, Any]]:
+    """Every case: what was predicted, and what was measured."""
+    rows = []
+    for k, (size, curve) in enumerate(zip(work.batches, curves, strict=True)):
+        excess = curve[1 + work.burn_in // work.every :] - curve[0]
+        mean, width = _over_blocks(excess, work.blocks)
+        for i, name in enumerate(work.divergences):
+            for j, gain in enumerate(work.gains):
+                predicted = float(found.excess[i, j, k])
+                rows.append(
+                    {
+                        "divergence": name,
+                        "batch": size,
+                        "gain": gain,
+                        "learning_rate": float(_rates(work, name, found.largest)[j]),
+                        "floor_predicted": float(found.floors[i]),
+                        "floor_held_out": float(curve[0, i, j]),
+                        "excess_predicted": predicted,
+                        "excess_measured": float(mean[i, j]),
+                        "interval": float(width[i, j]),
+                        "relative_error": float(abs(mean[i, j] / predicted - 1)),
+                        "plateau_relative_error": float(
+                            abs((curve[0, i, j] + mean[i, j]) / (found.floors[i] + predicted) - 1)
+                        ),
+                    }
+                )
+    return rows
+
+
+def _figure(work: Work, rows: list[dict[str, Any]]) -> Any:
+    """Excess of m against the step, a panel for each batch size: lines predicted, marks measured."""
+    figure, axes = panels(1, len(work.batches), sharey=True, squeeze=False)
+    for axis, size in zip(axes[0], work.batches, strict=True):
+        for place, name in enumerate(work.divergences):
+            look = line_style(name)
+            some = [row for row in rows if row["divergence"] == name and row["batch"] == size]
+            gains = np.array([row["gain"] for row in some])
+            axis.plot(
+                gains, [row["excess_predicted"] for row in some], color=look["color"], ls=look["linestyle"]
+            )
+            axis.errorbar(
+                gains * 1.04 ** (place - (len(work.divergences) - 1) / 2),
+                [row["excess_measured"] for row in some],
+                [row["interval"] for row in some],
+                fmt=look["marker"],
+                color=look["color"],
+                markersize=4,
+                markerfacecolor="white",
+                elinewidth=0.9,
+                capsize=2,
+                label=look["label"],
+            )
+        axis.set(xscale="log", yscale="log", title=f"batches of {size}", xlabel="step × f″(1) × largest k")
+        axis.set_xticks(work.gains, [f"{gain:g}" for gain in work.gains])
+        axis.minorticks_off()
+    axes[0][0].set_ylabel("m above its minimum")
+    panel_letters(axes)
+    legend_below(figure, axes)
+    return figure
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Predict the plateaus of a few divergences, steps and batch sizes, then run descent at all of them."""
+    laboratory, work = Laboratory.open(context), QUICK if context.quick else FULL
+    prepared = laboratory.prepare(_configuration(laboratory, work))
+    data = prepared.data(laboratory.shelf / "anchors")
+    found = _Predicted(
+        **context.cells(["all"], "plateaus predicted", lambda _: _predict(prepared, data, work))[0]
+    )
+    chains = _Chains(laboratory, work, prepared, data)
+    start = np.repeat(found.minima[:, None], len(work.gains), axis=1)
+    rates = np.stack([_rates(work, name, found.largest) for name in work.divergences]).astype(np.float32)
+    curves = context.cells(work.batches, "batch sizes descended", lambda size: chains.run(start, rates, size))
+    rows = _rows(work, found, curves)
+    worst = max(row["relative_error"] for row in rows)
+    context.figure(
+        "plateau",
+        _figure(work, rows),
+        shows="Where minibatch noise lets the model rest: held-out m above its value at the minimum of each "
+        f"loss, at equal curvature (sigma {work.sigma:g}, scale sum; {start.shape[-1]} parameters learn, so "
+        "that the minimum leaves m > 0 and no gradient of a sample vanishes). Lines: predicted from J "
+        f"at the minimum and the discrete Lyapunov equation. Marks: {work.steps - work.burn_in} steps of "
+        f"plain descent, with {_INTERVAL:.0%} intervals from {work.blocks} blocks of time. Marks of one step "
+        f"are drawn beside one another. The largest relative error of the excess is {worst:.0%}.",
+        rows=rows,
+    )
+    inside = [abs(row["excess_measured"] - row["excess_predicted"]) <= row["interval"] for row in rows]
+    return {
+        "noise_plateau_max_relative_error": worst,
+        "noise_plateau_total_max_relative_error": max(row["plateau_relative_error"] for row in rows),
+        "noise_plateau_share_within_interval": float(np.mean(inside)),
+        "noise_plateau_cases": rows,
+    }
