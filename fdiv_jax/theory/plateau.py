@@ -30,11 +30,13 @@ class Plateau(NamedTuple):
       floor: the mean m at the minimum.
       excess: what the noise of the batches adds to it; the plateau is their sum.
       covariance: (r, r), of the coordinates.
+      hessian: (r, r), of the mean of F_f: the mean path moves by -h hessian times what is left, each step.
     """
 
     floor: float
     excess: float
     covariance: Floats
+    hessian: Floats
 
 
 class _Slopes(NamedTuple):
@@ -174,4 +176,4 @@ def quadratic_plateau(
     drift = -moved @ ((moved.T @ grown) / k[k > 1e-9 * k[-1]])
     mean = distances.gram.mean(0)
     excess = float(np.sum(mean * covariance) + 2 * at.pull.mean(0) @ drift)
-    return Plateau(float(distances(z).mean()), excess, covariance)
+    return Plateau(float(distances(z).mean()), excess, covariance, hessian)
