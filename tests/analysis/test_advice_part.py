@@ -24,3 +24,4 @@ def test_the_fastest_run_may_be_the_advised_one():
         found = advice._verdict({"predicted_steps": 2.0, "runs": rows})
         assert found["ratio"] == pytest.approx(ratio)
         assert found["fastest"]["steps"] == min(advised, swept)
+        assert advice._plain(found)["ratio"] == (None if np.isinf(ratio) else pytest.approx(ratio))
