@@ -241,8 +241,8 @@ def run(context: Context) -> dict[str, Any]:
         _figure(work, verdicts, cells),
         shows=f"Steps of plain descent until m on held-out images is {work.goal:g} of its first value, over "
         "those of the fastest run: at the divergence, sigma and learning rate that the frozen model advises "
-        f"(bar), and the fastest of each divergence in a sweep of {number} settings that knows nothing of the "
-        "advice. Between whole steps by geometric interpolation; a run is given up once it is slower than "
+        f"(bar), and the fastest of each divergence in a sweep of {number} settings that knows nothing of "
+        "it. Between whole steps by geometric interpolation; a run is given up once it is slower than "
         "the fastest before it, so a divergence without a mark was never the fastest yet. Dotted: 1.15.",
         rows=[
             {**row, "steps": row["steps"] if np.isfinite(row["steps"]) else ""}
