@@ -18,7 +18,7 @@ import numpy as np
 
 from .toy_games import Game
 
-__all__ = ["descend", "double_root", "flow", "one_pole", "poles", "two_poles"]
+__all__ = ["descend", "double_root", "flow", "one_pole", "plane_rate", "poles", "two_poles"]
 
 Array = jax.Array
 Field = Callable[[Array], Array]
@@ -136,6 +136,17 @@ def poles(x: np.ndarray, tau: float, count: int) -> float:
 def two_poles(x: np.ndarray, tau: float) -> float:
     """`poles` with two: one coupled mode of the game."""
     return poles(x, tau, 2)
+
+
+def plane_rate(x: np.ndarray) -> float:
+    """Rate per sample of (n, 2) samples of one oscillation: of the matrix M that minimises
+    sum_k |x_{k+1} - M x_k|^2.
+
+    It needs both coordinates of the oscillation; a slow turn shows in one step, and not, as in `two_poles`,
+    in the second difference, so that what disturbs the orbit weighs ten times less.
+    """
+    matrix = np.linalg.lstsq(x[:-1], x[1:], rcond=None)[0]
+    return -float(np.log(np.abs(np.linalg.eigvals(matrix)).max()))
 
 
 def double_root(x: np.ndarray, tau: float) -> float:

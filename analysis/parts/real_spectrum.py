@@ -16,7 +16,7 @@ from fdiv_jax.theory import rate_by_curvature
 from fdiv_jax.unlearning import AnchorData, CriticConfig
 
 from ..blocks import Blocks, predicted_eigenvalues, relative_errors
-from ..simulate import two_poles
+from ..simulate import plane_rate
 from ..spectrum import Point, Ritz, StepGame
 from ..style import INK, label, line_style, panel_letters, panels
 from ..toy_games import smooth_divergences
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 Row = dict[str, Any]
+Rates = tuple[float, float]
+"""Learning rates (a, b) of model and critic."""
 BAR = 1e-6
 COUNT = 16
 """Eigenvalues compared, those of largest modulus."""
@@ -38,12 +40,13 @@ WINDOWS = {"all": (0, 999), "late": (0, 333), "early": (667, 999)}
 CRITIC = CriticConfig(hidden_channels=(16, 32, 64), head_channels=64)
 """The training critic, narrower: its latents are 8 x 8."""
 NARROW = replace(CRITIC, head_channels=24)
-PUSHES = (0.02, 0.01, 0.005)
-"""Distances of the parameters at which orbits begin."""
+PUSHES = (1e-2, 1e-3, 1e-4)
+"""Distances of the parameters at which orbits begin. The kinks of the critic's leaky ReLUs are met on the way
+unless the push is small."""
 
 CURVATURES = (0.5, 1.0, 2.0)
 SPEEDS = {"model at a": 1.0, "model at a / 100": 0.01}
-"""Learning rates of the model, see `speeds_of`, at which the order of curvatures is asked for."""
+"""Factors of the model's learning rate, see `rates_of`, at which the order of curvatures is asked for."""
 METHODS: dict[str, dict[str, Any]] = {
     "plain": {},
     "three critic steps": {"critic_steps": 3},
@@ -63,10 +66,7 @@ class Amount:
     group: str = "cross-attn"
     steps: int = 24
     windows: tuple[str, ...] = ("late", "early")
-    groups: tuple[tuple[str, str, int | None], ...] = (
-        ("LoRA of rank 4", "cross-attn", 4),
-        ("all weights", "full", None),
-    )
+    groups: tuple[tuple[str, str, int | None], ...] = (("all weights", "full", None),)
     dense: str | None = r"up_blocks\.1\.attentions\.1.*attn2\.to_v"
 
 
@@ -97,15 +97,17 @@ class Case:
         noise, critic = (jax.random.fold_in(jax.random.key(seed), batch) for seed in (11, 12))
         return self.game.point(self.frozen, images, noise, WINDOWS[window], critic)
 
-    def measure(self, point: Point, blocks: Blocks, name: str, activation: bool) -> tuple[Row, Ritz]:
+    def measure(
+        self, point: Point, blocks: Blocks, rates: Rates, name: str, activation: bool = True
+    ) -> tuple[Row, Ritz]:
         """Predicted and measured eigenvalues of one game."""
         found = self.game.eigenvalues(
             point,
-            self.game.speeds(divergence(name), activation, *speeds_of(blocks)),
+            self.game.speeds(divergence(name), activation, *rates),
             size=self.amount.krylov,
             key=jax.random.key(13),
         )
-        predicted = _predicted(blocks, name, activation)
+        predicted = _predicted(blocks, rates, name, activation)
         return {
             "divergence": name,
             "activation": activation,
@@ -115,35 +117,30 @@ class Case:
             "residual": float(found.residuals[:COUNT].max()),
         }, found
 
-    def spectrum(self, point: Point, blocks: Blocks, name: str, activation: bool = True) -> Row:
-        """`measure`, without the vectors."""
-        return self.measure(point, blocks, name, activation)[0]
+    def orbit(self, point: Point, blocks: Blocks, rates: Rates, name: str) -> Row:
+        """`measure` with T = g(v), and the training step played from small pushes: rates of decay.
 
-    def orbit(self, point: Point, blocks: Blocks, name: str) -> Row:
-        """`spectrum` with T = g(v), and the training step played from small pushes: rates of decay.
-
-        The push is along the pair of eigenvalues that turns fastest; the rate of an orbit is that of two
-        poles, by least squares, and the parabola through three pushes is read at zero.
+        The push is along the pair of eigenvalues that turns fastest; the rate of an orbit is `plane_rate`,
+        and the parabola through three pushes is read at zero.
         """
-        row, found = self.measure(point, blocks, name, True)
+        row, found = self.measure(point, blocks, rates, name)
         place = int(np.argmax(np.imag(found.values)))
         size = sum(leaf.size for leaf in jax.tree.leaves(point.trained))
         plane = found.plane(place, size)
-        a, b = speeds_of(blocks)
-        unit = np.sqrt(a) * np.linalg.norm(plane[:size, 0])
-        speeds = self.game.speeds(divergence(name), True, a, b)
-        rates = [
-            two_poles(self.game.orbit(point, speeds, plane, push / unit, steps=self.amount.steps), 1.0)
-            for push in PUSHES
+        unit = np.sqrt(rates[0]) * np.linalg.norm(plane[:size, 0])
+        speeds = self.game.speeds(divergence(name), True, *rates)
+        paths = [
+            self.game.orbit(point, speeds, plane, push / unit, steps=self.amount.steps) for push in PUSHES
         ]
-        predicted = _predicted(blocks, name, True)
+        measured = [plane_rate(path) for path in paths]
+        predicted = _predicted(blocks, rates, name, True)
         nearest = predicted[np.argmin(np.abs(predicted - found.values[place]))]
         rate = float(-np.log(np.abs(1 + nearest)))
-        limit = float(np.polyval(np.polyfit(PUSHES, rates, len(PUSHES) - 1), 0.0))
-        return row | {"predicted_rate": rate, "rates": rates, "limit": limit}
+        limit = float(np.polyval(np.polyfit(PUSHES, measured, len(PUSHES) - 1), 0.0))
+        return row | {"predicted_rate": rate, "rates": measured, "limit": limit, "paths": paths}
 
 
-def speeds_of(blocks: Blocks) -> tuple[float, float]:
+def rates_of(blocks: Blocks) -> Rates:
     """Learning rates (a, b): the critic's constant direction at half of its stable range for f''(1) = 1/2,
     and the strongest coupled direction critically damped for f''(1) = 1 and T = v."""
     squares, directions = np.linalg.eigh(blocks.coupling_square)
@@ -152,8 +149,8 @@ def speeds_of(blocks: Blocks) -> tuple[float, float]:
     return b * damping**2 / (4 * float(squares[-1])), b
 
 
-def _predicted(blocks: Blocks, name: str, activation: bool) -> np.ndarray:
-    a, b = speeds_of(blocks)
+def _predicted(blocks: Blocks, rates: Rates, name: str, activation: bool) -> np.ndarray:
+    a, b = rates
     return predicted_eigenvalues(
         blocks,
         divergence(name),
@@ -191,7 +188,8 @@ class Bench:
         """The spectrum of other parameters, kl."""
         case = self.case(["kl"], group, rank, NARROW)
         point = case.point()
-        return case.spectrum(point, case.game.blocks(point), "kl")
+        blocks = case.game.blocks(point)
+        return case.measure(point, blocks, rates_of(blocks), "kl")[0]
 
     def dense(self) -> Row:
         """The whole Jacobian of a rank-1 LoRA of one layer, by automatic differentiation, against the
@@ -201,8 +199,9 @@ class Bench:
         case = self.case([name], self.amount.dense or "", 1, critic)
         point = case.point()
         blocks = case.game.blocks(point)
-        jacobian = case.game.jacobian(point, case.game.speeds(divergence(name), True, *speeds_of(blocks)))
-        errors = relative_errors(np.linalg.eigvals(jacobian), _predicted(blocks, name, True), COUNT)
+        rates = rates_of(blocks)
+        jacobian = case.game.jacobian(point, case.game.speeds(divergence(name), True, *rates))
+        errors = relative_errors(np.linalg.eigvals(jacobian), _predicted(blocks, rates, name, True), COUNT)
         return {"parameters": len(jacobian), "error": float(errors.max())}
 
 
@@ -262,11 +261,11 @@ def _draw_orbits(axis: Any, rows: list[Row]) -> None:
         errors = [100 * (rate / row["predicted_rate"] - 1) for rate in row["rates"]]
         axis.plot(PUSHES, errors, color=look["color"], marker=look["marker"], markersize=2.5, linewidth=0.7)
         axis.plot(
-            0, 100 * (row["limit"] / row["predicted_rate"] - 1), color=look["color"], marker=look["marker"],
-            markersize=4, markerfacecolor="white", linestyle="none",
+            1e-5, 100 * (row["limit"] / row["predicted_rate"] - 1), color=look["color"],
+            marker=look["marker"], markersize=4, markerfacecolor="white", linestyle="none",
         )  # fmt: skip
     axis.axhspan(-1, 1, color="#e4e4e4", zorder=0)
-    axis.set(xlabel="push", ylabel="rate / predicted − 1, %")
+    axis.set(xscale="log", xlabel="push (open: 0)", ylabel="rate / predicted − 1, %")
     axis.set_title("played orbits")
 
 
@@ -322,9 +321,11 @@ def _run(context: Context, bench: Bench) -> dict[str, Any]:
     stored = context.cells(places, "blocks", lambda at: _kept(case.game.blocks(case.point(at[1], at[0]))))
     blocks = {at: Blocks(**each) for at, each in zip(places, stored, strict=True)}
 
+    rates = rates_of(blocks["all", 0])
+
     def spectrum(job: tuple[tuple[str, int], str, bool]) -> Row:
         (window, batch), name, activation = job
-        return case.spectrum(case.point(batch, window), blocks[window, batch], name, activation)
+        return case.measure(case.point(batch, window), blocks[window, batch], rates, name, activation)[0]
 
     jobs = [(("all", 0), name, activation) for name in names for activation in (False, True)]
     rows = context.cells(jobs, "spectra", spectrum)
@@ -332,7 +333,7 @@ def _run(context: Context, bench: Bench) -> dict[str, Any]:
     others = context.cells(elsewhere, "spectra by window", spectrum)
     played = [(batch, name) for batch in batches for name in EXTREMES]
     orbits = context.cells(
-        played, "orbits", lambda job: case.orbit(case.point(job[0]), blocks["all", job[0]], job[1])
+        played, "orbits", lambda job: case.orbit(case.point(job[0]), blocks["all", job[0]], rates, job[1])
     )
     for (batch, _), row in zip(played, orbits, strict=True):
         row |= {"batch": batch, "orbit_error": abs(row["limit"] / row["predicted_rate"] - 1)}
@@ -353,7 +354,7 @@ def _run(context: Context, bench: Bench) -> dict[str, Any]:
 
     by_window = {window: [blocks[window, batch] for batch in batches] for window in ("all", *amount.windows)}
     gram, coupling = blocks["all", 0].ranks
-    rates, kept = _by_curvature(by_window["all"])
+    order, kept = _by_curvature(by_window["all"], rates)
     largest = max(max(some) for some in errors.values())
     orbit_error = max(row["orbit_error"] for row in orbits)
     figure = _draw(names, rows, by_window, orbits, errors)
@@ -362,13 +363,15 @@ def _run(context: Context, bench: Bench) -> dict[str, Any]:
         figure,
         shows=f"(a-i) The {COUNT} eigenvalues ν = μ − 1 of largest modulus of one training step on the UNet, "
         "all its cross-attention parameters and all of the critic's: predicted from one measured Gram and K "
-        "(circles) and found by Arnoldi on Jacobian-vector products of the step (dots); T = v in grey, "
-        "T = g(v) in colour. Every panel has the same Gram, K and learning rates. (l) Largest relative "
-        f"error, other batches, windows of timesteps and groups of parameters included: {largest:.1g}. On "
-        f"{amount.samples} samples Gram has rank {gram} and K rank {coupling}: most modes are hardly damped, "
-        f"whatever f. (j) Mean and standard deviation (ddof 1) over {len(batches)} batches. (k) Orbits of "
-        f"the step from small pushes, {len(batches)} batches, one divergence for each f''(1) (grey: 1 %); "
-        f"read at zero push (open marks), the rates are the predicted ones to {orbit_error:.2g}.",
+        "(circles) and found by Arnoldi on Jacobian-vector products of the step (dots); T = g(v) in colour, "
+        "T = v in grey and covered where g'(v0) = 1. Every panel has the same Gram, K and learning rates, so "
+        "divergences with the same f''(1) and g'(v0) have the same spectrum. (j) Eigenvalues of KKᵀ, mean, "
+        f"and standard deviation (ddof 1) over {len(batches)} batches. (k) Orbits of the step from small "
+        "pushes on each batch, f''(1) = 1/2 and 2 (grey: 1 %); read at zero push (open marks) the rates are "
+        f"the predicted ones to {orbit_error:.1g}. (l) Largest relative error of every spectrum, other "
+        f"batches, timesteps and parameters included: {largest:.1g}; what is left is Arnoldi's, which has "
+        f"{amount.krylov} dimensions. On {amount.samples} samples Gram has rank {gram} and K rank {coupling}:"
+        " most modes are hardly damped, whatever f.",
         rows=_table(rows),
         numbers={
             "errors": errors,
@@ -376,7 +379,7 @@ def _run(context: Context, bench: Bench) -> dict[str, Any]:
                 {key: row[key] for key in ("divergence", "batch", "predicted_rate", "rates", "limit")}
                 for row in orbits
             ],
-            "rate_by_curvature": rates,
+            "rate_by_curvature": order,
             "order_of_plain_steps_kept": kept,
         },
     )
@@ -387,25 +390,25 @@ def _run(context: Context, bench: Bench) -> dict[str, Any]:
         "real_orbit_rate_max_relative_error": orbit_error,
         "real_spectrum_gram_rank": gram,
         "real_spectrum_coupling_rank": coupling,
-        "real_spectrum_rate_by_curvature": rates,
+        "real_spectrum_rate_by_curvature": order,
         "real_spectrum_order_of_plain_steps_kept": kept,
     }
 
 
-def _by_curvature(blocks: list[Blocks]) -> tuple[dict[str, Any], dict[str, float]]:
+def _by_curvature(blocks: list[Blocks], rates: Rates) -> tuple[dict[str, Any], dict[str, float]]:
     """Rates for f''(1) = 1/2, 1, 2 with T = v, in the directions that the batch damps: medians over batches;
     and the share of the pairs of curvatures, over batches and speeds, that come in the order of plain steps.
     """
     found = {
         (speed, method, batch): rate_by_curvature(
             CURVATURES, one.damped.gram, one.damped.coupling, 1.0, scheme="alternating",
-            model_step=SPEEDS[speed] * speeds_of(one)[0], critic_step=speeds_of(one)[1], **options,
+            model_step=SPEEDS[speed] * rates[0], critic_step=rates[1], **options,
         )
         for speed in SPEEDS
         for method, options in METHODS.items()
         for batch, one in enumerate(blocks)
     }  # fmt: skip
-    rates = {
+    medians = {
         speed: {
             method: np.median([found[speed, method, batch] for batch in range(len(blocks))], axis=0).tolist()
             for method in METHODS
@@ -413,20 +416,12 @@ def _by_curvature(blocks: list[Blocks]) -> tuple[dict[str, Any], dict[str, float
         for speed in SPEEDS
     }
 
-    def kept(method: str) -> float:
-        """Of the pairs next to each other, with the order of plain steps."""
-        return float(
-            np.mean(
-                [
-                    np.sign(np.diff(found[speed, method, batch]))
-                    == np.sign(np.diff(found[speed, "plain", batch]))
-                    for speed in SPEEDS
-                    for batch in range(len(blocks))
-                ]
-            )
-        )
-
-    return rates, {method: kept(method) for method in METHODS if method != "plain"}
+    orders = {key: np.sign(np.diff(rates)) for key, rates in found.items()}
+    kept = {
+        method: float(np.mean([orders[s, m, i] == orders[s, "plain", i] for s, m, i in found if m == method]))
+        for method in METHODS
+    }
+    return medians, kept
 
 
 def _table(rows: list[Row]) -> list[Row]:

@@ -8,7 +8,7 @@ from scipy.integrate import solve_ivp
 
 from analysis.compare import spectrum_error
 from analysis.parts import phases, rates, spectra, steps
-from analysis.simulate import descend, double_root, flow, one_pole, poles, two_poles
+from analysis.simulate import descend, double_root, flow, one_pole, plane_rate, poles, two_poles
 from analysis.toy_games import (
     catalogue_entries,
     hermite,
@@ -38,6 +38,19 @@ def test_two_poles_read_an_oscillation_and_two_decays():
     assert two_poles(creeping, TAU) == pytest.approx(0.2, rel=1e-8)
     growing = samples(np.exp(0.1 * TIME) * np.cos(TIME), np.exp(0.1 * TIME) * np.sin(TIME))
     assert two_poles(growing, TAU) == pytest.approx(-0.1, rel=1e-9)
+
+
+def test_a_slow_turn_is_read_in_its_plane():
+    """4e-4 and 0.05 rad per sample, disturbed by 1e-6."""
+    turn = np.exp(-4e-4) * np.array([[np.cos(0.05), 2 * np.sin(0.05)], [-np.sin(0.05) / 2, np.cos(0.05)]])
+    path = np.array([np.linalg.matrix_power(turn, k) @ [1.0, 0.3] for k in range(25)])
+    assert plane_rate(path) == pytest.approx(4e-4, rel=1e-9)
+    noise = 1e-6 * np.random.default_rng(0).standard_normal((20, *path.shape))
+    in_plane, second_difference = (
+        np.std([rate(path + some) for some in noise])
+        for rate in (plane_rate, lambda path: two_poles(path, 1.0))
+    )
+    assert in_plane < 1e-3 * 4e-4 < 4e-3 * 4e-4 < second_difference
 
 
 def test_the_double_root_needs_its_own_form():
