@@ -105,6 +105,8 @@ class Path:
         def excess(share: float) -> float:  # nearly straight: the outputs move as the parameters do
             return float(np.sqrt(measure(before + share * (after - before))) - goal)
 
+        if excess(1.0) >= 0:  # the level is that of this very look, but for rounding
+            return after
         share = brentq(excess, 0.0, 1.0, xtol=_TOLERANCE)
         return before + share * (after - before)
 

@@ -12,7 +12,7 @@ import numpy as np
 from .claims import PARTS_OF
 from .style import INK, legend_below, log_ticks, panels, series_style
 from .verdict_runs import SETTINGS
-from .verdicts import Measurement, judge
+from .verdicts import Measurement, judge, level_of
 
 if TYPE_CHECKING:
     from .runner import Context
@@ -76,7 +76,7 @@ def tell(context: Context, name: str, claims: Sequence[str], gathered: Gathered,
         own = [each for name, each in found if name == claim]
         context.claim(claim, **(judge(claim, own) if own else NOTHING))
     count = Counter(claim for claim, _ in found)
-    rows = [(claim, each.at(1 - 0.05 / count[claim])) for claim, each in found]
+    rows = [(claim, each.at(level_of(count[claim]))) for claim, each in found]
     context.figure(
         name,
         _draw(rows),

@@ -43,7 +43,8 @@ class Work(NamedTuple):
     """How much is done.
 
     Attributes:
-        seeds: how many; each has batches, noise and anchor images of its own.
+        seeds, game_seeds: how many, by formula and against a critic; each has batches, noise and anchor
+            images of its own.
         steps, game_steps: of a run by formula, and of a game.
         warmup: steps of the critic alone.
         batch: samples per step.
@@ -54,7 +55,8 @@ class Work(NamedTuple):
         looks: at which gradients are compared.
     """
 
-    seeds: int = 5
+    seeds: int = 8
+    game_seeds: int = 5
     steps: int = 32
     game_steps: int = 48
     warmup: int = 40
@@ -67,7 +69,7 @@ class Work(NamedTuple):
 
 
 FULL = Work()
-QUICK = Work(2, 6, 4, 2, 4, 2, 10, 5, ("photo",), 2)
+QUICK = Work(2, 2, 6, 4, 2, 4, 2, 10, 5, ("photo",), 2)
 
 
 class Bench:

@@ -12,9 +12,11 @@ from scipy import stats
 
 from .claims import PARTS_OF, ClaimPart, Verdict
 
-__all__ = ["Measurement", "combine", "decide", "interval", "judge"]
+__all__ = ["Measurement", "combine", "decide", "interval", "judge", "level_of"]
 
 UNSURE: Verdict = "not distinguishable here"
+_LOOKS = 2
+"""Five seeds were run, and looked at; then three more."""
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
@@ -108,6 +110,11 @@ class Measurement:
         return f"{text} ({seen} from the threshold would have been seen)"
 
 
+def level_of(count: int) -> float:
+    """The level at which each of `count` intervals of a claim holds; see `analysis.claims`."""
+    return 1 - 0.05 / (_LOOKS * count)
+
+
 def decide(part: ClaimPart, low: float, high: float) -> Verdict:
     """What an interval says of a part; see `analysis.claims`."""
     edge = part.threshold
@@ -157,7 +164,7 @@ def judge(claim: str, measurements: Sequence[Measurement]) -> dict[str, Any]:
     parts = PARTS_OF[claim]
     if not measurements or any(each.part not in parts for each in measurements):
         raise ValueError(f"expected measurements of {claim}, got {[each.part.name for each in measurements]}")
-    level = 1 - 0.05 / len(measurements)
+    level = level_of(len(measurements))
     found = [replace(each, level=level) for each in measurements]
     by_part = {part: [each for each in found if each.part == part] for part in parts}
     verdict = combine({part: [each.verdict for each in some] for part, some in by_part.items()})

@@ -41,7 +41,7 @@ PARTS = (
     Part(
         "verdicts",
         f"{__name__}.verdicts",
-        "the paper's claims about formulas and anchors, over five seeds",
+        "the paper's claims about formulas and anchors, over eight seeds",
         _WORLD,
         seconds=(600, 60),
         long=True,

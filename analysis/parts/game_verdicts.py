@@ -22,7 +22,7 @@ def run(context: Context) -> dict[str, Any]:
     """Play the games of every seed, then decide."""
     laboratory, work = Laboratory.open(context), QUICK if context.quick else FULL
     bench = Bench(laboratory, work)
-    cells = context.cells(range(work.seeds), "games", bench.games)
+    cells = context.cells(range(work.game_seeds), "games", bench.games)
     gathered, ranks = Gathered(), []
     for cell in cells:
         mean = {name: float(np.mean(np.log(cell["m"][name][1:]))) for name in GAMES}
@@ -33,7 +33,7 @@ def run(context: Context) -> dict[str, Any]:
         for setting, formula in cell["formula"].items():
             value = difference(cell["seen"], formula, "kid", 1000)
             gathered.add("C6", "higher KID", SETTINGS[setting], value)
-    shows = f"The paper's claims about the game (C6, C7), {work.seeds} seeds of {work.game_steps} steps."
+    shows = f"The paper's claims about the game (C6, C7), {work.game_seeds} seeds of {work.game_steps} steps."
     count = tell(context, "game_verdicts", ("C6", "C7"), gathered, shows)
     return {
         "game_verdict_measurements": count,
