@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -37,10 +36,10 @@ class Work(NamedTuple):
         gains: step x f''(1) x largest eigenvalue of the kernel.
         batches: sizes.
         steps, burn_in: of every run, which begins at the predicted minimum; those that do not count.
-        every: steps between two looks at the held-out samples.
+        every: steps between two looks at the whole pool.
         blocks: of time, for the intervals.
-        images: for training, and as many others, held out.
-        pool, held_out: samples for the prediction, and for m.
+        images: drawn for the pool.
+        pool: noised images from which batches are drawn, with replacement, and on which m is measured.
         part: samples looked at in one go.
         rounds: of linearising the outputs on the way to the minimum of kl; then one less for the others.
     """
@@ -56,17 +55,14 @@ class Work(NamedTuple):
     blocks: int = 7
     images: int = 50
     pool: int = 256
-    held_out: int = 128
     part: int = 32
     rounds: int = 2
 
 
 FULL = Work()
-QUICK = Work(
-    gains=(0.4, 0.8), batches=(4,), steps=30, burn_in=10, every=5, blocks=4, images=10, pool=16, held_out=16
-)
+QUICK = Work(gains=(0.4, 0.8), batches=(4,), steps=30, burn_in=10, every=5, blocks=4, images=10, pool=32)
 _SEED = 1000
-"""Of the samples that the prediction looks at; no run sees their noise."""
+"""Of the pool."""
 _INTERVAL = 0.95
 _LOOKS = 6
 """Looks whose m is computed at once."""
@@ -84,8 +80,8 @@ class _Predicted(NamedTuple):
     shown: np.ndarray
 
 
-def _configuration(laboratory: Laboratory, work: Work, images_seed: int = 0) -> UnlearningConfig:
-    config = UnlearningConfig(
+def _configuration(laboratory: Laboratory, work: Work) -> UnlearningConfig:
+    return UnlearningConfig(
         target=TARGET,
         anchor="near",
         divergence="kl",
@@ -95,24 +91,35 @@ def _configuration(laboratory: Laboratory, work: Work, images_seed: int = 0) -> 
         batch_size=work.part,
         images=AnchorImagesConfig(number=work.images, steps=laboratory.budget.sampler_steps),
     )
-    return replace(config, images=replace(config.images, seed=config.images.seed + images_seed))
 
 
-def _samples(prepared: Prepared, data: AnchorData, number: int, part: int, seed: int) -> LinearisedRun:
-    batches = [data.batch(seed, place, part) for place in range(-(-number // part))]
-    return LinearisedRun(prepared, batches, seed)
+class _Pool(NamedTuple):
+    """The training set, noise and timesteps included, whole and in parts, and the key of the noise."""
+
+    whole: Batch
+    parts: list[Batch]
+    key: jax.Array
 
 
-def _predict(prepared: Prepared, data: AnchorData, work: Work) -> dict[str, Any]:
+def _pool(data: AnchorData, work: Work) -> _Pool:
+    whole = data.batch(
+        _SEED, 0, work.pool
+    )  # noise and timestep of a sample follow from its position and the key
+    places = range(0, work.pool, work.part)
+    parts = [jax.tree.map(lambda rows, at=at: rows[at : at + work.part], whole) for at in places]
+    return _Pool(whole, parts, jax.random.key(_SEED))
+
+
+def _predict(prepared: Prepared, pool: _Pool, work: Work) -> dict[str, Any]:
     """Minimum and plateau of every divergence, from the Jacobian at the minimum: no step is made."""
-    pool = _samples(prepared, data, work.pool, min(work.part, work.pool), _SEED)
+    run = LinearisedRun(prepared, pool.parts, key=pool.key)
     ends: dict[str, tuple[np.ndarray, theory.QuadraticDistances]] = {}
-    place = np.asarray(pool.start)
+    place = np.asarray(run.start)
     directions = np.eye(place.size, dtype=np.float32)
     for name in sorted(work.divergences, key=lambda name: name != "kl"):  # the others begin where kl ends
         theta = ends["kl"][0] if "kl" in ends else place
         for _ in range(work.rounds if name == "kl" else work.rounds - 1):
-            here = pool.at(theta)
+            here = run.at(theta)
             model = theory.QuadraticDistances.of(here.outputs().residual, here.push(directions))
             moved = theory.quadratic_minimum(name, model, sigma=work.sigma)
             theta = theta + moved.astype(np.float32)
@@ -173,10 +180,10 @@ def _rates(work: Work, name: str, largest: float) -> np.ndarray:
 
 
 class _Chains:
-    """Runs of plain descent, (divergences, gains) at once on the same batches, and their m, held out."""
+    """Runs of plain descent, (divergences, gains) at once on the same batches, and their m on the pool."""
 
-    def __init__(self, laboratory: Laboratory, work: Work, prepared: Prepared, data: AnchorData):
-        self._work, self._prepared, self._data = work, prepared, data
+    def __init__(self, work: Work, prepared: Prepared, pool: _Pool):
+        self._work, self._pool, self._frozen = work, pool, prepared.frozen
         plan, frozen = prepared.plan, prepared.frozen
         trained = plan.trainable.initial(frozen, jax.random.key(0))
         unravel = ravel_pytree(trained)[1]
@@ -203,22 +210,14 @@ class _Chains:
             return chains - rates[..., None] * jax.grad(loss)(chains)
 
         self._step, self._distances = jax.jit(step), jax.jit(distances)
-        others = laboratory.prepare(_configuration(laboratory, work, images_seed=1))
-        watched = others.data(laboratory.shelf / "anchors")
-        part = min(work.part, work.held_out)
-        self._held_out = [
-            self._sample(watched, _SEED + 1, place, part) for place in range(-(-work.held_out // part))
-        ]
-
-    def _sample(self, data: AnchorData, seed: int, number: int, size: int) -> tuple[Any, ...]:
-        key = jax.random.fold_in(jax.random.split(jax.random.key(seed))[1], number)
-        return data.batch(seed, number, size), key, self._prepared.frozen
 
     def run(self, start: np.ndarray, rates: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """The mean held-out m after every few steps, (looks, divergences, gains), and at the average."""
+        """The mean m after every few steps, (looks, divergences, gains), and at the average."""
         work, chains, seen = self._work, jnp.asarray(start), []
         for number in range(work.steps):
-            chains = self._step(chains, jnp.asarray(rates), *self._sample(self._data, 0, number, size))
+            drawn = np.random.default_rng((number, size)).integers(work.pool, size=size)
+            batch = jax.tree.map(lambda rows, drawn=drawn: rows[drawn], self._pool.whole)
+            chains = self._step(chains, jnp.asarray(rates), batch, self._pool.key, self._frozen)
             if number + 1 > work.burn_in and (number + 1 - work.burn_in) % work.every == 0:
                 seen.append(np.asarray(chains))
         curve = [self._watch(np.stack(seen[i : i + _LOOKS])) for i in range(0, len(seen), _LOOKS)]
@@ -226,7 +225,10 @@ class _Chains:
         return np.concatenate(curve), self._watch(average)[0]
 
     def _watch(self, chains: np.ndarray) -> np.ndarray:
-        return np.mean([self._distances(chains, *sample).mean(-1) for sample in self._held_out], axis=0)
+        seen = [
+            self._distances(chains, part, self._pool.key, self._frozen).mean(-1) for part in self._pool.parts
+        ]
+        return np.mean(seen, axis=0)
 
 
 def _over_blocks(values: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
@@ -298,11 +300,11 @@ def run(context: Context) -> dict[str, Any]:
     """Predict the plateaus of a few divergences, steps and batch sizes, then run descent at all of them."""
     laboratory, work = Laboratory.open(context), QUICK if context.quick else FULL
     prepared = laboratory.prepare(_configuration(laboratory, work))
-    data = prepared.data(laboratory.shelf / "anchors")
+    pool = _pool(prepared.data(laboratory.shelf / "anchors"), work)
     found = _Predicted(
-        **context.cells(["all"], "plateaus predicted", lambda _: _predict(prepared, data, work))[0]
+        **context.cells(["all"], "plateaus predicted", lambda _: _predict(prepared, pool, work))[0]
     )
-    chains = _Chains(laboratory, work, prepared, data)
+    chains = _Chains(work, prepared, pool)
     start = np.repeat(found.minima[:, None], len(work.gains), axis=1)
     rates = np.stack([_rates(work, name, found.largest) for name in work.divergences]).astype(np.float32)
     curves = context.cells(work.batches, "batch sizes descended", lambda size: chains.run(start, rates, size))
@@ -311,13 +313,13 @@ def run(context: Context) -> dict[str, Any]:
     context.figure(
         "plateau",
         _figure(work, rows),
-        shows="Where minibatch noise lets the model rest: the mean held-out m of a run above m at the "
-        f"average of its parameters, at equal curvature (sigma {work.sigma:g}, scale sum; {start.shape[-1]} "
-        "parameters learn, so that the minimum leaves m > 0 and no gradient of a sample vanishes). Lines: "
-        "predicted from the Jacobian at the minimum by the discrete Lyapunov equation, for runs of this "
-        f"length. Marks: {work.steps - work.burn_in} steps of plain descent, with {_INTERVAL:.0%} intervals "
-        f"from {work.blocks} blocks of time; those of one step are drawn beside one another. The largest "
-        f"relative error is {worst:.0%}.",
+        shows="Where minibatch noise lets the model rest: the mean m of a run above m at the average of its "
+        f"parameters, on the {work.pool} noised images that batches are drawn from, at equal curvature (sigma "
+        f"{work.sigma:g}, scale sum; {start.shape[-1]} parameters learn, so that the minimum leaves m > 0 and "
+        "no gradient of a sample vanishes). Lines: predicted from the Jacobian at the minimum by the discrete "
+        f"Lyapunov equation, for runs of this length. Marks: {work.steps - work.burn_in} steps of plain "
+        f"descent, with {_INTERVAL:.0%} intervals from {work.blocks} blocks of time; those of one step are "
+        f"drawn beside one another. The largest relative error is {worst:.0%}.",
         rows=rows,
     )
     inside = [abs(row["excess_measured"] - row["excess_predicted"]) <= row["interval"] for row in rows]

@@ -100,8 +100,11 @@ class LinearisedRun:
         samples: how many there are.
     """
 
-    def __init__(self, prepared: Prepared, batches: Sequence[Batch], seed: int = 0):
-        """Look at a run at these batches, with the noise of the first steps of a run with this seed.
+    def __init__(
+        self, prepared: Prepared, batches: Sequence[Batch], seed: int = 0, key: jax.Array | None = None
+    ):
+        """Look at a run at these batches, with the noise of the first steps of a run with this seed; or, with
+        a key, with the noise of that one key for all of them, whose samples then have positions of their own.
 
         Raises:
             NotImplementedError: the reference is the current model, which moves too.
@@ -116,7 +119,8 @@ class LinearisedRun:
         self._products = _products(prepared.plan, jax.tree.structure(trained), _shapes(trained))
         self._batches = jax.tree.map(lambda *parts: jnp.stack(parts), *batches)
         root = jax.random.split(jax.random.key(seed))[1]  # as `Run` has it
-        self._keys = jnp.stack([jax.random.fold_in(root, s) for s in range(len(batches))])
+        own = [jax.random.fold_in(root, s) if key is None else key for s in range(len(batches))]
+        self._keys = jnp.stack(own)
         self.samples = sum(len(batch.position) for batch in batches)
 
     @classmethod
