@@ -313,13 +313,13 @@ def run(context: Context) -> dict[str, Any]:
     context.figure(
         "plateau",
         _figure(work, rows),
-        shows="Where minibatch noise lets the model rest: the mean m of a run above m at the average of its "
-        f"parameters, on the {work.pool} noised images that batches are drawn from, at equal curvature (sigma "
-        f"{work.sigma:g}, scale sum; {start.shape[-1]} parameters learn, so that the minimum leaves m > 0 and "
-        "no gradient of a sample vanishes). Lines: predicted from the Jacobian at the minimum by the discrete "
-        f"Lyapunov equation, for runs of this length. Marks: {work.steps - work.burn_in} steps of plain "
-        f"descent, with {_INTERVAL:.0%} intervals from {work.blocks} blocks of time; those of one step are "
-        f"drawn beside one another. The largest relative error is {worst:.0%}.",
+        shows="Where minibatch noise lets the model rest: the mean m of a run above m at the average of "
+        f"its parameters, on the {work.pool} noised images that batches are drawn from, at equal curvature "
+        f"(sigma {work.sigma:g}, scale sum; {start.shape[-1]} parameters learn, so that the minimum leaves "
+        "m > 0 and no gradient of a sample vanishes). Lines: predicted from the Jacobian at the minimum by "
+        f"the discrete Lyapunov equation, for runs of this length. Marks: {work.steps - work.burn_in} steps "
+        f"of plain descent, with {_INTERVAL:.0%} intervals from {work.blocks} blocks of time; those of one "
+        f"step are drawn beside one another. The largest relative error is {worst:.0%}.",
         rows=rows,
     )
     inside = [abs(row["excess_measured"] - row["excess_predicted"]) <= row["interval"] for row in rows]
