@@ -43,8 +43,8 @@ class Work(NamedTuple):
     """How much is done.
 
     Attributes:
-        seeds, game_seeds: how many, by formula and against a critic; each has batches, noise and anchor
-            images of its own.
+        seeds, anchor_seeds, game_seeds: how many, for divergences by formula, for anchors and against a
+            critic; each has batches, noise and anchor images of its own.
         steps, game_steps: of a run by formula, and of a game.
         warmup: steps of the critic alone.
         batch: samples per step.
@@ -56,6 +56,7 @@ class Work(NamedTuple):
     """
 
     seeds: int = 8
+    anchor_seeds: int = 5
     game_seeds: int = 5
     steps: int = 32
     game_steps: int = 48
@@ -69,7 +70,7 @@ class Work(NamedTuple):
 
 
 FULL = Work()
-QUICK = Work(2, 2, 6, 4, 2, 4, 2, 10, 5, ("photo",), 2)
+QUICK = Work(2, 2, 2, 6, 4, 2, 4, 2, 10, 5, ("photo",), 2)
 
 
 class Bench:

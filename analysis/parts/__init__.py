@@ -43,7 +43,7 @@ PARTS = (
         f"{__name__}.verdicts",
         "the paper's claims about formulas and anchors, over eight seeds",
         _WORLD,
-        seconds=(600, 60),
+        seconds=(1000, 60),
         long=True,
     ),
     Part(

@@ -56,12 +56,13 @@ def run(context: Context) -> dict[str, Any]:
     gathered = Gathered()
     for (setting, _), cell in zip(pairs, cells, strict=True):
         _add(gathered, SETTINGS[setting], cell, work.steps)
-    for cell in context.cells(range(work.seeds), "anchors", bench.anchors):
+    for cell in context.cells(range(work.anchor_seeds), "anchors", bench.anchors):
         seen = cell["seen"]
         for anchor in ("superclass", "near"):
             value = ratio(seen[anchor], seen["empty"], "feature")
             gathered.add("C8", f"{anchor} before empty", SETTINGS["mean"], value)
-    shows = f"The paper's claims about formulas (C2 to C5) and anchors (C8), {work.seeds} seeds."
+    seeds = f"C2 to C5, {work.seeds} seeds) and anchors (C8, {work.anchor_seeds})."
+    shows = f"The paper's claims about formulas ({seeds}"
     count = tell(context, "verdicts", ("C2", "C3", "C4", "C5", "C8"), gathered, shows)
     context.claim("C9", **NOT_RUN)
     curvature = {name: float(divergence(name).curvature) for name in FORMULAS}
