@@ -101,10 +101,10 @@ class CurveFunctions:
     def _beyond(side: Side, order: int, t: jax.Array, outside: jax.Array, value: jax.Array) -> jax.Array:
         if side.ends == "number":
             return value
-        slope, dual = (side.panels[-1].value_at_end(name) for name in ("slope", "dual"))
         if side.ends == "steep":
-            far: Any = side.direction**order * jnp.inf
+            far: Any = side.direction**order * jnp.inf  # the logarithms at the end are beyond float64
         else:
+            slope, dual = (side.panels[-1].value_at_end(name) for name in ("slope", "dual"))
             far = {0: slope * t - dual, 1: slope}.get(order, 0.0)
         return jnp.where(outside, far, value)
 

@@ -252,3 +252,18 @@ def test_an_inverse_on_the_other_branch_of_lambert_w(text, t_of_s, x64):
 def test_the_conjugate_at_the_last_slope_after_an_inexact_kink(x64):
     d = divergence("Max(log(t)**2, 2*t/E - 1)")
     assert float(d.conjugate(float(d.slopes[1]))) == pytest.approx(1.0)
+
+
+def test_a_generator_that_leaves_float64_is_known_below(x64):
+    """t^40 on a table: its logarithms at the end are beyond float64, which is no error below."""
+    d = divergence("1e6*sqrt(1 + t**2) + 0.3/sinh(t) + 1e-5*(e + t)**40 + 1e-6*(sqrt(t) - 1)**2"
+                   " - 1e6*sqrt(2) - 0.3/sinh(1) - 1e-5*(e + 1)**40")  # fmt: skip
+    with mpmath.workdps(40):
+
+        def f(t):
+            small = mpmath.mpf("1e-6") * (mpmath.sqrt(t) - 1) ** 2 + mpmath.mpf("0.3") / mpmath.sinh(t)
+            return small + 10**6 * mpmath.sqrt(1 + t**2) + mpmath.mpf("1e-5") * (mpmath.e + t) ** 40
+
+        for t in (0.5, 1.7, 5.0, 1e3):
+            assert float(d.f(t)) == pytest.approx(float(f(mpmath.mpf(t)) - f(mpmath.mpf(1))), rel=1e-12)
+    assert float(d.f(1e9)) == math.inf
