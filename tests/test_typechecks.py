@@ -83,6 +83,7 @@ def test_every_name_says_what_it_is():
         assert lines[place + 1].startswith('"""'), f"{name} is not explained"
 
 
+@pytest.mark.slow
 def test_the_library_runs_without_the_checker():
     script = (
         "import sys; sys.modules['beartype'] = None\n"

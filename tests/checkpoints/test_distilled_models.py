@@ -27,6 +27,7 @@ from fdiv_jax.nn.lora import init_lora, merge_lora
 from fdiv_jax.unlearning import GROUPS, Network, select
 from tests.checkpoints.test_single_file import FULL, FULL_VAE
 from tests.checkpoints.torch_pipelines import CROSS_DOWN, CROSS_UP, DISTILLED
+from tests.divergences.oracles import quickly
 from tests.nn.helpers import array_image, assert_same_tensors, call, relative_error, torch_image
 
 BK = {**FULL["sd1"], "layers_per_block": 1}
@@ -69,7 +70,7 @@ def abstract(config):
     return abstract_network(UNet2DConditionModel, json.loads(json.dumps(config)))
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", quickly(PUBLISHED, ["bk-sdm-small", "vega"]))
 def test_they_have_the_published_sizes(name):
     config, expected, tolerance = PUBLISHED[name]
     shapes = tensor_names(abstract(config))
@@ -256,7 +257,7 @@ def test_what_a_single_file_cannot_say_is_named():
     ]
 
 
-@pytest.mark.parametrize("name", DISTILLED)
+@pytest.mark.parametrize("name", quickly(DISTILLED, ["bk-sdm-tiny", "vega"]))
 def test_every_group_of_parameters_is_found(name):
     module = abstract(DISTILLED[name])
     parameters = {n: np.empty(s) for n, s in tensor_names(module).items()}

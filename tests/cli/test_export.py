@@ -74,7 +74,7 @@ def assert_same(ours, theirs, tolerance=0.0):
             np.testing.assert_allclose(value, expected[name], rtol=0, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("form", ["lora", "kohya"])
+@pytest.mark.parametrize("form", ["lora", pytest.param("kohya", marks=pytest.mark.slow)])
 def test_a_lora_gives_the_tuned_model(form, base, tuned, run_directory, tmp_path, capsys):
     path = tmp_path / "lora.safetensors"
     assert export(run_directory, form, path, "--rank", 2) == 0
@@ -89,7 +89,7 @@ def test_a_lora_gives_the_tuned_model(form, base, tuned, run_directory, tmp_path
     assert_same(merged, {component: tuned.components[component] for component in merged}, 1e-5)
 
 
-@pytest.mark.parametrize("form", ["lora", "kohya"])
+@pytest.mark.parametrize("form", [pytest.param("lora", marks=pytest.mark.slow), "kohya"])
 def test_a_rank_above_that_of_a_layer_keeps_its_whole_change(
     form, base, tuned, run_directory, tmp_path, capsys
 ):

@@ -42,7 +42,7 @@ def spread(abar):
         ("ddim", 250, 0.0),
         pytest.param("ddim", 1000, 1.0, marks=pytest.mark.slow),
         ("dpmsolver++", 50, None),
-        ("euler", 250, None),
+        pytest.param("euler", 250, None, marks=pytest.mark.slow),
         ("euler_karras", 100, None),
         pytest.param("euler_a", 500, None, marks=pytest.mark.slow),
         pytest.param("euler_a", 250, 0.3, marks=pytest.mark.slow),
@@ -140,7 +140,9 @@ def test_noise_is_a_function_of_the_key(options):
     assert np.abs(a - c).max() > 0.1
 
 
-@pytest.mark.parametrize("options", [{"sampler": "ddim", "eta": 0.7}, {"sampler": "euler_a"}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({"sampler": "ddim", "eta": 0.7}, marks=pytest.mark.slow), {"sampler": "euler_a"}]
+)
 def test_no_image_depends_on_the_others(options):
     noise = jax.random.normal(jax.random.key(0), (4, 8))
     keys = jax.random.split(jax.random.key(1), 4)

@@ -21,7 +21,7 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.slow), np.float64])
 @pytest.mark.parametrize("text", quickly(FORMULAS, [text for text in FORMULAS if "atan" not in text]))
 def test_the_third_and_the_fourth_derivative(text, dtype):
     def derivative(f):

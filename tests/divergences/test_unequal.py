@@ -61,6 +61,7 @@ CLOSED = {
     "t*log(t) + Max(t - 1, 0) - Max(1 - t, 0)": lambda m, rho, n: m / 2 + n / 2 * (rho - 1 - np.log(rho)),
 }
 EXACT = ("kl", "reverse_kl", "squared_hellinger", "pearson_chi2", "neyman_chi2", "alpha(1.7)")
+QUICK = ("kl", "neyman_chi2", "alpha(1.7)")
 RATIOS = {
     "alpha(1.7)": (0.05, 0.7, 1.2, 2.2),
     "pearson_chi2": (0.1, 0.9, 1.3, 1.9),
@@ -70,7 +71,7 @@ RATIOS = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in EXACT)) for n in CLOSED]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in CLOSED]
 )
 def test_closed_forms(name, x64):
     d = divergence(name)
@@ -109,7 +110,7 @@ SMOOTH = {
 CASES = [(0.0, 1.5), (2.0, 0.6), (0.5, 1.0001), (30.0, 1.02), (1.0, 8.0)]
 
 
-@pytest.mark.parametrize("n", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4, 31)), 16384])
+@pytest.mark.parametrize("n", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 31)), 16384])
 def test_a_two_dimensional_integral(n, x64):
     name, f = list(SMOOTH.items())[n % 2]
     cases = [(m, 1 + (rho - 1) / math.sqrt(n)) for m, rho in CASES]
@@ -194,7 +195,7 @@ def test_near_equal_variances(name, x64):
 
 @pytest.mark.parametrize(
     "name",
-    ["kl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jensen_shannon", "total_variation"))],
+    ["kl", pytest.param("total_variation", marks=pytest.mark.slow)],
 )
 def test_gradients(name, x64):
     d, n = divergence(name), 30
@@ -212,7 +213,7 @@ def test_gradients(name, x64):
 
 @pytest.mark.parametrize(
     "name",
-    ["kl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pearson_chi2", "jensen_shannon"))],
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("kl", "jensen_shannon")],
 )
 def test_the_hessian_at_the_equilibrium_is_the_curvature_times_fishers_information(name, x64):
     """In the mean (unit s2) f''(1), in the logarithm of the variance f''(1) n / 2, and nothing mixed."""

@@ -70,7 +70,9 @@ def prompts(config, length, seed=0):
     return tokens
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "large-epsilon")) for n in CONFIGS]
+)
 def test_it_is_theirs(name, tmp_path):
     theirs = make(name)
     theirs.save_pretrained(tmp_path / "theirs")

@@ -51,7 +51,7 @@ def programs(pipe, rows):
     }
 
 
-@pytest.mark.parametrize("name", ["denoise", "decode"])
+@pytest.mark.parametrize("name", [pytest.param("denoise", marks=pytest.mark.slow), "decode"])
 def test_a_tiny_model_as_xla_stores_it(name, pipe):
     jax.config.update("jax_disable_most_optimizations", False)
     assert BOUNDS[0] < ratio(*programs(pipe, 64)[name]) < BOUNDS[1]

@@ -127,7 +127,7 @@ def inputs(model, size, seed=0):
     return latents, np.array([3, 987]), text
 
 
-SLOW = ("stable-diffusion-2-in-small", "stable-diffusion-xl-in-small", "per-block-settings")
+SLOW = ("one-block", "stable-diffusion-2-in-small", "stable-diffusion-xl-in-small", "per-block-settings")
 
 
 @pytest.mark.parametrize(

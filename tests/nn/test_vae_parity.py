@@ -69,7 +69,12 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+QUICK = ("stable-diffusion-in-small", "without-attention")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in CONFIGS]
+)
 def test_it_is_theirs(name, tmp_path):
     config, size = CONFIGS[name]
     blocks = len(config["block_out_channels"])

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import importlib.util, os, sys
 find = importlib.util.find_spec
@@ -17,6 +19,7 @@ def told(how):
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_no_advice_to_install_pytorch_and_the_environment_as_it_was():
     assert "PyTorch was not found" in told("from transformers import CLIPTokenizer")
     how = "from fdiv_jax.pipeline.clip_tokenizer import clip_tokenizer_class as c; print(c().__name__)"

@@ -10,7 +10,8 @@ import fdiv_jax as fj
 from fdiv_jax.checkpoints import state_dict
 from tests.tiny import tiny_pipeline
 
-FAMILIES = ("sd1", "sd2", pytest.param("sdxl", marks=pytest.mark.slow))
+# The first family is what test_directory.py and test_text_to_image.py are about.
+FAMILIES = [pytest.param("sd1", marks=pytest.mark.slow), "sd2", pytest.param("sdxl", marks=pytest.mark.slow)]
 PROMPTS = ["a sneaker, photo style", "a bag"]
 
 
@@ -57,7 +58,7 @@ def test_half_of_the_precision_in_compute_is_near(saved):
 
 
 @pytest.mark.interop
-@pytest.mark.parametrize("negative", [None, "a coat"])
+@pytest.mark.parametrize("negative", [pytest.param(None, marks=pytest.mark.slow), "a coat"])
 def test_diffusers_draws_the_same_images(saved, negative):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")

@@ -60,8 +60,16 @@ def built(name, part):
     return abstract_network(CLASSES[part], read(name)[part])
 
 
+LATER = ("stable-diffusion-1-5", "stable-diffusion-2", "stable-diffusion-xl-base-1-0")
+
+
 @pytest.mark.parametrize(
-    ("name", "part"), [(name, part) for name, parts in PARAMETERS.items() for part in parts]
+    ("name", "part"),
+    [
+        pytest.param(name, part, marks=[pytest.mark.slow] * (name in LATER and part != "text_encoder_2"))
+        for name, parts in PARAMETERS.items()
+        for part in parts
+    ],
 )
 def test_the_configuration_gives_a_network_of_the_published_size(name, part):
     module = built(name, part)

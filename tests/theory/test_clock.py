@@ -8,6 +8,7 @@ import pytest
 from scipy.integrate import quad, solve_ivp
 
 from fdiv_jax import divergence, theory
+from tests.divergences.oracles import quickly
 
 # f (t - 1)^4: E_Q[r^2 f''(r)] = 12 E[r^4 - 2 r^3 + r^2] = 12 (e^{6m} - 2 e^{3m} + e^m)
 FLAT = "(t - 1)**4"
@@ -88,7 +89,12 @@ def test_the_flow_is_that_of_the_differential_equation(name):
     np.testing.assert_allclose(again, 0.01 * kernel, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["kl", "squared_hellinger", "pearson_chi2", "total_variation"])
+@pytest.mark.parametrize(
+    "name",
+    quickly(
+        ["kl", "squared_hellinger", "pearson_chi2", "total_variation"], ["pearson_chi2", "total_variation"]
+    ),
+)
 def test_the_curve_of_a_small_step_is_the_run_itself(name):
     """From a kl run along one mode, the run of every other f: exact as the step goes to zero."""
     h, steps, m0 = 2e-4, 400, 2.0

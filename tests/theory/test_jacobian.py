@@ -10,6 +10,7 @@ from scipy.linalg import expm
 
 from fdiv_jax import divergence, theory
 from fdiv_jax.divergences import variational_value
+from tests.divergences.oracles import quickly
 
 KL, HELLINGER, CHI2 = (divergence(n) for n in ("kl", "squared_hellinger", "pearson_chi2"))
 JS, TV = divergence("jensen_shannon"), divergence("total_variation")
@@ -47,7 +48,9 @@ def test_the_blocks_are_those_of_the_formula(d, activation, relaxation, slope):
     np.testing.assert_allclose(found, by_hand, rtol=1e-15)
 
 
-@pytest.mark.parametrize("name", ["kl", "reverse_kl", "le_cam", "gan", "alpha(0.3)"])
+@pytest.mark.parametrize(
+    "name", quickly(["kl", "reverse_kl", "le_cam", "gan", "alpha(0.3)"], ["kl", "le_cam"])
+)
 @pytest.mark.parametrize("activation", [False, True])
 def test_the_jacobian_is_the_derivative_of_the_game(name, activation):
     """Central differences of the gradient of the variational value on a sample, with its Gram and K."""

@@ -111,7 +111,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ("kl", "neyman_chi2"))) for n in GAMES]
+)
 def test_update_matrices_are_derivatives_of_the_step(name, x64):
     penalty = {} if name == "kl" else {"decay": 0.3, "gradient": 0.8}
     velocity, rest = field(name, penalty)

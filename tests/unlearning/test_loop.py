@@ -381,7 +381,7 @@ def test_the_real_network_on_four_devices(run, pipe, quiet):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["kl", "squared_hellinger", "jensen_shannon", "pearson_chi2"])
+@pytest.mark.parametrize("name", ["kl", "jensen_shannon"])
 def test_the_variational_game_on_the_real_network(name, pipe, config, quiet):
     result = unlearn(pipe, config(divergence=name, loss="variational"), **quiet)
     history = result.history
