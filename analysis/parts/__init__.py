@@ -91,7 +91,7 @@ PARTS = (
         f"{__name__}.advice",
         "the advised setting against an exhaustive sweep",
         _WORLD,
-        seconds=(400, 60),
+        seconds=(1400, 60),
         long=True,
     ),
 )

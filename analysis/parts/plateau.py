@@ -62,7 +62,7 @@ class Work(NamedTuple):
 FULL = Work()
 QUICK = Work(gains=(0.4, 0.8), batches=(4,), steps=30, burn_in=10, every=5, blocks=4, images=10, pool=32)
 _SEED = 1000
-"""Of the pool."""
+"""Of the pool's images, noise and timesteps."""
 _INTERVAL = 0.95
 _LOOKS = 6
 """Looks whose m is computed at once."""
@@ -102,9 +102,8 @@ class _Pool(NamedTuple):
 
 
 def _pool(data: AnchorData, work: Work) -> _Pool:
-    whole = data.batch(
-        _SEED, 0, work.pool
-    )  # noise and timestep of a sample follow from its position and the key
+    # Noise and timestep of a sample follow from its position and the key, in whatever batch it is.
+    whole = data.batch(_SEED, 0, work.pool)
     places = range(0, work.pool, work.part)
     parts = [jax.tree.map(lambda rows, at=at: rows[at : at + work.part], whole) for at in places]
     return _Pool(whole, parts, jax.random.key(_SEED))
