@@ -28,7 +28,7 @@ class Contrast(NamedTuple):
     """How far a divergence is from kl at one step, over the seeds.
 
     Attributes:
-        log_ratio: the mean of log(m/m_kl); nan where a run's loss was not finite.
+        log_ratio: the mean of log(m/m_kl); nan where the loss of one of the runs was not finite in the end.
         spread: the standard deviation (ddof 1) of log m_kl over the seeds.
     """
 
@@ -42,15 +42,13 @@ def contrasts(rows: Rows, divergence: str, optimiser: str = "sgd") -> dict[tuple
     for row in rows:
         if row["optimiser"] == optimiser and row["divergence"] == divergence and row["step"] > 0:
             groups.setdefault((row["sigma2"], row["step"]), []).append(row)
-    return {
-        key: Contrast(
-            float(np.mean([np.log(row["m"] / row["kl"]) for row in group]))
-            if not any(row["ended"] for row in group)
-            else np.nan,
-            float(np.std([np.log(row["kl"]) for row in group], ddof=1)),
-        )
-        for key, group in groups.items()
-    }
+    lost = {key[0] for key, group in groups.items() if any(row["ended"] for row in group)}
+    found = {}
+    for key, group in groups.items():
+        kl = np.log([row["kl"] for row in group])
+        ratio = np.nan if key[0] in lost else float(np.mean(np.log([row["m"] for row in group]) - kl))
+        found[key] = Contrast(ratio, float(np.std(kl, ddof=1)) if len(kl) > 1 else np.nan)
+    return found
 
 
 def _start(rows: Rows, sigma2: float) -> float:
@@ -66,9 +64,12 @@ def _curves(axis: Any, rows: Rows, method: str) -> None:
     """Measured points with the spread of the seeds over the predicted line, for every divergence."""
     names = list(dict.fromkeys(row["divergence"] for row in rows))
     lost = {row["divergence"] for row in rows if row["ended"]}
+    whole = next((name for name in names if name not in lost), None)  # its rows have every look at kl
     for name in ("kl", *names):
         look = line_style(name)
-        own = [row for row in rows if row["divergence"] == (name if name != "kl" else names[0])]
+        if name == "kl" and whole is None:
+            continue
+        own = [row for row in rows if row["divergence"] == (name if name != "kl" else whole)]
         if name in lost:
             continue
         steps = sorted({row["step"] for row in own})
@@ -217,12 +218,11 @@ def timestep_figure(rows: Rows) -> Any:
 
     for place, window in enumerate(windows):
         look = series_style(place) | {"linestyle": "-"}
-        axes[0].plot(steps, values("kl", "m", window), **look, markersize=3)
-        last = values("kl", "m", window)[-1]
-        axes[0].text(steps[-1] * 1.03, last, window, color=look["color"], fontsize=7, va="center")
+        axes[0].plot(steps, values("kl", "m", window), **look, markersize=3, label=window)
     axes[0].set(yscale="log", xlabel="step", ylabel="held-out m", title="m by timestep, KL")
     _few_ticks(axes[0].yaxis)
-    axes[0].set(xlim=(0, 1.5 * steps[-1]))
+    axes[0].set(ylim=(axes[0].get_ylim()[0] / 4, None))
+    axes[0].legend(loc="lower left", ncols=2, columnspacing=0.8, fontsize=7)
     middles = np.array([next(row["t"] for row in rows if row["window"] == window) for window in windows])
     for axis, key, title in (
         (axes[1], "drive", "timestep driven"),

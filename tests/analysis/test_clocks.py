@@ -103,6 +103,10 @@ def test_runs_are_compared_where_their_mean_is_the_same():
 def test_contrasts_are_over_the_seeds():
     row = {"optimiser": "sgd", "divergence": "le_cam", "sigma2": 1.0, "step": 3, "ended": False}
     rows = [row | {"m": 4.0, "kl": 2.0}, row | {"m": 2.0, "kl": 1.0}, row | {"step": 0, "m": 1, "kl": 1}]
-    (found,) = contrasts(rows, "le_cam").values()
+    lost = [row | {"sigma2": 2.0, "m": 3.0, "kl": 1.0, "ended": ended} for ended in (True, False)]
+    later = lost[1] | {"step": 6}  # the other run had no more looks
+    found, *without = contrasts([*rows, *lost, later], "le_cam").values()
+    assert len(without) == 2
+    assert all(np.isnan(each.log_ratio) for each in without)
     assert found.log_ratio == pytest.approx(np.log(2))
     assert found.spread == pytest.approx(np.log(2) / np.sqrt(2))
