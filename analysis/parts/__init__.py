@@ -59,7 +59,7 @@ PARTS = (
         f"{__name__}.real_spectrum",
         "the training step's spectrum on a real UNet",
         _WORLD,
-        seconds=(600, 50),
+        seconds=(1100, 90),
         long=True,
     ),
     Part(

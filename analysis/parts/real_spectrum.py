@@ -373,7 +373,7 @@ def _run(context: Context, bench: Bench) -> dict[str, Any]:
         f"and standard deviation (ddof 1) over {len(batches)} batches. (k) Orbits of the step from small "
         "pushes on each batch, squared Hellinger (diamonds) and Pearson χ² (triangles): their rates are the "
         f"predicted ones to {orbit_error:.1g}, read at zero push. (l) Largest relative error of every "
-        f"spectrum, other batches, timesteps and parameters included: {largest:.1g}, which is that of "
+        f"spectrum, by what it was measured on: {largest:.1g}, which is that of "
         f"Arnoldi in {amount.krylov} dimensions. On {amount.samples} samples Gram has rank {gram} and K "
         f"rank {coupling}: most modes are hardly damped, whatever f.",
         rows=_table(rows),
