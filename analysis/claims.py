@@ -2,6 +2,8 @@
 
 The rules below were written before the runs that they judge, but for the number of seeds by formula: five
 were looked at, which left C5 open, and three more were added. The levels allow for two looks.
+A pilot of one seed came before them, after which the share of m that counts as equal, the steps, batch and
+images, and the setting of C8 were chosen.
 
 * A claim has one part or several; each part is a quantity, measured for every seed in one setting or several.
 * Runs of one seed share their batches, so that quantities are differences within a seed; the mean over the
