@@ -1,6 +1,7 @@
 """The advise command: what it prints, and what it refuses in one line."""
 
 import json
+import pkgutil
 
 import pytest
 
@@ -13,9 +14,25 @@ def model(tmp_path_factory):
     return str(tiny_pipeline().save(tmp_path_factory.mktemp("advise") / "model"))
 
 
+def once(function):
+    """The function, whose first result serves for every later call: tables and JSON are of one look."""
+    results = []
+
+    def call(*arguments, **options):
+        if not results:
+            results.append(function(*arguments, **options))
+        return results[0]
+
+    return call
+
+
 @pytest.mark.slow
 def test_advice_is_printed_and_names_options_that_unlearn_takes(model, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
+    for place in ("advice.advise", "advice.damage_to", "critic_speed.leading_mode"):
+        monkeypatch.setattr(
+            f"fdiv_jax.unlearning.{place}", once(pkgutil.resolve_name(f"fdiv_jax.unlearning.{place}"))
+        )
     target = ["--target", "phrase: [b]a sneaker", "--prompts", "[b]a sneaker :cat:", "--anchor", "a sandal"]
     small = ["--goal", "0.95", "--limit", "8", "--samples", "4", "--batch-size", "4", "--images.number", "2"]
     small += ["--images.steps", "1", "--cache", str(tmp_path), "--retained", "a shirt"]

@@ -1,6 +1,8 @@
 """Generators that grow faster than every power of t and slower than exp(c log(t)^2): F is finite for every
 m."""
 
+from functools import lru_cache
+
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -10,9 +12,10 @@ import pytest
 from fdiv_jax.divergences import InfiniteDivergenceError, divergence, unequal_gaussian_divergence
 from tests.divergences.oracles import quickly
 
-DISTANCES = ("0.01", "1", "2", "10", "50")
+DISTANCES = ("0.01", "2", "50")
 
 
+@lru_cache
 def log_moment(p, m, order):
     """log E[h(l)] for h(l) = exp(|l|^p) - 1, or of h'' - h' for the weight; l ~ N(-m/2, m), with cuts at the
     scale of the density at 0 and around x = (p m)^(1/(2 - p)), where x^p - x^2/(2 m) is largest."""

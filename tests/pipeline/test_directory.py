@@ -24,9 +24,15 @@ def pipe():
     return tiny_pipeline()
 
 
+@pytest.fixture(scope="module")
+def saved(pipe, tmp_path_factory):
+    return pipe.save(tmp_path_factory.mktemp("saved") / "model")
+
+
 @pytest.fixture
-def directory(pipe, tmp_path):
-    return pipe.save(tmp_path / "model")
+def directory(saved, tmp_path):
+    """A copy, to be damaged."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
 def _leaves(pipeline):
