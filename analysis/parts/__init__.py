@@ -51,7 +51,7 @@ PARTS = (
         f"{__name__}.game_verdicts",
         "the paper's claims about the min-max game, over five seeds",
         _WORLD,
-        seconds=(600, 60),
+        seconds=(800, 60),
         long=True,
     ),
     Part(
