@@ -35,13 +35,7 @@ gc.set_threshold(200_000, 50, 1000)
 
 
 def pytest_configure(config):
-    """Each program is compiled once: workers, and the processes that tests start, share them on disk.
-
-    Where fast tests run alone, XLA's older code generator for the CPU takes a third less time to compile what
-    is hardly optimised (2.4 s instead of 3.7 s for the gradient of the tiny UNet).
-    """
-    if config.option.markexpr == "not slow":  # read when the backend starts, which is later
-        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    """Each program is compiled once: workers, and the processes that tests start, share them on disk."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
     place = tempfile.TemporaryDirectory(prefix="fdiv-jax-compiled-")
@@ -54,24 +48,15 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def little_optimisation(request):
-    """Most of a test is XLA compiling, so XLA optimises little, but for the directories below.
+    """Most of a fast test is XLA compiling, so XLA optimises little where fast tests run alone (`make test`).
 
-    Whole directories, with nothing kept from one to the next: programs that were compiled either way and met
-    in one process would not be equal to the bit. The mathematics is optimised always: without it XLA's code
-    for the CPU is not always right (of 53 values of one conjugate two came out as their roots; jaxlib 0.10.2,
-    AMD EPYC). A run with slow tests optimises the networks too, which are compared with PyTorch's as users
-    run them, and what computes longer than it compiles.
+    A run with slow tests optimises throughout: programs that were compiled either way and met in one process
+    would not be equal to the bit. The mathematics is optimised always: without it XLA's code for the CPU is
+    not always right (of 53 values of one conjugate two came out as their roots; jaxlib 0.10.2, AMD EPYC).
     """
     fast = request.config.option.markexpr == "not slow"
-    optimised = (
-        ("divergences", "theory")
-        if fast
-        else ("divergences", "theory", "nn", "diffusion", "worlds", "analysis")
-    )
-    little = request.path.parent.name not in optimised
-    if jax.config.values["jax_disable_most_optimizations"] != little:
-        jax.clear_caches()
-        jax.config.update("jax_disable_most_optimizations", little)
+    exact = request.path.parent.name in ("divergences", "theory")
+    jax.config.update("jax_disable_most_optimizations", fast and not exact)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -35,4 +35,4 @@ def test_import_is_quick_and_loads_no_flax():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     seconds, *loaded = done.stdout.split()
     assert not loaded
-    assert float(seconds) < 1.5
+    assert float(seconds) < 2.5  # 1.1 on an idle machine
