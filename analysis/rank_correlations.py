@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -56,7 +56,8 @@ def within_targets(predicted: np.ndarray, measured: np.ndarray) -> float:
 
 def _both(predicted: np.ndarray, measured: np.ndarray) -> float:
     kept = np.isfinite(predicted) & np.isfinite(measured)
-    return float(spearmanr(predicted[kept], measured[kept]).statistic)
+    found: Any = spearmanr(predicted[kept], measured[kept])
+    return float(found.statistic)
 
 
 def overall(predicted: np.ndarray, measured: np.ndarray) -> float:
