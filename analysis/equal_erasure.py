@@ -7,10 +7,9 @@ else is then measured there, on images that every model draws from the same nois
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,51 +20,39 @@ from scipy.optimize import brentq
 from fdiv_jax.divergences import divergence
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import (
-    Batch,
-    Frozen,
-    GaussianLoss,
+    LinearisedRun,
     Network,
-    Plan,
     Prepared,
     UnlearningConfig,
-    UnlearningResult,
+    Watch,
     share_program,
     train,
 )
-from fdiv_jax.unlearning.step import compare, look, predict
+from fdiv_jax.unlearning.advice import steps_to
 from fdiv_jax.worlds import ITEM_NAMES, STYLE_NAMES, caption
 
 from .kernel_distance import kernel_distance
-from .trials import Laboratory
+from .trials import Laboratory, Trial
 
 __all__ = ["Gallery", "HeldOut", "Path", "Seen", "common_level", "follow", "gradients_at"]
 
 _TOLERANCE = 1e-2  # of the way from one look to the next
 
 
-class _Looks:
+class _Looks(Watch):
     """An observer that keeps what the model has learned, every few steps."""
 
     def __init__(self, prepared: Prepared, every: int):
+        super().__init__(every, prepared.config.steps)
         self.steps: list[int] = []
         self.learned: list[np.ndarray] = []
-        self._names, self._every, self._last = prepared.selection.names, every, prepared.config.steps
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        """Ignore the step's figures."""
-
-    def due(self, done: int) -> bool:
-        """Every few steps, the first look before any, and after the last."""
-        return done % self._every == 0 or done == self._last
+        self._names = prepared.selection.names
 
     def model(self, done: int, pipeline: Callable[[], TextToImagePipeline]) -> None:
         """Keep the parameters that learn."""
         parameters = Network.parameters(pipeline().unet)
         self.steps.append(done)
         self.learned.append(np.asarray(ravel_pytree({name: parameters[name] for name in self._names})[0]))
-
-    def end(self, result: UnlearningResult) -> None:
-        """Ignore the result: the model was seen after the last step."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +71,8 @@ class Path:
 
     def arrival(self, level: float) -> float:
         """Steps until m is the share `level` of what it was, log m straight between looks; inf: never."""
-        below = np.flatnonzero(self.m <= level * self.m[0])
-        if not below.size:
-            return np.inf
-        after, goal = int(below[0]), np.log(level * self.m[0])
-        if after == 0:
-            return 0.0
-        high, low = np.log(self.m[after - 1]), np.log(self.m[after])
-        share = (high - goal) / (high - low)
-        return float(self.steps[after - 1] + share * (self.steps[after] - self.steps[after - 1]))
+        looks = steps_to(self.m, level * self.m[0])
+        return float(np.interp(looks, np.arange(len(self.steps)), self.steps)) if looks < np.inf else looks
 
     def at(self, level: float, measure: Callable[[np.ndarray], float]) -> np.ndarray | None:
         """What was learned where m, which `measure` gives, first is the share `level` of what it was."""
@@ -124,14 +104,12 @@ class HeldOut:
         images = replace(config.images, seed=config.images.seed + 1000)
         held_out = replace(config, images=images, divergence="kl", loss="closed", scale="mean")
         prepared = laboratory.prepare(held_out)
-        key, self._frozen = jax.random.key(1), prepared.frozen
         batch = prepared.data(laboratory.shelf / "anchors").batch(0, 0, number)
-        reference, self._distances, _ = _at_parameters(prepared.plan)
-        self._seen = batch, reference(self._frozen, batch, key), key
+        self._seen = LinearisedRun(prepared, [batch], key=jax.random.key(1))
 
     def __call__(self, learned: np.ndarray) -> float:
         """The mean m of what was learned, flat."""
-        return float(self._distances(jnp.asarray(learned), self._frozen, *self._seen).mean())
+        return float(self._seen.outputs(learned).m.mean())
 
 
 def follow(
@@ -178,45 +156,15 @@ def gradients_at(
     """
     prepared = laboratory.prepare(replace(config, divergence="kl", loss="closed", scale="mean"))
     data = prepared.data(laboratory.shelf / "anchors")
-    reference, distances, gradients = _at_parameters(prepared.plan)
     members = [divergence(name) for name in names]
     found = []
     for number, vector in enumerate(learned):
         batch = data.batch(config.seed, number, config.batch_size)
         key = jax.random.fold_in(jax.random.key(config.seed), number)
-        at = jnp.asarray(vector), prepared.frozen, batch, reference(prepared.frozen, batch, key), key
-        m = unit * distances(*at)
-        weights = unit * jnp.stack([d.gaussian_weight(m) for d in members])
-        found.append(np.asarray(gradients(*at, weights)))
+        here = LinearisedRun(prepared, [batch], key=key).at(vector)
+        m = jnp.asarray(unit * here.outputs().m, jnp.float32)
+        found.append(here.gradients(unit * np.stack([d.gaussian_weight(m) for d in members])))
     return np.array(found)
-
-
-@lru_cache(maxsize=4)
-def _at_parameters(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """Three functions, compiled once for all runs of a plan; what learns is flat.
-
-    (frozen, batch, key) -> the reference;
-    (learned, frozen, batch, reference, key) -> m of every sample, (n,);
-    (learned, frozen, batch, reference, key, weights (k, n)) -> for each row of weights the mean over the
-    samples of (1/2) weight grad m, (k, P).
-    """
-
-    def residual(learned: jax.Array, frozen: Frozen, batch: Batch, reference: Any, key: jax.Array) -> Any:
-        trained = ravel_pytree(plan.trainable.initial(frozen, key))[1](learned)
-        prediction = predict(plan, trained, frozen, batch, key)
-        compared = compare(plan, trained, frozen, batch, reference, prediction, key)
-        return cast(GaussianLoss, plan.loss).distance.residual(compared)
-
-    def distances(*arguments: Any) -> jax.Array:
-        return jnp.sum(residual(*arguments) ** 2, axis=(1, 2, 3))
-
-    def gradients(learned: jax.Array, *arguments: Any) -> jax.Array:
-        *seen, weights = arguments
-        error, back = jax.vjp(lambda vector: residual(vector, *seen), learned)
-        weighted = weights[:, :, None, None, None] * error / len(error)
-        return jax.lax.map(lambda cotangent: back(cotangent)[0], weighted)
-
-    return jax.jit(partial(look, plan)), jax.jit(distances), jax.jit(gradients)
 
 
 class Seen(NamedTuple):
@@ -277,12 +225,10 @@ class Gallery:
 
     def see(self, learned: np.ndarray) -> Seen:
         """The images of the model that has learned this."""
-        laboratory = self._laboratory
-        before = Network.parameters(laboratory.frozen.unet)
-        names = laboratory.selection.names
-        trained = ravel_pytree({name: before[name] for name in names})[1](jnp.asarray(learned))
-        unet = Network(laboratory.frozen.unet).module({**before, **cast(dict[str, Any], trained)})
-        return self.of(laboratory.frozen.replace(unet=unet))
+        prepared = self._laboratory.prepared(Trial("kl"))
+        start = prepared.plan.trainable.initial(prepared.frozen, jax.random.key(0))
+        trained = ravel_pytree(start)[1](jnp.asarray(learned))
+        return self.of(prepared.plan.trainable.pipeline(self._laboratory.frozen, trained, prepared.frozen))
 
     def of(self, pipeline: TextToImagePipeline) -> Seen:
         """The images of a model."""

@@ -12,9 +12,9 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -250,8 +250,31 @@ class Laboratory:
             retained_share=0.0 if game else UnlearningConfig.retained_share,
             preservation=PreservationConfig(allowed.game_preservation if game else 0.0, at="retained"),
             images=AnchorImagesConfig(number=allowed.anchor_images, steps=allowed.sampler_steps),
-            devices="all" if allowed.batch % jax.local_device_count() == 0 else "single",
+            devices=_devices(allowed.batch),
         )
+
+    def plain(
+        self, target: str, *, batch: int, images: int, image_seed: int = 0, **more: Any
+    ) -> UnlearningConfig:
+        """Plain erasure of a concept towards its neighbour: the squared error, no retained prompts.
+
+        Args:
+            target: the concept.
+            batch: samples per step.
+            images: how many are drawn for training.
+            image_seed: of the images.
+            more: other settings.
+        """
+        values: dict[str, Any] = {
+            "target": target,
+            "anchor": ANCHOR,
+            "divergence": "kl",
+            "retained": (),
+            "batch_size": batch,
+            "images": AnchorImagesConfig(number=images, seed=image_seed, steps=self.budget.sampler_steps),
+            "devices": _devices(batch),
+        }
+        return UnlearningConfig(**(values | more))
 
     def prepared(self, trial: Trial) -> Prepared:
         """A trial before its first step."""
@@ -277,10 +300,7 @@ class Laboratory:
         """
         config = self.config(trial)
         key = ("run", config.to_dict(), self.budget.held_out, self.budget.every)
-        stored = self._read(*key)
-        if stored is None:
-            stored = self._train(trial)
-            self._write(stored, *key)
+        stored = self.kept(lambda: self._train(trial), *key)
         trained = {name: jnp.asarray(stored.pop(name)) for name in self.selection.names}
         before = Network.parameters(self.frozen.unet)
         unet = Network(self.frozen.unet).module({**before, **trained})
@@ -311,14 +331,13 @@ class Laboratory:
 
     def erased(self, config: UnlearningConfig) -> dict[str, np.ndarray]:
         """What a run of any configuration learns, by name; made once, or read from the shelf."""
-        key = ("erased", config.to_dict())
-        learned = self._read(*key)
-        if learned is None:
+
+        def learned() -> dict[str, np.ndarray]:
             cache = self.shelf / "anchors"
             result = train([self.prepare(config)], [None], [[]], progress=False, cache=cache)[0]
-            learned = {name: np.asarray(value) for name, value in result.learned.items()}
-            self._write(learned, *key)
-        return learned
+            return {name: np.asarray(value) for name, value in result.learned.items()}
+
+        return self.kept(learned, "erased", config.to_dict())
 
     # --- scores ----------------------------------------
 
@@ -335,15 +354,15 @@ class Laboratory:
         """`score_world` for an unlearned model, or for the frozen one."""
         settings = SamplingSettings(steps=self.budget.sampler_steps, seed=seed)
         who = "frozen" if result is None else self.config(result.trial).to_dict()
-        key = ("scores", who, list(nouns), images, asdict(settings))
-        stored = self._read(*key)
-        if stored is None:
+
+        def judged() -> dict[str, np.ndarray]:
             pipeline = self.frozen if result is None else result.pipeline
             found = score_world(
                 pipeline, self.judge, nouns=nouns, images_per_prompt=images, settings=settings
             )
-            stored = {"items": found.items, "styles": found.styles, "images": found.images}
-            self._write(stored, *key)
+            return {"items": found.items, "styles": found.styles, "images": found.images}
+
+        stored = self.kept(judged, "scores", who, list(nouns), images, asdict(settings))
         return WorldScores(tuple(nouns), stored["items"], stored["styles"], stored["images"])
 
     def embeddings(self, scores: WorldScores) -> np.ndarray:
@@ -351,6 +370,14 @@ class Laboratory:
         return self.judge(scores.images.reshape(-1, *scores.images.shape[-3:])).embeddings
 
     # --- the shelf ----------------------------------------
+
+    def kept(self, make: Callable[[], dict[str, np.ndarray]], *key: Any) -> dict[str, np.ndarray]:
+        """Arrays under a key of everything that they depend on: read, or made and written."""
+        stored = self._read(*key)
+        if stored is None:
+            stored = make()
+            self._write(stored, *key)
+        return stored
 
     def _path(self, *key: Any) -> Path:
         text = json.dumps([self._stamp, self._model, *key], sort_keys=True)
@@ -370,6 +397,11 @@ class Laboratory:
         buffer = io.BytesIO()
         np.savez(buffer, **cast(Any, arrays))
         files.write_whole(self._path(*key), buffer.getvalue())
+
+
+def _devices(batch: int) -> Literal["single", "all"]:
+    """All local devices, where they divide a batch."""
+    return "all" if batch % jax.local_device_count() == 0 else "single"
 
 
 def _digest(judge: Judge) -> str:

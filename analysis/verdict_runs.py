@@ -10,12 +10,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
-import jax
 import numpy as np
 
 from fdiv_jax.divergences import divergence
 from fdiv_jax.unlearning import (
-    AnchorImagesConfig,
     CriticConfig,
     PreservationConfig,
     UnlearningConfig,
@@ -96,21 +94,16 @@ class Bench:
         """A run of `TARGET`."""
         work = self.work
         values: dict[str, Any] = {
-            "target": TARGET,
             "anchor": anchor,
             "divergence": name,
             "scale": setting,
-            "retained": (),
-            "devices": "all" if work.batch % jax.local_device_count() == 0 else "single",
             "steps": work.steps,
-            "batch_size": work.batch,
             "learning_rate": self.laboratory.budget.learning_rate,
             "seed": seed,
-            "images": AnchorImagesConfig(
-                number=work.images, seed=seed, steps=self.laboratory.budget.sampler_steps
-            ),
         }
-        return UnlearningConfig(**(values | more))
+        return self.laboratory.plain(
+            TARGET, batch=work.batch, images=work.images, image_seed=seed, **(values | more)
+        )
 
     def held_out(self, anchor: str = "near") -> HeldOut:
         """m from the target to that anchor on images that no run sees."""

@@ -1,4 +1,4 @@
-"""Part 13: the setting that the frozen model advises against an exhaustive sweep, by steps to the goal."""
+"""The setting that the frozen model advises against an exhaustive sweep, by steps to the goal."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax import theory
-from fdiv_jax.divergences import DivergenceSwitch, divergence
-from fdiv_jax.unlearning import AnchorImagesConfig, UnlearningConfig
+from fdiv_jax.divergences import divergence
+from fdiv_jax.unlearning import (
+    Batch,
+    LinearisedRun,
+    OptimiserConfig,
+    Plan,
+    TrainState,
+    make_optimiser,
+    make_reference,
+    make_step,
+    share_program,
+)
 from fdiv_jax.unlearning.advice import DIVERGENCES, advise, steps_to
-from fdiv_jax.unlearning.batch import Batch
-from fdiv_jax.unlearning.state import Plan
-from fdiv_jax.unlearning.step import compare, look, predict
 from fdiv_jax.worlds import ITEM_NAMES
 
+from ..descents import AtVariance
 from ..style import COLUMN, INK, legend_below, line_style, panels
 from ..trials import Laboratory
 
@@ -65,43 +73,43 @@ class Arena:
     """Runs of one target on the same batches, at any divergence, sigma and learning rate."""
 
     def __init__(self, laboratory: Laboratory, work: Work, target: str):
-        config = UnlearningConfig(
-            target=target,
-            anchor="near",
-            divergence="kl",
-            retained=(),
-            batch_size=work.batch,
-            images=AnchorImagesConfig(number=work.images, steps=laboratory.budget.sampler_steps),
-        )
         shelf = laboratory.shelf / "anchors"
+        config = laboratory.plain(
+            target, batch=work.batch, images=work.images, optimiser=OptimiserConfig(name="sgd")
+        )
         self.work, self.prepared = work, laboratory.prepare(config)
         self.data = self.prepared.data(shelf)
-        self._look, self._step, self._mean = _programs(self.prepared.plan, work.divergences)
+        cells = [
+            laboratory.prepare(replace(config, divergence=name, loss="exact")) for name in work.divergences
+        ]
+        cells = share_program(cells)
+        self._frozen = {cell.config.divergence: cell.frozen for cell in cells}
+        self._look, self._step = _programs(cells[0].plan)
         self._root = jax.random.split(jax.random.key(config.seed))[1]
         images = replace(config.images, number=work.held_out, seed=config.images.seed + 1)
         others = laboratory.prepare(replace(config, images=images)).data(shelf)
-        self._held_out = self._seen(others.batch(config.seed + 1, 0, work.held_out), work.limit)
+        held_out = others.batch(config.seed + 1, 0, work.held_out)
+        key = jax.random.fold_in(self._root, work.limit)
+        self._held_out = LinearisedRun(self.prepared, [held_out], key=key)
         self._seen_by: dict[int, Any] = {}
-        self._start = self.prepared.plan.trainable.initial(self.prepared.frozen, jax.random.key(0))
-        self.m0 = float(self._mean(self._start, self.prepared.frozen, *self._held_out))
+        self.m0 = float(self._held_out.outputs().m.mean())
 
-    def _seen(self, batch: Batch, number: int) -> tuple[Batch, jax.Array, Any]:
-        """A batch, its key, and the frozen model's outputs, which all runs share."""
-        key = jax.random.fold_in(self._root, number)
-        return batch, key, self._look(self.prepared.frozen, batch, key)
+    def _seen(self, number: int) -> tuple[Batch, jax.Array, Any]:
+        """The batch of a step, its key, and the frozen model's outputs, which all runs share."""
+        if number not in self._seen_by:
+            batch = self.data.batch(self.prepared.config.seed, number, self.work.batch)
+            key = jax.random.fold_in(self._root, number)
+            self._seen_by[number] = batch, key, self._look(self.prepared.frozen, batch, key)
+        return self._seen_by[number]
 
     def run(self, name: str, sigma: float, rate: float, most: float) -> tuple[float, int]:
         """Steps until m on the held-out images is at the goal, infinite where more than `most` are needed;
         and how many steps were taken."""
-        choice = jnp.asarray(self.work.divergences.index(name), jnp.int32)
-        trained, curve, goal = self._start, [self.m0], self.work.goal * self.m0
+        frozen, curve, goal = self._frozen[name], [self.m0], self.work.goal * self.m0
+        trained = self.prepared.plan.trainable.initial(frozen, jax.random.key(0))
         for number in range(int(min(np.ceil(most), self.work.limit))):
-            if number not in self._seen_by:
-                batch = self.data.batch(self.prepared.config.seed, number, self.work.batch)
-                self._seen_by[number] = self._seen(batch, number)
-            seen = self._seen_by[number]
-            trained = self._step(trained, self.prepared.frozen, *seen, choice, sigma, rate)
-            curve.append(float(self._mean(trained, self.prepared.frozen, *self._held_out)))
+            trained = self._step(trained, frozen, *self._seen(number), sigma**2, rate)
+            curve.append(float(self._held_out.outputs(trained).m.mean()))
             if not curve[-1] < 4 * self.m0 or curve[-1] <= goal:
                 break
         steps = steps_to(np.array(curve), goal)
@@ -109,27 +117,18 @@ class Arena:
 
 
 @functools.lru_cache(maxsize=2)
-def _programs(plan: Plan, names: tuple[str, ...]) -> tuple[Callable[..., Any], ...]:
-    """The frozen model's outputs, one step of plain descent on the mean of F_f(m / sigma^2), and the mean m;
-    compiled once for all targets."""
-    switch = DivergenceSwitch(tuple(divergence(name) for name in names))
+def _programs(plan: Plan) -> tuple[Callable[..., Any], ...]:
+    """The frozen model's outputs, and the training step at any sigma^2 and learning rate; compiled once for
+    all targets."""
 
-    def distances(trained: Any, frozen: Any, batch: Batch, key: jax.Array, reference: Any) -> jax.Array:
-        prediction = predict(plan, trained, frozen, batch, key)
-        return plan.loss.distance(compare(plan, trained, frozen, batch, reference, prediction, key))
+    def step(trained, frozen, batch, key, reference, variance, rate):
+        at = replace(plan, loss=cast(Any, AtVariance(plan.loss.at(frozen.choice), variance)))
+        state = TrainState(
+            jnp.zeros((), jnp.int32), trained, make_optimiser(plan.optimiser, rate).init(trained)
+        )
+        return make_step(at)(state, frozen, batch, reference, key)[0].trained
 
-    def step(trained, frozen, batch, key, reference, choice, sigma, rate):
-        def loss(trained):
-            m = distances(trained, frozen, batch, key, reference)
-            return jnp.mean(switch.at(choice).gaussian_divergence(m / sigma**2))
-
-        return jax.tree.map(lambda value, slope: value - rate * slope, trained, jax.grad(loss)(trained))
-
-    return (
-        jax.jit(lambda frozen, batch, key: look(plan, frozen, batch, key)),
-        jax.jit(step),
-        jax.jit(lambda *arguments: jnp.mean(distances(*arguments))),
-    )
+    return jax.jit(make_reference(plan)), jax.jit(step)
 
 
 def _settings(work: Work, m0: float) -> list[tuple[str, float, float]]:

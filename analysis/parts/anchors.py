@@ -1,4 +1,4 @@
-"""Part 9: what the erased item is drawn to: its super-class, its neighbour, or nothing."""
+"""What the erased item is drawn to: its super-class, its neighbour, or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part 8: what each divergence leaves of one erased item and of the nine others, in pictures and numbers."""
+"""What each divergence leaves of one erased item and of the nine others, in pictures and numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part 13: the claims about the min-max game, decided by paired games over seeds."""
+"""The claims about the min-max game, decided by paired games over seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part 1: each divergence from its generator f: its convex conjugate and its curvature f''(1)."""
+"""Each divergence from its generator f: its convex conjugate and its curvature f''(1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part 7: gradient norms along real unlearning, of the losses as they are and at equal curvature."""
+"""Gradient norms along real unlearning, of the losses as they are and at equal curvature."""
 
 from __future__ import annotations
 

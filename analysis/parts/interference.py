@@ -1,4 +1,4 @@
-"""Part 11: who gets hurt: the damage to every concept of erasing each other one, predicted and measured."""
+"""Who gets hurt: the damage to every concept of erasing each other one, predicted and measured."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdiv_jax.unlearning import (
-    AnchorImagesConfig,
-    LinearisedRun,
-    OptimiserConfig,
-    UnlearningConfig,
-)
+from fdiv_jax.unlearning import LinearisedRun, OptimiserConfig, UnlearningConfig
 from fdiv_jax.worlds import ITEM_NAMES, STYLE_NAMES, caption
 
 from ..rank_correlations import Interval, bootstrap, overall, pair_means, pair_table, within_targets
@@ -70,17 +65,13 @@ QUICK = Work(("sneaker", "sandal", "shirt", "sketch"), 4, 8, 5, 1, 3, 1)
 
 def _configuration(laboratory: Laboratory, work: Work, target: str, optimiser: str) -> UnlearningConfig:
     """Plain erasure towards the neighbour: the squared error, no retained prompts."""
-    return UnlearningConfig(
-        target=target,
-        anchor="near",
-        divergence="kl",
-        retained=(),
+    return laboratory.plain(
+        target,
+        batch=work.batch,
+        images=work.images,
         steps=work.steps,
-        batch_size=work.batch,
         learning_rate=RATES[optimiser],
         optimiser=OptimiserConfig(name=cast(Any, optimiser)),
-        images=AnchorImagesConfig(number=work.images, steps=laboratory.budget.sampler_steps),
-        devices="all" if work.batch % jax.local_device_count() == 0 else "single",
     )
 
 

@@ -1,4 +1,4 @@
-"""Part 5: which divergence converges fastest, over damping per coupling and the ratio of the two speeds."""
+"""Which divergence converges fastest, over damping per coupling and the ratio of the two speeds."""
 
 from __future__ import annotations
 

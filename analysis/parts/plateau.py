@@ -1,4 +1,4 @@
-"""Part 12: where minibatch noise lets m rest on the real model, predicted from its Jacobian and measured."""
+"""Where minibatch noise lets m rest on the real model, predicted from its Jacobian and measured."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jax.flatten_util import ravel_pytree
 
 from fdiv_jax import theory
 from fdiv_jax.divergences import divergence
-from fdiv_jax.unlearning import AnchorImagesConfig, LinearisedRun, Prepared, UnlearningConfig
+from fdiv_jax.unlearning import LinearisedRun, Prepared, UnlearningConfig
 from fdiv_jax.unlearning.batch import Batch
 from fdiv_jax.unlearning.data import AnchorData
 from fdiv_jax.unlearning.step import compare, look, predict
 
 from ..style import legend_below, line_style, panel_letters, panels
 from ..trials import TARGET, Laboratory
+from ..verdicts import interval
 
 if TYPE_CHECKING:
     from ..runner import Context
@@ -81,16 +81,8 @@ class _Predicted(NamedTuple):
 
 
 def _configuration(laboratory: Laboratory, work: Work) -> UnlearningConfig:
-    return UnlearningConfig(
-        target=TARGET,
-        anchor="near",
-        divergence="kl",
-        retained=(),
-        scale="sum",
-        trainable=work.trainable,
-        batch_size=work.part,
-        images=AnchorImagesConfig(number=work.images, steps=laboratory.budget.sampler_steps),
-    )
+    more: dict[str, Any] = {"scale": "sum", "trainable": work.trainable}
+    return laboratory.plain(TARGET, batch=work.part, images=work.images, **more)
 
 
 class _Pool(NamedTuple):
@@ -233,7 +225,7 @@ class _Chains:
 def _over_blocks(values: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean over time, the first axis, and the half width of its interval from means over blocks of time."""
     rows = np.stack([part.mean(0) for part in np.array_split(values, blocks)])
-    width = scipy.stats.t.ppf((1 + _INTERVAL) / 2, blocks - 1) * rows.std(0, ddof=1) / np.sqrt(blocks)
+    width = np.apply_along_axis(lambda some: np.ptp(interval(some.tolist(), _INTERVAL)) / 2, 0, rows)
     return values.mean(0), width
 
 

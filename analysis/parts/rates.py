@@ -1,4 +1,4 @@
-"""Part 4: the rate predicted from the curvature, against the rate that the played game shows."""
+"""The rate predicted from the curvature, against the rate that the played game shows."""
 
 from __future__ import annotations
 

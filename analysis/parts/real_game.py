@@ -1,4 +1,4 @@
-"""Part 6: the min-max game on the real thing, far from its equilibrium as in training, and close to it."""
+"""The min-max game on the real thing, far from its equilibrium as in training, and close to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part 8: the spectrum of the training step on a real network, predicted from one measured (Gram, K)."""
+"""The spectrum of the training step on a real network, predicted from one measured (Gram, K)."""
 
 from __future__ import annotations
 

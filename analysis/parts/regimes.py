@@ -1,4 +1,4 @@
-"""Part 12: the clock of descent against real runs, from the kl run with the same seed alone."""
+"""The clock of descent against real runs, from the kl run with the same seed alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part 13: who is served first: the distribution of m over held-out samples, at equal mean m."""
+"""Who is served first: the distribution of m over held-out samples, at equal mean m."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
+from scipy.optimize import brentq
 
 from fdiv_jax.theory import served_first
 from fdiv_jax.unlearning import OptimiserConfig, UnlearningConfig
@@ -97,12 +98,12 @@ def at_mean(run: Curves, mean: float) -> np.ndarray | None:
     if after == 0:
         return run.m[0]
     before, end = np.log(run.m[after - 1]), np.log(run.m[after])
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        inside = float(np.exp(before + middle * (end - before)).mean())
-        low, high = (middle, high) if inside > mean else (low, middle)
-    return np.exp(before + high * (end - before))
+
+    def at(share: float) -> np.ndarray:
+        return np.exp(before + share * (end - before))
+
+    share: Any = brentq(lambda share: float(at(share).mean()) - mean, 0.0, 1.0, xtol=1e-12)
+    return at(share)
 
 
 def statistics(m: np.ndarray) -> dict[str, float]:

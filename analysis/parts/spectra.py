@@ -1,4 +1,4 @@
-"""Part 3: eigenvalues predicted from f''(1), against automatic differentiation of the training objective."""
+"""Eigenvalues predicted from f''(1), against automatic differentiation of the training objective."""
 
 from __future__ import annotations
 

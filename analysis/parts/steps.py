@@ -1,4 +1,4 @@
-"""Part 4 in discrete time: each scheme's factor per iteration and largest stable step, predicted, played."""
+"""In discrete time: each scheme's factor per iteration and largest stable step, predicted, played."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part 12: the claims about losses with a formula and about anchors, decided by paired runs over seeds."""
+"""The claims about losses with a formula and about anchors, decided by paired runs over seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part 2: between these Gaussians a divergence is a weight on the gradient of the mean squared error."""
+"""Between these Gaussians a divergence is a weight on the gradient of the mean squared error."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ def keep_programs() -> None:
     processor, because programs for a CPU use the instructions of the one that they were compiled on.
     JAX_COMPILATION_CACHE_DIR names another place, and JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
     """
-    place = default_cache() / "programs" / _processor()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(place))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(default_cache() / "programs" / _processor())
 
 
 def _processor() -> str:

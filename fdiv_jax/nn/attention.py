@@ -7,17 +7,16 @@ Three implementations give the same values and gradients. Their times and memory
 from __future__ import annotations
 
 import functools
-from typing import Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float
 
-from fdiv_jax.nn.layers import Precision, linear
+from fdiv_jax.nn.layers import ModuleT, Precision, linear, with_setting
 
 Implementation = Literal["auto", "plain", "blocked", "library"]
-ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
 Queries = Float[jax.Array, "batch queries heads width"]
 Keys = Float[jax.Array, "batch keys heads width"]
@@ -228,11 +227,7 @@ def with_attention(module: ModuleT, implementation: Implementation) -> ModuleT:
         ValueError: an unknown implementation.
     """
     check_implementation(implementation)
-    copy = nnx.merge(*nnx.split(module))
-    for _, layer in nnx.iter_modules(copy):
-        if isinstance(layer, AttentionLayer):
-            layer.implementation = implementation
-    return copy
+    return with_setting(module, AttentionLayer, "implementation", implementation)
 
 
 class Attention(AttentionLayer):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jax.typing import DTypeLike
 
 from fdiv_jax.nn.normalisation import GroupNorm
 
+ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
@@ -26,6 +28,18 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "mish": lambda x: x * jnp.tanh(jax.nn.softplus(x)),
 }
+
+
+def with_setting(module: ModuleT, kind: type[nnx.Module], name: str, value: object) -> ModuleT:
+    """`module` with an attribute of all its parts of a kind set to a value; parameters are shared.
+
+    The attribute belongs to the structure, so that functions are compiled for it.
+    """
+    copy = nnx.merge(*nnx.split(module))
+    for _, part in nnx.iter_modules(copy):
+        if isinstance(part, kind):
+            setattr(part, name, value)
+    return copy
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:

@@ -8,10 +8,11 @@ from typing import Any, Literal, TypeVar, get_args
 import jax
 from flax import nnx
 
-__all__ = ["Remat", "RematModule", "check_remat", "rematerialised", "with_remat"]
+from fdiv_jax.nn.layers import ModuleT, with_setting
+
+__all__ = ["Remat", "RematModule", "rematerialised", "with_remat"]
 
 Remat = Literal["none", "blocks", "full"]
-ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 T = TypeVar("T")
 
 
@@ -39,22 +40,9 @@ def with_remat(module: ModuleT, remat: Remat) -> ModuleT:
 
     Source: Chen, Xu, Zhang, Guestrin, Training deep nets with sublinear memory cost, 2016.
     """
-    check_remat(remat)
-    copy = nnx.merge(*nnx.split(module))
-    for _, part in nnx.iter_modules(copy):
-        if isinstance(part, RematModule):
-            part.remat = remat
-    return copy
-
-
-def check_remat(remat: str) -> None:
-    """Check a word for rematerialisation.
-
-    Raises:
-        ValueError: an unknown word.
-    """
     if remat not in get_args(Remat):
         raise ValueError(f"remat {remat!r}, expected one of {', '.join(get_args(Remat))}")
+    return with_setting(module, RematModule, "remat", remat)
 
 
 def rematerialised(function: Callable[..., T], condition: bool) -> Callable[..., T]:

@@ -110,8 +110,9 @@ def load_pipeline(
     check_implementation(attention)
     dtype, param_dtype = _precision("dtype", dtype), _precision("param_dtype", param_dtype)
     file = _single_file(model, config)
-    source = model if file is None or config is None else config
-    directory = find_model(source, variant=variant, revision=revision, offline=offline)
+    directory = find_model(
+        model if config is None else config, variant=variant, revision=revision, offline=offline
+    )
     check_regular(directory)
     index = read_json(directory / "model_index.json")
     kind = index.get("_class_name")

@@ -53,8 +53,12 @@ def find_model(model: str | os.PathLike[str], **hub: Any) -> Path:
 def is_single_file(model: str | os.PathLike[str]) -> bool:
     """Whether a model is a file of safetensors, and none of a component's."""
     file = Path(model)
-    part = (file.parent / "config.json").is_file() and (file.parent.parent / _INDEX).is_file()
-    return file.suffix == ".safetensors" and file.is_file() and not part
+    return file.suffix == ".safetensors" and file.is_file() and not _of_component(file.parent)
+
+
+def _of_component(directory: Path) -> bool:
+    """Whether a directory is that of a component of a model."""
+    return (directory / "config.json").is_file() and (directory.parent / _INDEX).is_file()
 
 
 def _world(name: str) -> Path:
@@ -79,7 +83,7 @@ def _instead(directory: Path) -> str:
     """A hint at what a directory without an index is, if its files show it."""
     if (directory / "pipeline" / _INDEX).is_file():
         return f"; its model is {directory / 'pipeline'}"
-    if (directory / "config.json").is_file() and (directory.parent / _INDEX).is_file():
+    if _of_component(directory):
         return f"; it is a component of the model {directory.parent}"
     tensors = sorted(directory.glob("*.safetensors"))
     if any(file.name.startswith(LORAS) for file in tensors):
@@ -95,7 +99,7 @@ def _instead(directory: Path) -> str:
 def _of_file(file: Path) -> str:
     if is_pickle(file):
         return "; it is pickled, and reading a pickle runs any code it holds, so it is not read here"
-    if (file.parent / "config.json").is_file() and (file.parent.parent / _INDEX).is_file():
+    if _of_component(file.parent):
         return f"; it is of a component of the model {file.parent.parent}"
     if file.suffix == ".safetensors":
         return f"; to load a model of one file name, beside it, a directory {_LAYOUT}"

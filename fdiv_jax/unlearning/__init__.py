@@ -30,7 +30,7 @@ from fdiv_jax.unlearning.held_out import HeldOutDistance
 from fdiv_jax.unlearning.linearised import LinearisedRun
 from fdiv_jax.unlearning.loop import train, unlearn
 from fdiv_jax.unlearning.losses import GaussianLoss, Loss, VariationalLoss, make_loss
-from fdiv_jax.unlearning.observer import Observer
+from fdiv_jax.unlearning.observer import Observer, Watch
 from fdiv_jax.unlearning.optimiser import make_optimiser
 from fdiv_jax.unlearning.parameters import GROUPS, Network, Selection, select
 from fdiv_jax.unlearning.preemption import Preempted
@@ -86,6 +86,7 @@ __all__ = [
     "UnlearningConfig",
     "UnlearningResult",
     "VariationalLoss",
+    "Watch",
     "Weights",
     "anchor_latents",
     "ascend",

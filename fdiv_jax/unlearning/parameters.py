@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 
 from fdiv_jax.arrays import Parameters
-from fdiv_jax.nn import Remat, named_parameters, with_remat
+from fdiv_jax.nn import named_parameters
 from fdiv_jax.unlearning._validate import nearest
 
 __all__ = ["GROUPS", "Network", "Selection", "select"]
@@ -80,13 +80,9 @@ class Network:
     structure; `network.parameters(module)` are its parameters, and `network(parameters, ...)` is what a
     module with these parameters gives. `network.module(parameters)` makes one."""
 
-    def __init__(self, module: nnx.Module, remat: Remat = "none"):
-        """The structure of `module`, which must hold parameters and no other state.
-
-        `remat` says what its backward pass computes again; see `fdiv_jax.nn.with_remat`.
-        """
-        self.remat = remat
-        self.graph, state = nnx.split(module if remat == "none" else with_remat(module, remat))
+    def __init__(self, module: nnx.Module):
+        """The structure of `module`, which must hold parameters and no other state."""
+        self.graph, state = nnx.split(module)
         self._paths: dict[str, tuple[tuple[Any, ...], type[nnx.Variable]]] = {}
         for path, variable in nnx.to_flat_state(state):
             if not isinstance(variable, nnx.Param):

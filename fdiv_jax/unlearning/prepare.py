@@ -17,7 +17,7 @@ import numpy as np
 from fdiv_jax.checkpoints import model_digest
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.files import default_cache
-from fdiv_jax.nn import Remat
+from fdiv_jax.nn import Remat, UNet2DConditionModel, with_remat
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.pipeline.loras import origin
 from fdiv_jax.unlearning import _validate as check
@@ -138,9 +138,8 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
             f"batch_size {config.batch_size} for {len(devices)} devices and an accumulation of "
             f"{config.accumulation}; expected a multiple of {len(devices) * config.accumulation}"
         )
-    _warn_of_a_cpu(config.remat)
     plan = Plan(
-        network=Network(pipe.unet, config.remat),
+        network=Network(_rematerialised(pipe.unet, config.remat)),
         trainable=trainable,
         loss=loss_of(config, pipe.schedule, pipe.latent_shape),
         schedule=pipe.schedule,
@@ -166,19 +165,22 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
     )
 
 
-def _warn_of_a_cpu(remat: Remat) -> None:
-    """XLA orders a CPU's work for its threads, begins what can be begun, and so keeps what should be computed
-    again; the option that changes it is read from the environment alone."""
-    if (
-        remat != "none"
-        and jax.default_backend() == "cpu"
-        and _IN_ORDER not in os.environ.get("XLA_FLAGS", "")
-    ):
+def _rematerialised(unet: UNet2DConditionModel, remat: Remat) -> UNet2DConditionModel:
+    """The UNet with this rematerialisation, where it saves memory.
+
+    XLA orders a CPU's work for its threads, begins what can be begun, and so keeps what should be computed
+    again; the option that changes it is read from the environment alone.
+    """
+    if remat == "none":
+        return unet
+    if jax.default_backend() == "cpu" and _IN_ORDER not in os.environ.get("XLA_FLAGS", ""):
         warnings.warn(
-            f"remat {remat!r} takes no less memory on a CPU unless XLA_FLAGS={_IN_ORDER}=false is in the "
-            "environment",
+            f"remat {remat!r} is left out: on a CPU it takes no less memory unless "
+            f"XLA_FLAGS={_IN_ORDER}=false is in the environment",
             stacklevel=3,
         )
+        return unet
+    return with_remat(unet, remat)
 
 
 def loss_of(

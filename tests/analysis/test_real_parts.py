@@ -11,7 +11,7 @@ from flax import nnx
 from analysis import trials, verdict_runs
 from analysis.equilibrium import critic_features, find_equilibrium, play, speeds
 from analysis.kernel_distance import kernel_distance
-from analysis.parts import game_verdicts, interference, plateau, regimes, served
+from analysis.parts import game_verdicts, interference, plateau, regimes, served, verdicts
 from analysis.runner import Context
 from analysis.simulate import two_poles
 from analysis.trials import Budget, Laboratory, Trial
@@ -82,6 +82,7 @@ EXPECTED = {
     "real_game": ({"C7"}, {"real_game_final_m", "real_equilibrium_rate_max_relative_error"}),
     "gradients": ({"C3"}, {"gradient_order_holds", "gradient_order_share"}),
     "erasure": ({"C2", "C4", "C5", "C6"}, {"target_accuracy", "retained_accuracy"}),
+    "verdicts": ({"C2", "C3", "C4", "C5", "C8", "C9"}, {"verdict_measurements"}),
     "game_verdicts": ({"C6", "C7"}, {"game_verdict_measurements"}),
     "interference": (set(), {"interference_spearman", "interference_spearman_within_target"}),
     "regimes": (set(), {"clock_median_relative_error", "clock_divergence_and_stall_predicted"}),
@@ -97,7 +98,8 @@ def test_part_runs(part, context, shelf, monkeypatch):
     here = context(part)
     for long in (interference, plateau, regimes, served):
         monkeypatch.setattr(long, "FULL", long.QUICK)
-    monkeypatch.setattr(game_verdicts, "FULL", verdict_runs.QUICK)
+    for each in (verdicts, game_verdicts):
+        monkeypatch.setattr(each, "FULL", verdict_runs.QUICK)
     entries = importlib.import_module(f"analysis.parts.{part}").run(here)
     claims, names = EXPECTED[part]
     assert {claim["claim"] for claim in here.claims} == claims

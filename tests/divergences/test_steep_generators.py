@@ -12,7 +12,7 @@ import pytest
 from fdiv_jax.divergences import InfiniteDivergenceError, divergence, unequal_gaussian_divergence
 from tests.divergences.oracles import quickly
 
-DISTANCES = ("0.01", "2", "50")
+DISTANCES = ("0.01", "1", "2", "10", "50")
 
 
 @lru_cache

@@ -110,7 +110,7 @@ SMOOTH = {
 CASES = [(0.0, 1.5), (2.0, 0.6), (0.5, 1.0001), (30.0, 1.02), (1.0, 8.0)]
 
 
-@pytest.mark.parametrize("n", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 31)), 16384])
+@pytest.mark.parametrize("n", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 31)), 16384])
 def test_a_two_dimensional_integral(n, x64):
     name, f = list(SMOOTH.items())[n % 2]
     cases = [(m, 1 + (rho - 1) / math.sqrt(n)) for m, rho in CASES]
@@ -213,7 +213,7 @@ def test_gradients(name, x64):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) for name in ("kl", "jensen_shannon")],
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("kl", "pearson_chi2", "jensen_shannon")],
 )
 def test_the_hessian_at_the_equilibrium_is_the_curvature_times_fishers_information(name, x64):
     """In the mean (unit s2) f''(1), in the logarithm of the variance f''(1) n / 2, and nothing mixed."""

@@ -168,7 +168,7 @@ def test_memory_is_linear_in_the_length(derivative):
     short, long = (needed(length, "blocked") for length in (1024, 4096))
     assert long < 4.5 * short
     if derivative:  # forward alone, the CPU compiler never holds all the scores at once
-        assert needed(4096, "plain") > 8 * needed(1024, "plain")
+        assert needed(4096, "plain") > 3.9 * needed(2048, "plain")  # two copies of the scores; three below
         assert needed(4096, "plain") > 10 * long
 
 

@@ -18,10 +18,10 @@ from fdiv_jax.unlearning import (
 from tests.tiny import tiny_pipeline
 
 
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
 @pytest.mark.slow
-def test_a_run_draws_the_target_to_the_anchor(tmp_path):
-    """Stable Diffusion 2, whose network predicts v; the next test has Stable Diffusion XL."""
-    pipe = tiny_pipeline(4, family="sd2")
+def test_a_run_draws_the_target_to_the_anchor(family, tmp_path):
+    pipe = tiny_pipeline(4, family=family)
     config = fj.UnlearningConfig(
         target="sneaker",
         steps=12,

@@ -53,10 +53,11 @@ def test_residuals_square_to_m(comparison, pipe):
 @pytest.mark.parametrize(
     "changes",
     [
+        pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"retained": None, "scale": "schedule", "sigma": 0.5}, marks=pytest.mark.slow),
         pytest.param({"trainable": "embedding", "anchor": "negative"}, marks=pytest.mark.slow),
     ],
-    ids=["weights", "embedding"],
+    ids=["weights", "retained", "embedding"],
 )
 def test_products_are_those_of_the_jacobian(linearised, changes):
     _, run = linearised(**changes)

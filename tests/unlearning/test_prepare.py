@@ -43,16 +43,16 @@ def test_runs_that_differ_in_their_divergence_have_one_plan(pipe, config):
 
 @pytest.mark.slow
 def test_a_run_of_a_shared_program_is_the_run_alone(pipe, config, tmp_path):
-    """To rounding: the curves and what was learned, against a critic; test_sweep.py has formulas."""
-    options = {"loss": "variational", "critic": SMALL}
-    runs = [prepare(pipe, config(divergence=n, **options)) for n in ("kl", "jensen_shannon")]
-    many = [None, None], [(), ()]
-    alone = train(runs, *many, progress=False, cache=tmp_path)
-    shared = train(share_program(runs), *many, progress=False, cache=tmp_path)
-    for a, b in zip(alone, shared, strict=True):
-        np.testing.assert_allclose(b.history["loss"], a.history["loss"], rtol=2e-4, atol=1e-7)
-        for name, value in a.learned.items():
-            np.testing.assert_allclose(b.learned[name], value, atol=1e-4)
+    """To rounding: the curves and what was learned, for formulas and against a critic."""
+    for options in ({"loss": "exact"}, {"loss": "variational", "critic": SMALL}):
+        runs = [prepare(pipe, config(divergence=n, **options)) for n in ("kl", "jensen_shannon")]
+        many = [None, None], [(), ()]
+        alone = train(runs, *many, progress=False, cache=tmp_path)
+        shared = train(share_program(runs), *many, progress=False, cache=tmp_path)
+        for a, b in zip(alone, shared, strict=True):
+            np.testing.assert_allclose(b.history["loss"], a.history["loss"], rtol=2e-4, atol=1e-7)
+            for name, value in a.learned.items():
+                np.testing.assert_allclose(b.learned[name], value, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -131,8 +131,9 @@ def test_one_step_of_gradient_descent_by_hand(toy):
 @pytest.mark.parametrize(
     ("name", "family"),
     [
-        pytest.param("squared_hellinger", "closed", marks=pytest.mark.slow),
+        ("squared_hellinger", "closed"),
         pytest.param("squared_hellinger", "variational", marks=pytest.mark.slow),
+        pytest.param("jensen_shannon", "exact", marks=pytest.mark.slow),
     ],
 )
 def test_four_devices_are_one(name, family, toy):
