@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import mannwhitneyu, spearmanr
 
-__all__ = ["Interval", "bootstrap", "overall", "pair_means", "pair_table", "within_targets"]
+__all__ = ["Interval", "bootstrap", "overall", "pair_means", "pair_table", "separation", "within_targets"]
 
 
 class Interval(NamedTuple):
@@ -65,6 +65,17 @@ def overall(predicted: np.ndarray, measured: np.ndarray) -> float:
     return _both(predicted.ravel(), measured.ravel())
 
 
+def separation(predicted: np.ndarray, hurt: np.ndarray) -> float:
+    """The area under the curve with which a prediction tells hurt pairs (1) from others (0), nan left out:
+    the chance that of one pair of either kind it ranks the hurt one higher. nan where one kind is missing."""
+    kept = np.isfinite(predicted) & np.isfinite(hurt)
+    yes, no = predicted[kept & (hurt == 1)], predicted[kept & (hurt == 0)]
+    if not yes.size or not no.size:
+        return float("nan")
+    found: Any = mannwhitneyu(yes, no)
+    return float(found.statistic) / (yes.size * no.size)
+
+
 def bootstrap(
     statistic: Callable[[np.ndarray, np.ndarray], float],
     predicted: np.ndarray,
@@ -78,5 +89,5 @@ def bootstrap(
     rng = np.random.default_rng(0)
     rows = rng.integers(len(predicted), size=(draws, len(predicted)))
     found = [statistic(predicted[chosen], measured[chosen]) for chosen in rows]
-    low, high = np.percentile(found, (2.5, 97.5))
+    low, high = np.nanpercentile(found, (2.5, 97.5)) if np.isfinite(found).any() else (np.nan, np.nan)
     return Interval(statistic(predicted, measured), float(low), float(high))

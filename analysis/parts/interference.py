@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdiv_jax.unlearning import LinearisedRun, OptimiserConfig, UnlearningConfig
-from fdiv_jax.worlds import ITEM_NAMES, STYLE_NAMES, caption
+from fdiv_jax.pipeline import TextToImagePipeline
+from fdiv_jax.unlearning import Frozen, LinearisedRun, OptimiserConfig, UnlearningConfig
+from fdiv_jax.worlds import ITEM_NAMES, STYLE_NAMES, SamplingSettings, caption
 
-from ..rank_correlations import Interval, bootstrap, overall, pair_means, pair_table, within_targets
-from ..style import INK, panel_letters, panels
+from ..image_damage import Drawn, accuracy_table, draw, image_table
+from ..interference import LOST, NAMES, Damage, draw_damage
+from ..rank_correlations import overall, pair_means, pair_table
 from ..trials import Laboratory
 
 if TYPE_CHECKING:
@@ -26,16 +28,8 @@ SHOWN = tuple((item, style) for item in ITEM_NAMES for style in STYLE_NAMES)
 """What each prompt shows, in the order of the held-out prompts."""
 RATES = {"sgd": 1.0, "adamw": 1e-3}
 """Learning rates of the two optimisers."""
-NAMES = {"sgd": "gradient descent", "adamw": "AdamW"}
 _LOOKS = 8
 """Noised images at which the frozen model's predictions are compared, for the naive distance."""
-_LOOKS_OF = {
-    ("item", "item"): ("o", "#0072B2"),
-    ("item", "style"): ("^", "#56B4E9"),
-    ("style", "item"): ("s", "#D55E00"),
-    ("style", "style"): ("x", "#882255"),
-}
-"""Marks of the pairs, by the kinds of what is erased and what is hurt."""
 
 
 class Work(NamedTuple):
@@ -47,7 +41,8 @@ class Work(NamedTuple):
         images: drawn for each of them.
         batches: at which a run is linearised.
         depth: of the Krylov space.
-        held_out: images at each prompt, on which damage is measured.
+        held_out: images at each prompt, on which damage is measured as m.
+        drawn: images at each prompt, on which it is measured as the change of what is drawn.
     """
 
     concepts: tuple[str, ...] = CONCEPTS
@@ -57,10 +52,11 @@ class Work(NamedTuple):
     batches: int = 2
     depth: int = 8
     held_out: int = 2
+    drawn: int = 4
 
 
 FULL = Work()
-QUICK = Work(("sneaker", "sandal", "shirt", "sketch"), 4, 8, 5, 1, 3, 1)
+QUICK = Work(("sneaker", "sandal", "shirt", "sketch"), 4, 8, 5, 1, 3, 1, 1)
 
 
 def _configuration(laboratory: Laboratory, work: Work, target: str, optimiser: str) -> UnlearningConfig:
@@ -109,6 +105,11 @@ class _HeldOut:
             self._prepared, self._prompts, images, laboratory.shelf / "anchors"
         )
 
+    @property
+    def frozen(self) -> Frozen:
+        """What is not trained."""
+        return self._prepared.frozen
+
     def by_prompt(self, values: np.ndarray) -> np.ndarray:
         """Means over the samples of each prompt, (prompts, ...)."""
         return np.stack([values[self._shown == place].mean(0) for place in range(len(SHOWN))])
@@ -134,77 +135,6 @@ def _squared(points: np.ndarray) -> np.ndarray:
     return ((flat[:, None] - flat[None]) ** 2).sum(-1)
 
 
-def _figure(
-    predicted: dict[str, np.ndarray],
-    measured: dict[str, np.ndarray],
-    correlations: dict[str, Interval],
-    naive: dict[str, dict[str, float]],
-    concepts: tuple[str, ...],
-) -> Any:
-    """Predicted against measured damage, one panel for each optimiser, and the rank correlations."""
-    figure, axes = panels(1, 3, width=6.75, height=2.75, width_ratios=(1, 1, 0.8))
-    low = min(np.nanmin(table) for table in (*predicted.values(), *measured.values()))
-    high = max(np.nanmax(table) for table in (*predicted.values(), *measured.values()))
-    for axis, name in zip(axes[:2], NAMES, strict=True):
-        for (erased, hurt), (marker, colour) in _LOOKS_OF.items():
-            chosen = _of_kind(concepts, erased, hurt) & np.isfinite(measured[name])
-            axis.plot(
-                predicted[name][chosen],
-                measured[name][chosen],
-                marker,
-                color=colour,
-                markersize=3.2,
-                markeredgewidth=0.7,
-                fillstyle="none",
-                label=f"{erased} hurts {hurt}",
-            )
-        ends = (low / 1.4, 1.4 * high)
-        axis.plot(ends, ends, color=INK, linewidth=0.7, zorder=1)
-        axis.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="predicted m", ylabel="measured m")
-        axis.set(title=NAMES[name], box_aspect=1)
-        found = correlations[name]
-        axis.text(
-            0.04,
-            0.96,
-            f"Spearman {found.value:.2f}\n[{found.low:.2f}, {found.high:.2f}]",
-            transform=axis.transAxes,
-            va="top",
-            fontsize=7.5,
-        )
-    _bars(axes[2], correlations, naive)
-    panel_letters(axes)
-    handles, texts = axes[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=4, handletextpad=0.2, columnspacing=1.2)
-    return figure
-
-
-def _of_kind(concepts: tuple[str, ...], erased: str, hurt: str) -> np.ndarray:
-    """Which pairs are of these kinds, (concepts, concepts)."""
-    kinds = ["item" if name in ITEM_NAMES else "style" for name in concepts]
-    return np.array([[a == erased and b == hurt for b in kinds] for a in kinds])
-
-
-def _bars(axis: Any, correlations: dict[str, Interval], naive: dict[str, dict[str, float]]) -> None:
-    """The rank correlations of the prediction and of the naive distances."""
-    rows = ["Jacobian", *next(iter(naive.values()))]
-    for number, (name, colour, marker) in enumerate((("sgd", "#0072B2", "o"), ("adamw", "#D55E00", "s"))):
-        found = correlations[name]
-        values = [found.value, *naive[name].values()]
-        places = np.arange(len(rows)) + 0.18 * (2 * number - 1)
-        axis.plot(values, places, marker, color=colour, markersize=5, label=NAMES[name])
-        axis.plot([found.low, found.high], [places[0]] * 2, color=colour)
-    axis.set(
-        yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.9), xlim=(min(-0.1, axis.get_xlim()[0]), 1.08)
-    )
-    axis.set_yticklabels([text.replace(" ", "\n") for text in rows])
-    axis.set(xlabel="Spearman", title="rank of damage")
-    axis.axvline(0, color=INK, linewidth=0.7)
-    axis.legend(
-        loc="upper left", bbox_to_anchor=(-0.02, 1.02), handletextpad=0.1, borderpad=0.0, labelspacing=0.2
-    ).set(frame_on=True, zorder=5)
-    axis.get_legend().get_frame().set(facecolor="white", edgecolor="none", alpha=1)
-
-
 def run(context: Context) -> dict[str, Any]:
     """Predict what each erasure does to every concept, then make them, and compare."""
     laboratory, work = Laboratory.open(context), QUICK if context.quick else FULL
@@ -213,64 +143,85 @@ def run(context: Context) -> dict[str, Any]:
         concepts, "targets linearised", lambda target: _predicted_changes(laboratory, work, target)
     )
     held_out = _HeldOut(laboratory, work)
+    settings = SamplingSettings(steps=laboratory.budget.sampler_steps)
 
-    def measure(pair: tuple[str, str]) -> np.ndarray:
-        learned = laboratory.erased(_configuration(laboratory, work, pair[1], pair[0]))
-        return held_out.by_prompt(held_out.run.outputs(learned).m)
+    def drawn(pipe: TextToImagePipeline) -> Drawn:
+        return draw(pipe, laboratory.judge, SHOWN, work.drawn, settings)
 
-    predicted, measured = {}, {}
+    def measure(pair: tuple[str, str]) -> dict[str, Any]:
+        config = _configuration(laboratory, work, pair[1], pair[0])
+        learned = laboratory.erased(config)
+        after = laboratory.prepare(config).plan.trainable.pipeline(
+            laboratory.frozen, {name: jnp.asarray(value) for name, value in learned.items()}, held_out.frozen
+        )
+        return {"m": held_out.by_prompt(held_out.run.outputs(learned).m), **drawn(after)}
+
+    (before,) = context.cells([None], "frozen", lambda _: drawn(laboratory.frozen))
+    found = {}
     for name in NAMES:
         stack = np.stack([change[name] for change in changes])
-        predicted[name] = pair_table(held_out.by_prompt(held_out.run.damage(stack)).T, concepts, SHOWN)
         rows = context.cells([(name, target) for target in concepts], f"erased by {NAMES[name]}", measure)
-        measured[name] = pair_table(np.stack(rows), concepts, SHOWN)
+        found[name] = Damage(
+            predicted=pair_table(held_out.by_prompt(held_out.run.damage(stack)).T, concepts, SHOWN),
+            measured=pair_table(np.stack([row["m"] for row in rows]), concepts, SHOWN),
+            images=image_table(before, rows, concepts, SHOWN),
+            lost=accuracy_table(before, rows, concepts, SHOWN),
+        )
     distances = {
-        name: -pair_means(found, concepts, SHOWN) for name, found in held_out.naive_distances().items()
+        name: -pair_means(table, concepts, SHOWN) for name, table in held_out.naive_distances().items()
     }
-    correlations = {name: bootstrap(overall, predicted[name], measured[name]) for name in NAMES}
-    within = {name: bootstrap(within_targets, predicted[name], measured[name]) for name in NAMES}
-    by_kind = {
-        name: {
-            f"{erased} hurts {hurt}": overall(
-                np.where(_of_kind(concepts, erased, hurt), predicted[name], np.nan), measured[name]
-            )
-            for erased, hurt in _LOOKS_OF
-        }
-        for name in NAMES
-    }
+    ranks = {name: each.ranks() for name, each in found.items()}
     naive = {
-        name: {key: overall(found, measured[name]) for key, found in distances.items()} for name in NAMES
+        name: {key: overall(table, each.measured) for key, table in distances.items()}
+        for name, each in found.items()
     }
-    ratios = {name: np.log(measured[name] / predicted[name]) for name in NAMES}
-    best_naive = max(max(found.values()) for found in naive.values())
+    best_naive = max(max(each.values()) for each in naive.values())
     context.figure(
         "interference",
-        _figure(predicted, measured, correlations, naive, concepts),
-        shows=f"Who gets hurt: m on held-out images at every other concept after {work.steps} steps that "
-        "erase one, plain erasure towards its neighbour. Predicted by linearised descent from Jacobians of "
-        "the frozen model, before any training, against measured, over all "
-        f"{int(np.isfinite(measured['sgd']).sum())} ordered pairs; the line is equality. (c) Rank "
-        "correlation of the prediction, and of the closeness of the concepts' text features and of the "
-        f"frozen model's predictions, which reach {best_naive:.2f} at the most. Intervals: 95 %, by drawing "
-        "the erased concepts again (pairs that share a run are not independent).",
+        draw_damage(found, ranks, naive, concepts),
+        shows=f"Who gets hurt: damage at every other concept after {work.steps} steps that erase one, plain "
+        f"erasure towards its neighbour, over all {int(np.isfinite(found['sgd'].measured).sum())} ordered "
+        "pairs. Predicted by linearised descent from Jacobians of the frozen model, before any training. "
+        "(a, b) Against m on held-out images; the line is equality. (c) Rank correlation with that m of the "
+        "prediction, and of the closeness of the concepts' text features and of the frozen model's "
+        f"predictions, which reach {best_naive:.2f} at the most. (d, e) Against the mean squared change of "
+        f"{work.drawn} images at each prompt, drawn from the same noise before and after; filled: the judge "
+        f"loses more than {LOST:g} of the concept. (f) How well these pairs are told from the others. "
+        "Intervals: 95 %, by drawing the erased concepts again (pairs that share a run are not independent).",
         rows=[
             {"erased": erased, "hurt": hurt}
-            | {f"predicted_{name}": predicted[name][i, j] for name in NAMES}
-            | {f"measured_{name}": measured[name][i, j] for name in NAMES}
-            | {f"closeness_{key.replace(' ', '_')}": found[i, j] for key, found in distances.items()}
+            | {
+                f"{key}_{name}": table[i, j]
+                for name, each in found.items()
+                for key, table in each._asdict().items()
+            }
+            | {f"closeness_{key.replace(' ', '_')}": table[i, j] for key, table in distances.items()}
             for i, erased in enumerate(concepts)
             for j, hurt in enumerate(concepts)
-            if np.isfinite(measured["sgd"][i, j])
+            if np.isfinite(found["sgd"].measured[i, j])
         ],
     )
     return {
-        "interference_spearman": {name: found.value for name, found in correlations.items()},
-        "interference_spearman_interval": {name: found[1:] for name, found in correlations.items()},
-        "interference_spearman_within_target": {name: found.value for name, found in within.items()},
-        "interference_spearman_by_kind": by_kind,
+        "interference_spearman": {name: each["m"].value for name, each in ranks.items()},
+        "interference_spearman_interval": {name: each["m"][1:] for name, each in ranks.items()},
+        "interference_spearman_within_target": {
+            name: each["m, within"].value for name, each in ranks.items()
+        },
+        "interference_spearman_by_kind": {name: each.by_kind(concepts) for name, each in found.items()},
         "interference_spearman_naive": naive,
+        "interference_spearman_images": {name: each["images"] for name, each in ranks.items()},
+        "interference_lost_accuracy_auc": {
+            name: {key: each[f"lost by {key}"] for key in ("predicted", "measured")}
+            for name, each in ranks.items()
+        },
+        "interference_pairs_that_lose_accuracy": {
+            name: int(np.nansum(each.lost > LOST)) for name, each in found.items()
+        },
         "interference_log_ratio": {
-            name: {"median": float(np.nanmedian(found)), "deviation": float(np.nanstd(found, ddof=1))}
-            for name, found in ratios.items()
+            name: {
+                "median": float(np.nanmedian(each.log_ratio)),
+                "deviation": float(np.nanstd(each.log_ratio, ddof=1)),
+            }
+            for name, each in found.items()
         },
     }

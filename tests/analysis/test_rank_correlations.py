@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.rank_correlations import bootstrap, overall, pair_means, pair_table, within_targets
+from analysis.rank_correlations import bootstrap, overall, pair_means, pair_table, separation, within_targets
 
 SHOWN = (("a", "x"), ("a", "y"), ("b", "x"), ("b", "y"))
 
@@ -45,3 +45,15 @@ def test_within_targets_does_not_see_the_level_of_a_target():
     levels = 10.0 ** rng.permutation(5)[:, None]
     assert within_targets(damage, levels * damage) == pytest.approx(1.0)
     assert overall(damage, levels * damage) < 0.9
+
+
+def test_separation_counts_the_pairs_that_are_ranked_right():
+    rng = np.random.default_rng(3)
+    predicted, hurt = rng.integers(6, size=(2, 5, 7)).astype(float)
+    hurt = (hurt > 3).astype(float)
+    predicted[0, 0] = hurt[1, 2] = np.nan
+    yes = [p for p, h in zip(predicted.ravel(), hurt.ravel(), strict=True) if h == 1 and p == p]
+    no = [p for p, h in zip(predicted.ravel(), hurt.ravel(), strict=True) if h == 0 and p == p]
+    counted = np.mean([(a > b) + 0.5 * (a == b) for a in yes for b in no])
+    assert separation(predicted, hurt) == pytest.approx(counted)
+    assert np.isnan(separation(predicted, np.zeros_like(hurt)))
