@@ -28,13 +28,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from matfree import decomp
 
 from fdiv_jax.divergences import Divergence, SwitchedDivergence
-from fdiv_jax.nn import UNet2DConditionModel
+from fdiv_jax.nn import UNet2DConditionModel, abstract_module
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import (
     Batch,
@@ -226,9 +225,9 @@ class StepGame:
             raise RuntimeError("the spectrum is measured in float64; call this inside jax.enable_x64(True)")
         trainable, frozen, _ = trainable_of(pipe, group, rank=rank)
         double = {name: jnp.asarray(value, jnp.float64) for name, value in frozen.unet.items()}
-        abstract = nnx.eval_shape(
-            lambda: UNet2DConditionModel(
-                pipe.unet.config, rngs=nnx.Rngs(0), dtype=jnp.float64, param_dtype=jnp.float64
+        abstract = abstract_module(
+            lambda rngs: UNet2DConditionModel(
+                pipe.unet.config, rngs=rngs, dtype=jnp.float64, param_dtype=jnp.float64
             )
         )
         player: Any = ConvolutionalCritic(pipe.latent_shape, critic or CriticConfig(), pipe.schedule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import lru_cache
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from fdiv_jax.nn import (
     UNet2DConditionModel,
     UNetConfig,
     VAEConfig,
+    abstract_module,
 )
 from fdiv_jax.pipeline import Concept, TextToImagePipeline
 
@@ -119,21 +121,9 @@ def fill(module: Any, rng: np.random.Generator) -> Any:
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
-def tiny_pipeline(
-    seed: int = 0,
-    *,
-    concepts: bool = True,
-    scheduler: dict[str, Any] | None = None,
-    latent: int = 8,
-    family: Family = "sd1",
-) -> TextToImagePipeline:
-    """A pipeline of 2 `latent` px images with random weights; as many concepts as the tests need, or none.
-
-    `scheduler` replaces entries of the scheduler's configuration. `family`: "sd1"; "sd2" with OpenCLIP's text
-    tower, linear projections and v-prediction; "sdxl" with two text towers, pooled text and sizes.
-    """
-    tokenizer = tiny_tokenizer()
-    size = len(tokenizer)
+@lru_cache
+def _shapes(size: int, latent: int, family: Family) -> list[Any]:
+    """UNet, VAE and text encoders without parameters; `size`: of the vocabulary."""
     text = CLIPTextConfig(
         vocab_size=size,
         hidden_size=8,
@@ -163,18 +153,34 @@ def tiny_pipeline(
         sample_size=2 * latent,
         scaling_factor=0.13025 if family == "sdxl" else 0.18215,
     )
+    made = [
+        abstract_module(lambda rngs: UNet2DConditionModel(unet, rngs=rngs)),
+        abstract_module(lambda rngs: AutoencoderKL(vae, rngs=rngs)),
+        abstract_module(lambda rngs: CLIPTextModel(text, rngs=rngs)),
+    ]
+    if family == "sdxl":
+        made.append(abstract_module(lambda rngs: CLIPTextModelWithProjection(second, rngs=rngs)))
+    return made
+
+
+def tiny_pipeline(
+    seed: int = 0,
+    *,
+    concepts: bool = True,
+    scheduler: dict[str, Any] | None = None,
+    latent: int = 8,
+    family: Family = "sd1",
+) -> TextToImagePipeline:
+    """A pipeline of 2 `latent` px images with random weights; as many concepts as the tests need, or none.
+
+    `scheduler` replaces entries of the scheduler's configuration. `family`: "sd1"; "sd2" with OpenCLIP's text
+    tower, linear projections and v-prediction; "sdxl" with two text towers, pooled text and sizes.
+    """
+    tokenizer = tiny_tokenizer()
     config = {**SCHEDULER, **_SCHEDULERS[family], **(scheduler or {})}
 
-    shapes = nnx.eval_shape(
-        lambda: (
-            UNet2DConditionModel(unet, rngs=nnx.Rngs(0)),
-            AutoencoderKL(vae, rngs=nnx.Rngs(0)),
-            CLIPTextModel(text, rngs=nnx.Rngs(0)),
-            *([CLIPTextModelWithProjection(second, rngs=nnx.Rngs(0))] if family == "sdxl" else []),
-        )
-    )
     rng = np.random.default_rng(seed)
-    models = [fill(shape, rng) for shape in shapes]
+    models = [fill(shape, rng) for shape in _shapes(len(tokenizer), latent, family)]
     return TextToImagePipeline(
         unet=models[0],
         vae=models[1],

@@ -24,7 +24,7 @@ from fdiv_jax.nn.critic import Critic, SpectralVector
 from fdiv_jax.nn.lora import extract_lora, init_lora, merge_lora
 from fdiv_jax.nn.named import named_parameters
 from fdiv_jax.nn.remat import Remat, with_remat
-from fdiv_jax.nn.shapes import abstract_network
+from fdiv_jax.nn.shapes import abstract_module, abstract_network
 from fdiv_jax.nn.unet import UNet2DConditionModel, UNetConfig
 from fdiv_jax.nn.vae import AutoencoderKL, VAEConfig
 
@@ -48,6 +48,7 @@ __all__ = [
     "UNet2DConditionModel",
     "UNetConfig",
     "VAEConfig",
+    "abstract_module",
     "abstract_network",
     "dot_product_attention",
     "extract_lora",

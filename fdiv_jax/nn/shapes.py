@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
@@ -23,6 +26,14 @@ class _OneKey(nnx.Rngs):
         return self._key
 
 
+def abstract_module(make: Callable[[nnx.Rngs], ModuleT]) -> ModuleT:
+    """What `make(rngs)` builds, with shapes in place of parameters; nothing is allocated.
+
+    `nnx.eval_shape` of a module that draws from `nnx.Rngs` takes time quadratic in its layers.
+    """
+    return nnx.eval_shape(lambda: make(_OneKey()))
+
+
 def abstract_network(kind: type[ModuleT], config: JsonMapping, **precision: DTypeLike) -> ModuleT:
     """The network of a `config.json` mapping with shapes in place of parameters; nothing is allocated.
 
@@ -36,4 +47,19 @@ def abstract_network(kind: type[ModuleT], config: JsonMapping, **precision: DTyp
         ValueError: as for the class's configuration.
     """
     make = kind.from_config  # type: ignore[attr-defined]
-    return nnx.eval_shape(lambda: make(config, rngs=_OneKey(), **precision))
+    key = (kind, repr(config), repr(sorted(precision.items())), jax.config.jax_enable_x64)
+    return nnx.merge(*_parts(_Asked(key, lambda rngs: make(config, rngs=rngs, **precision))))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A network to be traced; two are equal where their keys are."""
+
+    key: tuple[type[nnx.Module], str, str, bool]
+    make: Callable[[nnx.Rngs], nnx.Module] = field(compare=False)
+
+
+@lru_cache(maxsize=16)
+def _parts(asked: _Asked) -> tuple[Any, Any]:
+    """Tracing is most of the time that a small model takes to load; many models share a configuration."""
+    return nnx.split(abstract_module(asked.make))

@@ -35,6 +35,7 @@ from fdiv_jax.nn import (
     UNet2DConditionModel,
     UNetConfig,
     VAEConfig,
+    abstract_module,
 )
 from fdiv_jax.pipeline import Concept, TextToImagePipeline
 from fdiv_jax.worlds.captions import CAPTIONS, ITEM_NAMES, STYLE_NAMES, SUPERCLASSES, concepts, draw_captions
@@ -231,8 +232,8 @@ def train_unet(
     instead of the noise: Meng et al., On distillation of guided diffusion models, 2023, stage one at one g.
     """
     schedule = NoiseSchedule.from_config(SCHEDULER)
-    unet_graph = nnx.graphdef(nnx.eval_shape(lambda: UNet2DConditionModel(UNET, rngs=nnx.Rngs(0))))
-    text_graph = nnx.graphdef(nnx.eval_shape(lambda: CLIPTextModel(TEXT, rngs=nnx.Rngs(0))))
+    unet_graph = nnx.graphdef(abstract_module(lambda rngs: UNet2DConditionModel(UNET, rngs=rngs)))
+    text_graph = nnx.graphdef(abstract_module(lambda rngs: CLIPTextModel(TEXT, rngs=rngs)))
     tokens = jnp.asarray(tokenize(CAPTIONS))
     size = 128
 

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from analysis import trials, verdict_runs
 from analysis.equilibrium import critic_features, find_equilibrium, play, speeds
@@ -17,6 +16,7 @@ from analysis.simulate import two_poles
 from analysis.trials import Budget, Laboratory, Trial
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.divergences import divergence
+from fdiv_jax.nn import abstract_module
 from fdiv_jax.theory import discrete_rate
 from fdiv_jax.unlearning import (
     Batch,
@@ -59,7 +59,7 @@ SMALL = Budget(
 def world():
     """A tiny random pipeline of 32 px images and a random judge."""
     network = fill(
-        nnx.eval_shape(lambda: JudgeNetwork(JudgeConfig(), rngs=nnx.Rngs(0))), np.random.default_rng(1)
+        abstract_module(lambda rngs: JudgeNetwork(JudgeConfig(), rngs=rngs)), np.random.default_rng(1)
     )
     return tiny_pipeline(latent=16), Judge(network, report={"item": 0.9, "style": 0.99})
 

@@ -10,7 +10,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from fdiv_jax.checkpoints import load_component, load_state_dict, save_component, state_dict
-from fdiv_jax.nn import AutoencoderKL, CLIPTextModel, VAEConfig
+from fdiv_jax.nn import AutoencoderKL, CLIPTextModel, VAEConfig, abstract_module
 from tests.tiny import fill
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -19,7 +19,7 @@ CONFIG = VAEConfig(block_out_channels=(4,), norm_num_groups=2, layers_per_block=
 
 @pytest.fixture(scope="module")
 def model():
-    return fill(nnx.eval_shape(lambda: AutoencoderKL(CONFIG, rngs=nnx.Rngs(0))), np.random.default_rng(0))
+    return fill(abstract_module(lambda rngs: AutoencoderKL(CONFIG, rngs=rngs)), np.random.default_rng(0))
 
 
 def decoded(model, latents):

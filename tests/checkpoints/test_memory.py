@@ -41,13 +41,11 @@ print(kept, memory("VmHWM") - before)
 
 def write(directory, layers, dtype):
     """A text tower of random weights; two shards, so that both ways of reading are measured."""
-    from flax import nnx
-
     from fdiv_jax.checkpoints.state_dicts import tensor_names
-    from fdiv_jax.nn import CLIPTextModel
+    from fdiv_jax.nn import CLIPTextModel, abstract_network
 
     config = _CONFIG | {"num_hidden_layers": layers}
-    model = nnx.eval_shape(lambda: CLIPTextModel.from_config(config, rngs=nnx.Rngs(0)))
+    model = abstract_network(CLIPTextModel, config)
     rng = np.random.default_rng(0)
     tensors = {
         name: rng.standard_normal(shape, np.float32).astype(dtype)

@@ -14,6 +14,7 @@ from fdiv_jax.nn import (
     CLIPVisionConfig,
     TextConditioning,
     VAEConfig,
+    abstract_module,
 )
 from tests.tiny import fill, tiny_pipeline
 
@@ -38,7 +39,7 @@ def _clip(method):
         CLIPVisionConfig(image_size=16, patch_size=4, **small),
         projection_dim=8,
     )
-    model = fill(nnx.eval_shape(lambda: CLIPModel(config, rngs=nnx.Rngs(0))), np.random.default_rng(1))
+    model = fill(abstract_module(lambda rngs: CLIPModel(config, rngs=rngs)), np.random.default_rng(1))
     tokens = np.random.default_rng(0).integers(0, 48, (2, 9))
     tokens[:, -1] = 49
     return model, method, (tokens if method == "embed_texts" else normal(2, 16, 16, 3),)
@@ -68,7 +69,7 @@ def case(name):
 def function(model, method, dtype):
     """(a method of the model at that compute precision as a function of its parameters, the parameters)."""
     state = nnx.split(model)[1]
-    graph = nnx.split(nnx.eval_shape(lambda: type(model)(model.config, rngs=nnx.Rngs(0), dtype=dtype)))[0]
+    graph = nnx.split(abstract_module(lambda rngs: type(model)(model.config, rngs=rngs, dtype=dtype)))[0]
     return lambda state, *inputs: getattr(nnx.merge(graph, state), method)(*inputs), state
 
 
@@ -127,5 +128,5 @@ def test_float16_leaves_the_autoencoder_in_float32_where_its_file_asks():
     for force, expected in ((True, jnp.float32), (False, jnp.float16)):
         config = VAEConfig(block_out_channels=(8,), norm_num_groups=2, force_upcast=force)
         for dtype, result in ((jnp.float16, expected), (jnp.bfloat16, jnp.bfloat16)):
-            vae = nnx.eval_shape(lambda c=config, d=dtype: AutoencoderKL(c, rngs=nnx.Rngs(0), dtype=d))
+            vae = abstract_module(lambda rngs, c=config, d=dtype: AutoencoderKL(c, rngs=rngs, dtype=d))
             assert vae.dtype == vae.decoder.conv_in.dtype == result
