@@ -18,7 +18,7 @@ from fdiv_jax.unlearning import AnchorData, CriticConfig
 from ..blocks import Blocks, predicted_eigenvalues, relative_errors
 from ..simulate import plane_rate
 from ..spectrum import Point, Ritz, StepGame
-from ..style import INK, label, line_style, panel_letters, panels
+from ..style import INK, label, line_style, panel_letters, panels, series_style
 from ..toy_games import smooth_divergences
 from ..trials import Laboratory, Trial
 
@@ -245,12 +245,11 @@ def _draw_density(axis: Any, by_window: dict[str, list[Blocks]]) -> None:
     top = max(np.linalg.eigvalsh(each.coupling_square)[-1] for some in by_window.values() for each in some)
     edges = np.geomspace(1e-7 * top, 1.01 * top, 15)
     middles = np.sqrt(edges[1:] * edges[:-1])
-    looks = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#000000", "D"))
-    for (window, some), (colour, mark) in zip(by_window.items(), looks, strict=False):
+    for place, (window, some) in enumerate(by_window.items()):
         found = _density(some, edges)
         spread = found.std(axis=0, ddof=1) if len(found) > 1 else None
         axis.errorbar(
-            middles, found.mean(0), spread, color=colour, marker=mark, markersize=3, linewidth=1,
+            middles, found.mean(0), spread, **series_style(1 + place), markersize=3, linewidth=1,
             elinewidth=0.7, capsize=1.5, label=window,
         )  # fmt: skip
     axis.set(xscale="log", xlabel="eigenvalue of KKᵀ", ylabel="eigenvalues per decade")
@@ -274,8 +273,9 @@ def _draw_orbits(axis: Any, rows: list[Row]) -> None:
 
 
 def _draw_errors(axis: Any, errors: dict[str, list[float]]) -> None:
+    look = series_style(1) | {"linestyle": "none"}
     for place, values in enumerate(errors.values()):
-        axis.plot(values, [place] * len(values), "o", color="#0072B2", markersize=3, alpha=0.6)
+        axis.plot(values, [place] * len(values), **look, markersize=3, alpha=0.6)
     axis.axvline(BAR, color=INK, linestyle="--", linewidth=0.8)
     axis.set_yticks(range(len(errors)), list(errors), fontsize=7)
     axis.invert_yaxis()
