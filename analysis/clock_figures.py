@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
 
+from .files import Row
 from .style import INK, PAGE, label, legend_below, line_style, panel_letters, panels, series_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 __all__ = ["Contrast", "clock_figure", "contrasts", "timestep_figure"]
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Row]
 _PREDICTIONS = {
     "own": ("own clocks", "-", INK),
     "common": ("one clock", (0, (4, 1.5)), INK),
@@ -38,7 +45,7 @@ class Contrast(NamedTuple):
 
 def contrasts(rows: Rows, divergence: str, optimiser: str = "sgd") -> dict[tuple[float, int], Contrast]:
     """By sigma^2 and step, for steps after the start."""
-    groups: dict[tuple[float, int], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[float, int], list[Row]] = {}
     for row in rows:
         if row["optimiser"] == optimiser and row["divergence"] == divergence and row["step"] > 0:
             groups.setdefault((row["sigma2"], row["step"]), []).append(row)
@@ -60,7 +67,7 @@ def _number(value: float) -> str:
     return f"{value:.2g}"
 
 
-def _curves(axis: Any, rows: Rows, method: str) -> None:
+def _curves(axis: Axes, rows: Rows, method: str) -> None:
     """Measured points with the spread of the seeds over the predicted line, for every divergence."""
     names = list(dict.fromkeys(row["divergence"] for row in rows))
     lost = {row["divergence"] for row in rows if row["ended"]}
@@ -78,7 +85,7 @@ def _curves(axis: Any, rows: Rows, method: str) -> None:
             for key in ("m" if name != "kl" else "kl", method if name != "kl" else "kl")
         )
         line = np.exp(np.mean(np.log(predicted), axis=1))
-        axis.plot(steps, line, **look | {"marker": "", "label": None})
+        axis.plot(steps, line, **dict(look, marker="", label=None))
         logs = np.log(measured)
         middle, spread = np.mean(logs, axis=1), np.std(logs, axis=1, ddof=1)
         bars = np.exp(middle) - np.exp(middle - spread), np.exp(middle + spread) - np.exp(middle)
@@ -86,7 +93,7 @@ def _curves(axis: Any, rows: Rows, method: str) -> None:
             steps,
             np.exp(middle),
             bars,
-            **look | {"linestyle": "none"},
+            **dict(look, linestyle="none"),
             markersize=3,
             elinewidth=0.7,
         )
@@ -97,14 +104,14 @@ def _curves(axis: Any, rows: Rows, method: str) -> None:
     _few_ticks(axis.yaxis)
 
 
-def _few_ticks(axis: Any) -> None:
+def _few_ticks(axis: Axis) -> None:
     """Plain numbers at 1, 2 and 5 times powers of ten."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
 
 
-def _error_curves(axis: Any, rows: Rows, methods: Sequence[str]) -> None:
+def _error_curves(axis: Axes, rows: Rows, methods: Sequence[str]) -> None:
     """The share of points whose relative error is at most x, for every kind of prediction."""
     grid = np.geomspace(0.003, 3, 200)
     for method in methods:
@@ -118,12 +125,12 @@ def _error_curves(axis: Any, rows: Rows, methods: Sequence[str]) -> None:
     axis.set(ylabel="share of points", yticks=(0, 0.5, 1))
 
 
-def _scatter(axis: Any, rows: Rows, method: str) -> None:
+def _scatter(axis: Axes, rows: Rows, method: str) -> None:
     """Measured against predicted, both over m0: every point of every run."""
     for name in dict.fromkeys(row["divergence"] for row in rows):
         own = [row for row in rows if row["divergence"] == name]
         starts = [row["m0"] for row in own]
-        look = line_style(name) | {"linestyle": "none", "label": None}
+        look = dict(line_style(name), linestyle="none", label=None)
         said = np.array([row[method] for row in own]) / starts
         axis.plot(said, np.array([row["m"] for row in own]) / starts, **look, markersize=2)
     ends = axis.get_xlim()
@@ -134,7 +141,7 @@ def _scatter(axis: Any, rows: Rows, method: str) -> None:
     axis.set(xlabel="predicted $m/m_0$", ylabel="measured")
 
 
-def _map(axis: Any, rows: Rows, name: str, units: Sequence[float]) -> Any:
+def _map(axis: Axes, rows: Rows, name: str, units: Sequence[float]) -> AxesImage:
     """log2(m/m_kl) by m0 and step; crossed out where it is below the spread of the seeds."""
     found = contrasts(rows, name)
     steps = sorted({row["step"] for row in rows if row["optimiser"] == "sgd" and row["step"] > 0})
@@ -158,7 +165,7 @@ def _map(axis: Any, rows: Rows, name: str, units: Sequence[float]) -> Any:
     return image
 
 
-def clock_figure(rows: Rows, judged: Mapping[str, Rows], methods: Mapping[str, Sequence[str]]) -> Any:
+def clock_figure(rows: Rows, judged: Mapping[str, Rows], methods: Mapping[str, Sequence[str]]) -> Figure:
     """Curves under gradient descent and under AdamW, errors, and maps of where divergences differ.
 
     Args:
@@ -197,11 +204,11 @@ def clock_figure(rows: Rows, judged: Mapping[str, Rows], methods: Mapping[str, S
     return figure
 
 
-def _of(rows: Rows, optimiser: str, sigma2: float) -> list[Mapping[str, Any]]:
+def _of(rows: Rows, optimiser: str, sigma2: float) -> list[Row]:
     return [row for row in rows if row["optimiser"] == optimiser and row["sigma2"] == sigma2]
 
 
-def timestep_figure(rows: Rows) -> Any:
+def timestep_figure(rows: Rows) -> Figure:
     """m by window of timesteps, the window that each divergence drives, and the same under `schedule`.
 
     Args:
@@ -217,7 +224,7 @@ def timestep_figure(rows: Rows) -> Any:
         return [row[key] for row in sorted(kept, key=lambda row: row["step"])]
 
     for place, window in enumerate(windows):
-        look = series_style(place) | {"linestyle": "-"}
+        look = dict(series_style(place), linestyle="-")
         axes[0].plot(steps, values("kl", "m", window), **look, markersize=3, label=window)
     axes[0].set(yscale="log", xlabel="step", ylabel="held-out m", title="m by timestep, KL")
     _few_ticks(axes[0].yaxis)

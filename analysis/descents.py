@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fdiv_jax.arrays import Choice, Distances, Scalar
 from fdiv_jax.unlearning import (
+    CriticState,
     DivergedError,
     HeldOutDistance,
     Network,
@@ -32,22 +35,22 @@ class AtVariance:
     """A loss by formula at a sigma^2 that is known when the step runs."""
 
     loss: Any
-    variance: Any
+    variance: jax.Array
     game: None = None
 
-    def at(self, choice: Any) -> AtVariance:
+    def at(self, choice: Choice | None) -> AtVariance:
         """Itself."""
         return self
 
-    def value(self, comparison: Comparison, critic: Any = None) -> Any:
+    def value(self, comparison: Comparison, critic: CriticState | None = None) -> Scalar:
         """The mean of F_f(m), a scalar."""
         return self.loss.factor * self.loss.divergence.gaussian_divergence(self.distance(comparison)).mean()
 
-    def distance(self, comparison: Comparison) -> Any:
+    def distance(self, comparison: Comparison) -> Distances:
         """m of every sample, (n,)."""
         return self.loss.distance(comparison) / self.variance
 
-    def weight(self, m: Any) -> Any:
+    def weight(self, m: Distances) -> jax.Array:
         """As `Loss.weight`."""
         return self.loss.weight(m)
 
@@ -63,12 +66,12 @@ class _AnyVariance:
     variances: tuple[float, ...]
     game: None = None
 
-    def at(self, choice: Any) -> AtVariance:
+    def at(self, choice: Choice) -> AtVariance:
         """The loss of one divergence at one sigma^2."""
         count = len(self.variances)
         return AtVariance(self.loss.at(choice // count), jnp.asarray(self.variances)[choice % count])
 
-    def value(self, comparison: Comparison, critic: Any = None) -> Any:
+    def value(self, comparison: Comparison, critic: CriticState | None = None) -> Scalar:
         """There is none before `at`."""
         raise NotImplementedError("a loss at several variances; expected `at` first")
 

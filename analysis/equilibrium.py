@@ -20,6 +20,7 @@ import optax
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
+from fdiv_jax.arrays import Parameters, PyTree
 from fdiv_jax.divergences import Divergence
 from fdiv_jax.nn import Critic
 from fdiv_jax.unlearning import (
@@ -62,7 +63,7 @@ class Equilibrium:
     frozen: Frozen
     batch: Batch
     key: jax.Array
-    trained: Any
+    trained: Parameters
     features: Callable[[jax.Array], jax.Array]
     centre: jax.Array
     whiten: jax.Array
@@ -179,7 +180,9 @@ class LinearCritic:
         omega = jnp.zeros(self.whiten.shape[1] + 1).at[-1].set(value)
         return CriticState(omega, (), make_optimiser(OptimiserConfig("sgd"), step).init(omega))
 
-    def scores(self, weights: Any, spectral: Any, comparison: Comparison) -> tuple[jax.Array, jax.Array]:
+    def scores(
+        self, weights: jax.Array, spectral: PyTree, comparison: Comparison
+    ) -> tuple[jax.Array, jax.Array]:
         """v at the samples of P and of Q, (n,) each."""
         v_p, v_q = (
             (self.features(output) - self.centre) @ self.whiten @ weights[:-1] + weights[-1]
@@ -187,7 +190,7 @@ class LinearCritic:
         )
         return v_p, v_q
 
-    def refresh(self, weights: Any, spectral: Any) -> Any:
+    def refresh(self, weights: jax.Array, spectral: PyTree) -> PyTree:
         """The state as it is: there are no singular vectors to refresh."""
         return spectral
 

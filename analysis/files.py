@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-__all__ = ["csv_text", "digest", "json_text", "read_json", "write_whole"]
+from fdiv_jax.files import JsonObject
+
+__all__ = ["Columns", "Row", "csv_text", "digest", "json_text", "read_json", "write_whole"]
+
+Row = dict[str, Any]
+"""A row of a table, by the names of its columns: numbers, text, or sequences of them."""
+Columns = Mapping[str, ArrayLike]
+"""A table by its columns, which have one length."""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -29,7 +37,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         draft.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """The object in a file; empty when there is none or it cannot be read."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -64,12 +72,13 @@ def json_text(value: Any) -> str:
     return json.dumps(_plain(value, ""), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def csv_text(rows: Iterable[Mapping[str, Any]] | Mapping[str, Any]) -> str:
+def csv_text(rows: Iterable[Mapping[str, Any]] | Columns) -> str:
     """CSV from rows, or from columns of one length; numbers as the shortest text that reads back the same."""
-    table: Any
     if isinstance(rows, Mapping):
-        columns = {name: list(np.asarray(values).tolist()) for name, values in rows.items()}
-        table = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        columns = {str(name): list(np.asarray(values).tolist()) for name, values in rows.items()}
+        table: list[Row] = [
+            dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+        ]
     else:
         table = [{k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()} for row in rows]
     if not table:

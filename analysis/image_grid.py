@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .style import INK, PAGE, panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["draw_image_grid"]
 
@@ -21,7 +24,7 @@ Row = tuple[str, Sequence[Sequence[np.ndarray]], Sequence[str]]
 
 def draw_image_grid(
     rows: Sequence[Row], blocks: Sequence[tuple[str, Sequence[str]]], *, end: str, ends: Sequence[str]
-) -> Any:
+) -> Figure:
     """A figure of images in rows, as wide as the page, cut into blocks of columns.
 
     Args:

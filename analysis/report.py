@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from fdiv_jax.files import JsonMapping
 
 from .claims import CLAIMS
 from .part import Part
@@ -15,7 +16,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
@@ -25,7 +26,7 @@ def _number(value: Any) -> str:
     return str(value)
 
 
-def _claims(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _claims(found: Mapping[str, JsonMapping]) -> list[str]:
     heads = ("claim", "says", "here", "effect", "interval", "seeds", "evidence")
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for claim, says in CLAIMS.items():
@@ -43,7 +44,7 @@ def _claims(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def readme(summary: Mapping[str, Any], parts: Sequence[Part]) -> str:
+def readme(summary: JsonMapping, parts: Sequence[Part]) -> str:
     """The page: claims first, then each figure with the one thing it shows, then the numbers."""
     states = summary["parts"]
     lines = [

@@ -33,12 +33,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
+from fdiv_jax.files import JsonMapping, JsonObject
 from fdiv_jax.terminal import Console, TextColumn
 from fdiv_jax.unlearning.result import versions
 
 from . import files
 from .cells import Cells
 from .claims import CLAIMS, VERDICTS, Verdict
+from .files import Row
 from .part import Part
 from .report import readme
 from .sources import source_digest
@@ -71,8 +73,8 @@ class Context:
     output: Path
     work: Path
     advance: Callable[[str, int, int | None], None] = lambda text, done, total: None
-    figures: list[dict[str, Any]] = field(default_factory=list)
-    claims: list[dict[str, Any]] = field(default_factory=list)
+    figures: list[Row] = field(default_factory=list)
+    claims: list[Row] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
 
@@ -122,8 +124,8 @@ class Context:
         figure: Figure,
         *,
         shows: str,
-        rows: Iterable[Mapping[str, Any]] | Mapping[str, Any] | None = None,
-        numbers: Mapping[str, Any] | None = None,
+        rows: Iterable[Row] | files.Columns | None = None,
+        numbers: JsonMapping | None = None,
     ) -> None:
         """Write name.png and name.pdf, and beside them name.csv from `rows` and/or name.json from `numbers`.
 
@@ -210,7 +212,7 @@ def _record_path(part: Part, settings: Settings) -> Path:
     return settings.work / ("quick" if settings.quick else "full") / f"{part.name}.json"
 
 
-def _standing(part: Part, key: str, settings: Settings) -> dict[str, Any] | None:
+def _standing(part: Part, key: str, settings: Settings) -> JsonObject | None:
     """The record of an earlier run of this part, if it is still good."""
     record = files.read_json(_record_path(part, settings))
     if settings.force or record.get("key") != key:
@@ -223,7 +225,7 @@ def _standing(part: Part, key: str, settings: Settings) -> dict[str, Any] | None
     return record
 
 
-def _compute(part: Part, key: str, settings: Settings, advance: Callable[..., None]) -> dict[str, Any]:
+def _compute(part: Part, key: str, settings: Settings, advance: Callable[..., None]) -> JsonObject:
     """Run the part and keep its record."""
     shelf = _record_path(part, settings).with_suffix("")
     work = shelf / hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -254,12 +256,12 @@ def _compute(part: Part, key: str, settings: Settings, advance: Callable[..., No
     return json.loads(text)
 
 
-def _summarise(settings: Settings, parts: Sequence[Part], outcomes: Mapping[str, dict[str, Any]]) -> None:
+def _summarise(settings: Settings, parts: Sequence[Part], outcomes: Mapping[str, JsonObject]) -> None:
     """Write summary.json and README.md: what was run now, and for the rest the summary already there."""
     path = settings.output / "summary.json"
     before = files.read_json(path)
-    states: dict[str, dict[str, Any]] = {}
-    entries: dict[str, Any] = {}
+    states: dict[str, JsonObject] = {}
+    entries: JsonObject = {}
     seconds: dict[str, float] = {}
     for part in parts:
         outcome = outcomes.get(part.name)
@@ -298,10 +300,10 @@ def _summarise(settings: Settings, parts: Sequence[Part], outcomes: Mapping[str,
 _RESERVED = {"quick", "versions", "wall_time_seconds", "claims", "parts"}
 
 
-def _claims(states: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _claims(states: Mapping[str, JsonMapping]) -> dict[str, JsonObject]:
     """Claim -> verdict, effect, interval and seeds from the part that decides it, where it has run, and the
     evidence of all."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, JsonObject] = {}
     for claim in CLAIMS:
         said = [(name, one) for name, state in states.items() for one in state["claims"]]
         own = [(name, one) for name, one in said if one["claim"] == claim]
@@ -317,9 +319,7 @@ def _claims(states: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
 _DECISION = ("verdict", "effect", "interval", "seeds")
 
 
-def _check_names(
-    name: str, entries: Mapping[str, Any], claims: Sequence[Mapping[str, Any]], taken: Mapping[str, str]
-) -> None:
+def _check_names(name: str, entries: JsonMapping, claims: Sequence[Row], taken: Mapping[str, str]) -> None:
     for one in claims:
         owner = taken.get(one["claim"], name) if "effect" in one else name
         if owner != name:
@@ -344,7 +344,7 @@ def run_parts(
     chosen = [part for part in parts if not only or part.name in only]
     if settings.force:
         shutil.rmtree(settings.work / ("quick" if settings.quick else "full") / "shared", ignore_errors=True)
-    outcomes: dict[str, dict[str, Any]] = {}
+    outcomes: dict[str, JsonObject] = {}
     taken: dict[str, str] = {}
     progress = Progress(
         TextColumn("{task.description}"),

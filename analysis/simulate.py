@@ -10,21 +10,22 @@ Rates are read off the trajectory (theta, w) alone, never with the predicted eig
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .toy_games import Game
+from .toy_games import Game, Number
 
 __all__ = ["descend", "double_root", "flow", "one_pole", "plane_rate", "poles", "two_poles"]
 
 Array = jax.Array
+StateT = TypeVar("StateT")
 Field = Callable[[Array], Array]
 
 
-def flow(field: Field, start: Array, dt: Any, steps: int, stride: int = 1) -> Array:
+def flow(field: Field, start: Array, dt: Number, steps: int, stride: int = 1) -> Array:
     """Gradient flow by the classical Runge-Kutta method.
 
     Args:
@@ -50,10 +51,12 @@ def flow(field: Field, start: Array, dt: Any, steps: int, stride: int = 1) -> Ar
     return _record(step, start, steps, stride)
 
 
-def _record(step: Callable[[Any, None], tuple[Any, None]], start: Any, steps: int, stride: int) -> Any:
+def _record(
+    step: Callable[[StateT, None], tuple[StateT, None]], start: StateT, steps: int, stride: int
+) -> StateT:
     """The states of `step` iterated, every stride-th, the start first."""
 
-    def stretch(carry: Any, _: None) -> tuple[Any, Any]:
+    def stretch(carry: StateT, _: None) -> tuple[StateT, StateT]:
         carry, _ = jax.lax.scan(step, carry, None, length=stride)
         return carry, carry
 
@@ -64,7 +67,7 @@ def _record(step: Callable[[Any, None], tuple[Any, None]], start: Any, steps: in
 def descend(
     game: Game,
     start: Array,
-    h: Any,
+    h: Number,
     steps: int,
     scheme: str = "simultaneous",
     critic_steps: int = 1,

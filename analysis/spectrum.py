@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from matfree import decomp
+from numpy.typing import NDArray
 
+from fdiv_jax.arrays import Parameters, PyTree
 from fdiv_jax.divergences import Divergence, SwitchedDivergence
 from fdiv_jax.nn import UNet2DConditionModel, abstract_module
 from fdiv_jax.pipeline import TextToImagePipeline
@@ -66,6 +68,7 @@ __all__ = [
     "StepGame",
 ]
 
+TreeT = TypeVar("TreeT")
 _DESCENT = OptimiserConfig("sgd")
 _GAIN = math.sqrt(6 / (1 + 0.2**2))
 """From the critic's first kernels, of variance 1/(3 inputs), to those that keep the size of signals through
@@ -94,8 +97,8 @@ class DirectOutput:
 class Window(TimestepRange):
     """Timesteps from `first` to `last`, all equally likely; the ends may be traced, and are not checked."""
 
-    first: Any
-    last: Any
+    first: int | jax.Array
+    last: int | jax.Array
 
     def __post_init__(self) -> None:
         """Leaves the ends as they are."""
@@ -129,8 +132,8 @@ class Point:
     batch: Batch
     key: jax.Array
     window: jax.Array
-    trained: Any
-    critic: Any
+    trained: Parameters
+    critic: PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -171,7 +174,7 @@ class Ritz:
 
         x is turned so that its real part is longest in the first `leading` coordinates.
         """
-        x: Any = self.basis @ self.vectors[:, place]
+        x: NDArray[np.complex128] = self.basis @ self.vectors[:, place]
         x = x * np.exp(-0.5j * np.angle(np.sum(x[:leading] ** 2)))
         return np.stack([x.real, x.imag], axis=1)
 
@@ -299,7 +302,7 @@ class StepGame:
         return move, start.size
 
     @cached_property
-    def _krylov(self) -> Callable[..., Any]:
+    def _krylov(self) -> Callable[..., tuple[jax.Array, ...]]:
         @partial(jax.jit, static_argnames="size")
         def run(point: Point, speeds: Speeds, key: jax.Array, size: int) -> tuple[jax.Array, ...]:
             move, count = self.displacement(point, speeds)
@@ -376,7 +379,7 @@ class StepGame:
 
     # --- the blocks ----------------------------------------
 
-    def _read_out(self, point: Point, out: jax.Array, trained: Any) -> jax.Array:
+    def _read_out(self, point: Point, out: jax.Array, trained: Parameters) -> jax.Array:
         """v with the numbers `out` in the last layer, one number a patch."""
         weights = jax.tree.map(lambda leaf: leaf, point.critic)
         weights["out"] = ravel_pytree(point.critic["out"])[1](out)
@@ -403,7 +406,7 @@ class StepGame:
         def run(point: Point, rows: jax.Array) -> jax.Array:
             zero = jnp.zeros_like(ravel_pytree(point.critic["out"])[0])
 
-            def mean_gradient(trained: Any) -> jax.Array:
+            def mean_gradient(trained: Parameters) -> jax.Array:
                 return jax.grad(lambda out: jnp.mean(self._read_out(point, out, trained)))(zero)
 
             _, pull = jax.vjp(mean_gradient, point.trained)
@@ -426,7 +429,7 @@ class StepGame:
         return Blocks(gram, (square + square.T) / 2)
 
 
-def _mapped(function: Callable[[jax.Array], Any], rows: jax.Array, together: int = 13) -> Any:
+def _mapped(function: Callable[[jax.Array], TreeT], rows: jax.Array, together: int = 13) -> TreeT:
     """`function` of every row, some at a time; zeros fill the last lot, so that one program serves all."""
     full = jnp.pad(rows, ((0, -len(rows) % together), (0, 0)))
     return jax.tree.map(lambda leaf: leaf[: len(rows)], jax.lax.map(function, full, batch_size=together))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 
@@ -17,6 +17,9 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatterMathtext, MaxNLocator, NullFormatter
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
 
 __all__ = [
     "COLUMN",
@@ -42,7 +45,12 @@ SMALLEST = 7.0
 INK = "#333333"
 """Colour of reference lines and notes."""
 
-_SETTINGS: dict[str, Any] = {
+Style = dict[str, Any]
+"""Keyword arguments of matplotlib, each of a type of its own."""
+Panels = Any
+"""What `plt.subplots` gives: one Axes, or an array of them."""
+
+_SETTINGS: Style = {
     "figure.dpi": 100,
     "savefig.dpi": 300,
     "savefig.bbox": "standard",  # "tight" would change the width
@@ -90,7 +98,7 @@ _SETTINGS: dict[str, Any] = {
 # Near Okabe and Ito's colours, moved until any two are at least 20 apart in CIELAB for protanopes,
 # deuteranopes, tritanopes and everybody else (tests/analysis/test_style.py measures it). Dashes and markers
 # besides: they tell apart curves that coincide.
-_LOOK: dict[str, tuple[str, str, Any, str]] = {
+_LOOK: dict[str, tuple[str, str, str | tuple[float, tuple[float, ...]], str]] = {
     "kl": ("KL", "#000000", "-", "o"),
     "reverse_kl": ("reverse KL", "#6D7572", (0, (4, 2)), "s"),
     "jeffreys": ("Jeffreys", "#E7AB1D", (0, (2, 1)), "^"),
@@ -130,7 +138,7 @@ def label(name: str) -> str:
     return name
 
 
-def line_style(name: str) -> dict[str, Any]:
+def line_style(name: str) -> Style:
     """Colour, dashes, marker and label of a divergence, the same in every figure.
 
     Divergences without a place of their own are drawn alike.
@@ -141,17 +149,17 @@ def line_style(name: str) -> dict[str, Any]:
     return {"label": label(name), "color": "#6200B8", "linestyle": (0, (3, 1)), "marker": "1"}
 
 
-def curve_style(name: str, every: float = 0.2) -> dict[str, Any]:
+def curve_style(name: str, every: float = 0.2) -> Style:
     """`line_style` for a curve of many points: a marker now and then, elsewhere for each divergence.
 
     Curves that coincide show by turns whose they are. `every` is the distance of two markers of a curve, as a
     share of the panel's diagonal.
     """
     place = list(_LOOK).index(name) if name in _LOOK else len(_LOOK)
-    return line_style(name) | {"markersize": 3.0, "markevery": (every * (place * 0.37 % 1), every)}
+    return dict(line_style(name), markersize=3.0, markevery=(every * (place * 0.37 % 1), every))
 
 
-def series_style(place: int) -> dict[str, Any]:
+def series_style(place: int) -> Style:
     """Colour, dashes and marker of the series at `place` (0 to 7) of things that are not divergences.
 
     Raises:
@@ -164,7 +172,7 @@ def series_style(place: int) -> dict[str, Any]:
 
 def panels(
     rows: int, columns: int, width: float = PAGE, height: float = 2.4, **options: Any
-) -> tuple[Figure, Any]:
+) -> tuple[Figure, Panels]:
     """A figure at its size in print, with its axes (squeezed as matplotlib does), in the common style.
 
     `width` is PAGE, or COLUMN for a single panel.
@@ -175,17 +183,17 @@ def panels(
     return figure, axes
 
 
-def panel_letters(axes: Any) -> None:
+def panel_letters(axes: Panels) -> None:
     """(a), (b), ... before the titles."""
     flat: list[Axes] = list(getattr(axes, "flat", axes))
     for letter, axis in zip("abcdefghijkl", flat, strict=False):
         axis.set_title(f"({letter}) {axis.get_title(loc='left')}")
 
 
-def legend_below(figure: Figure, axes: Any, columns: int = 5) -> None:
+def legend_below(figure: Figure, axes: Panels, columns: int = 5) -> None:
     """One legend under all panels: everything that is labelled in one of `axes`, each text once."""
     flat: Iterable[Axes] = getattr(axes, "flat", axes)
-    found: dict[str, Any] = {}
+    found: dict[str, Artist] = {}
     for axis in flat:
         for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(text, handle)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,8 @@ __all__ = [
 ]
 
 Array = jax.Array
+Number = float | Array
+"""A number, which may be traced."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Game:
     theta: Array
     constant: int
     critic_size: int
-    model_step: Any = 1.0
-    critic_step: Any = 1.0
+    model_step: Number = 1.0
+    critic_step: Number = 1.0
 
     @property
     def equilibrium(self) -> Array:
@@ -88,11 +89,11 @@ def hermite(count: int, dim: int = 1) -> tuple[np.ndarray, np.ndarray]:
 
 def line_game(
     d: Divergence,
-    s: Any,
+    s: Number,
     *,
     activation: bool,
-    model_step: Any = 1.0,
-    critic_step: Any = 1.0,
+    model_step: Number = 1.0,
+    critic_step: Number = 1.0,
     count: int = 80,
 ) -> Game:
     """P = N(0, s^2), Q = N(theta, s^2), v = w x + b0: one mode, q = s^2 and k = 1, and a gauge mode (b0)."""
@@ -119,11 +120,11 @@ _SPREAD = np.array([1.0, 0.5])
 
 def wave_game(
     d: Divergence,
-    s: Any,
+    s: Number,
     *,
     activation: bool,
-    model_step: Any = 1.0,
-    critic_step: Any = 1.0,
+    model_step: Number = 1.0,
+    critic_step: Number = 1.0,
     count: int = 28,
 ) -> Game:
     """Two dimensions, theta = (mean, log scale), four waves and a constant as features: eight by eight.

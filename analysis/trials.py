@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax.checkpoints import model_digest
+from fdiv_jax.files import JsonObject
 from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
 from fdiv_jax.unlearning import (
     AnchorData,
@@ -35,6 +36,7 @@ from fdiv_jax.unlearning import (
     share_program,
     train,
 )
+from fdiv_jax.unlearning.losses import LossFamily
 from fdiv_jax.worlds import ITEM_NAMES, Judge, SamplingSettings, WorldScores, load_judge, score_world
 
 from . import files
@@ -154,7 +156,7 @@ class Trial:
     """What to unlearn and how; everything else is the budget's."""
 
     divergence: str
-    family: str = "closed"
+    family: LossFamily = "closed"
     anchor: str = ANCHOR
     seed: int = 0
 
@@ -239,7 +241,7 @@ class Laboratory:
             target=TARGET,
             anchor=trial.anchor,
             divergence=trial.divergence,
-            loss=cast(Any, trial.family),
+            loss=trial.family,
             steps=allowed.game_steps if game else allowed.steps,
             batch_size=allowed.batch,
             learning_rate=allowed.game_rate if game else allowed.learning_rate,
@@ -265,7 +267,7 @@ class Laboratory:
             image_seed: of the images.
             more: other settings.
         """
-        values: dict[str, Any] = {
+        values: JsonObject = {
             "target": target,
             "anchor": ANCHOR,
             "divergence": "kl",
@@ -314,7 +316,7 @@ class Laboratory:
         names = tuple(
             dict.fromkeys((*(self.budget.games if game else self.budget.formulas), trial.divergence))
         )
-        family = cast(Any, "variational" if game else "exact")  # closed and exact are one loss
+        family: LossFamily = "variational" if game else "exact"  # closed and exact are one loss
         kind = [self.prepare(replace(config, divergence=name, loss=family)) for name in names]
         prepared = share_program(kind)[names.index(trial.divergence)]
         test = self.data(trial, held_out=True).batch(0, 0, self.budget.held_out)
@@ -371,7 +373,7 @@ class Laboratory:
 
     # --- the shelf ----------------------------------------
 
-    def kept(self, make: Callable[[], dict[str, np.ndarray]], *key: Any) -> dict[str, np.ndarray]:
+    def kept(self, make: Callable[[], dict[str, np.ndarray]], *key: object) -> dict[str, np.ndarray]:
         """Arrays under a key of everything that they depend on: read, or made and written."""
         stored = self._read(*key)
         if stored is None:
@@ -379,11 +381,11 @@ class Laboratory:
             self._write(stored, *key)
         return stored
 
-    def _path(self, *key: Any) -> Path:
+    def _path(self, *key: object) -> Path:
         text = json.dumps([self._stamp, self._model, *key], sort_keys=True)
         return self.shelf / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 
-    def _read(self, *key: Any) -> dict[str, np.ndarray] | None:
+    def _read(self, *key: object) -> dict[str, np.ndarray] | None:
         path = self._path(*key)
         if not path.is_file():
             return None
@@ -393,7 +395,7 @@ class Laboratory:
         except Exception:  # damaged: compute it again
             return None
 
-    def _write(self, arrays: dict[str, np.ndarray], *key: Any) -> None:
+    def _write(self, arrays: dict[str, np.ndarray], *key: object) -> None:
         buffer = io.BytesIO()
         np.savez(buffer, **cast(Any, arrays))
         files.write_whole(self._path(*key), buffer.getvalue())

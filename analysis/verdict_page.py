@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import exp, isfinite, log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from fdiv_jax.files import JsonMapping, JsonObject
 
 from .claims import PARTS_OF
 from .style import INK, legend_below, log_ticks, panels, series_style
@@ -15,6 +17,8 @@ from .verdict_runs import SETTINGS
 from .verdicts import Measurement, judge, level_of
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from .runner import Context
 
 __all__ = ["GAME", "Gathered", "difference", "ratio", "tell"]
@@ -23,14 +27,14 @@ GAME = "against a critic"
 _LOOKS = {name: series_style(place) for place, name in enumerate((GAME, SETTINGS["sum"], SETTINGS["mean"]))}
 """Colour and marker of each setting."""
 _EDGE = {"color": series_style(5)["color"], "linewidth": 1.8}
-NOTHING: dict[str, Any] = {
+NOTHING: JsonObject = {
     "verdict": "not distinguishable here",
     "evidence": "The runs of fewer than two seeds came far enough to be compared.",
     "effect": None,
     "interval": None,
     "seeds": 0,
 }
-Cell = Mapping[str, Any]
+Cell = JsonMapping
 
 
 def ratio(one: Cell | None, other: Cell | None, what: str) -> float:
@@ -109,7 +113,7 @@ def tell(context: Context, name: str, claims: Sequence[str], gathered: Gathered,
     return len(found)
 
 
-def _draw(found: Sequence[tuple[str, Measurement]]) -> Any:
+def _draw(found: Sequence[tuple[str, Measurement]]) -> Figure:
     """One row per measurement: ratios above, differences below, each with its threshold."""
     kinds = {of: [row for row in found if row[1].part.ratio is of] for of in (True, False)}
     kinds = {of: rows for of, rows in kinds.items() if rows}
@@ -121,7 +125,7 @@ def _draw(found: Sequence[tuple[str, Measurement]]) -> Any:
             mean, low, high = each.printed
             look = _LOOKS[each.setting]
             axis.plot([low, high], [place, place], color=look["color"])
-            axis.plot(mean, place, **look | {"linestyle": "none"}, markersize=4)
+            axis.plot(mean, place, **dict(look, linestyle="none"), markersize=4)
             edge = exp(each.part.threshold) if ratios else each.part.threshold
             axis.plot([edge, edge], [place - 0.45, place + 0.45], **_EDGE, zorder=1)
             beside = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 7}
@@ -143,7 +147,7 @@ def _draw(found: Sequence[tuple[str, Measurement]]) -> Any:
     shown = {each.setting for _, each in found}
     for setting, look in _LOOKS.items():
         if setting in shown:
-            axes[0, 0].plot([], [], **look | {"linestyle": "-"}, markersize=4, label=setting)
+            axes[0, 0].plot([], [], **dict(look, linestyle="-"), markersize=4, label=setting)
     axes[0, 0].plot([], [], **_EDGE, label="threshold of the claim")
     legend_below(figure, axes, 4)
     return figure

@@ -8,11 +8,12 @@ mean squared error, and the same m summed over the pixels, where they differ.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fdiv_jax.divergences import divergence
+from fdiv_jax.files import JsonObject
 from fdiv_jax.unlearning import (
     CriticConfig,
     PreservationConfig,
@@ -93,7 +94,7 @@ class Bench:
     ) -> UnlearningConfig:
         """A run of `TARGET`."""
         work = self.work
-        values: dict[str, Any] = {
+        values: JsonObject = {
             "anchor": anchor,
             "divergence": name,
             "scale": setting,
@@ -117,7 +118,7 @@ class Bench:
         learned = path.at(level, self.held_out(anchor))
         return None if learned is None else self.gallery.see(learned)._asdict()
 
-    def formulas(self, setting: str, seed: int) -> dict[str, Any]:
+    def formulas(self, setting: str, seed: int) -> JsonObject:
         """The divergences by their formulas, on the same batches: paths, what they did at equal erasure, and
         their gradients along the path of kl."""
         configs = [self.configuration(name, setting, seed) for name in FORMULAS]
@@ -140,7 +141,7 @@ class Bench:
             "apart": apart,
         }
 
-    def anchors(self, seed: int) -> dict[str, Any]:
+    def anchors(self, seed: int) -> JsonObject:
         """squared_hellinger at the authors' scale towards each anchor, compared where m to it is the smallest
         share of what it was that all come down to."""
         paths: dict[str, Path] = {}
@@ -154,7 +155,7 @@ class Bench:
             "seen": {anchor: self._seen(path, level, anchor) for anchor, path in paths.items()},
         }
 
-    def games(self, seed: int) -> dict[str, Any]:
+    def games(self, seed: int) -> JsonObject:
         """The divergences against a critic, on the same batches, and what squared_hellinger has done where it
         has come down to the smallest share of its m at the start; beside it, its formula in every setting.
 
@@ -162,7 +163,7 @@ class Bench:
         predictions in bulk, drives the model away (m rises).
         """
         allowed, work = self.laboratory.budget, self.work
-        game: dict[str, Any] = {
+        game: JsonObject = {
             "loss": "variational",
             "steps": work.game_steps,
             "critic": CriticConfig(
@@ -192,7 +193,7 @@ def _gradients(found: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.n
     """Norms of the gradients (looks, divergences, P) by divergence; and how far each is from that of kl at
     equal curvature, over the norm of kl's at the first look."""
     norms = np.linalg.norm(found, axis=-1)
-    curvature = np.array([float(cast(Any, divergence(name).curvature)) for name in FORMULAS])
+    curvature = np.array([float(divergence(name).curvature) for name in FORMULAS])
     equal = found / curvature[:, None]
     apart = np.linalg.norm(equal - equal[:, :1], axis=-1) / norms[0, 0]
     return (

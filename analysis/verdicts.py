@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, inf
-from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from fdiv_jax.files import JsonObject
 
 from .claims import PARTS_OF, ClaimPart, Verdict
 
@@ -145,7 +146,7 @@ def _of_settings(part: ClaimPart, verdicts: Sequence[Verdict]) -> Verdict:
     return "holds" if "holds" in verdicts else UNSURE
 
 
-def judge(claim: str, measurements: Sequence[Measurement]) -> dict[str, Any]:
+def judge(claim: str, measurements: Sequence[Measurement]) -> JsonObject:
     """The verdict on a claim, for `Context.claim`.
 
     The effect is that of the measurement that decides: where the claim fails the clearest that fails, where

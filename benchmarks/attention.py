@@ -19,13 +19,14 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from fdiv_jax.arrays import PyTree
+from fdiv_jax.files import JsonObject
 from fdiv_jax.nn import dot_product_attention
 
 BATCH = 2
@@ -53,7 +54,7 @@ class BenchmarkConfig:
     output: Path = Path("benchmarks/results/attention.json")
 
 
-def measure(shape: tuple[int, int, int, int], dtype: str, derivative: bool, rounds: int) -> dict[str, Any]:
+def measure(shape: tuple[int, int, int, int], dtype: str, derivative: bool, rounds: int) -> JsonObject:
     """Seconds, speed over plain and temporary memory of every implementation."""
     queries, keys, heads, width = shape
     rng = np.random.default_rng(0)
@@ -61,7 +62,7 @@ def measure(shape: tuple[int, int, int, int], dtype: str, derivative: bool, roun
         jnp.asarray(rng.standard_normal((BATCH, length, heads, width)), dtype)
         for length in (queries, keys, keys)
     ]
-    runs: dict[str, Callable[..., Any]] = {}
+    runs: dict[str, Callable[..., PyTree]] = {}
     memory = {}
     variants = {"plain": {"implementation": "plain"}, "library": {"implementation": "library"}}
     for block in sorted({min(block, keys) for block in BLOCKS}):

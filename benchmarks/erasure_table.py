@@ -17,7 +17,11 @@ import functools
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from jax.typing import ArrayLike
+
+from fdiv_jax.files import JsonObject
 
 if "XLA_FLAGS" not in os.environ:  # one device per core: JAX reads this when it starts
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={min(os.cpu_count() or 1, 8)}"
@@ -81,7 +85,7 @@ def methods(task: str, settings: BenchmarkConfig) -> dict[str, UnlearningConfig]
     critic = CriticConfig(learning_rate=1e-3, warmup=settings.steps, steps=3)
     game = {"loss": "variational", "critic": critic, **held}
     negative = tuple(dataclasses.replace(each, anchor="negative") for each in TASKS[task])
-    rows: dict[str, dict[str, Any]] = {
+    rows: dict[str, JsonObject] = {
         **{
             f"f-DMU closed {name}": {"divergence": name}
             for name in ("kl", "squared_hellinger", "pearson_chi2", "jeffreys")
@@ -114,11 +118,11 @@ def methods(task: str, settings: BenchmarkConfig) -> dict[str, UnlearningConfig]
     return {name: dataclasses.replace(base, **changes) for name, changes in rows.items()}
 
 
-def _at_target(base: UnlearningConfig) -> dict[str, Any]:
+def _at_target(base: UnlearningConfig) -> JsonObject:
     return {"images": dataclasses.replace(base.images, at="target")}
 
 
-def run_task(task: str, settings: BenchmarkConfig) -> list[dict[str, Any]]:
+def run_task(task: str, settings: BenchmarkConfig) -> list[JsonObject]:
     """One row per method: mean and standard deviation of each figure over the seeds."""
     pipe, judge = fj.load_pipeline("fashion"), load_judge()
 
@@ -135,7 +139,7 @@ def run_task(task: str, settings: BenchmarkConfig) -> list[dict[str, Any]]:
     ]
     rows = {row["name"]: row for row in sweep(pipe, cells, settings.work / task, score=score, resume=True)}
     frozen = score(pipe, chosen["UCE"])
-    table: list[dict[str, Any]] = [
+    table: list[JsonObject] = [
         {"task": task, "method": "(frozen)", **{k: {"mean": v, "spread": 0.0} for k, v in frozen.items()}}
     ]
     for name in chosen:
@@ -148,7 +152,7 @@ def run_task(task: str, settings: BenchmarkConfig) -> list[dict[str, Any]]:
     return table
 
 
-def run_sequence(settings: BenchmarkConfig) -> list[dict[str, Any]]:
+def run_sequence(settings: BenchmarkConfig) -> list[JsonObject]:
     """Nine items erased one after the other, by method: the retention matrix, and the figures at its end."""
     pipe, judge = fj.load_pipeline("fashion"), load_judge()
     score = functools.partial(concept_scores, judge=judge, images_per_prompt=settings.images)
@@ -185,14 +189,14 @@ def run_sequence(settings: BenchmarkConfig) -> list[dict[str, Any]]:
     return rows
 
 
-def _over_seeds(values: Any) -> dict[str, Any]:
+def _over_seeds(values: ArrayLike) -> JsonObject:
     """Mean and spread, the standard deviation with n - 1 in the denominator (0 for a single seed)."""
     values = np.asarray(values)
     spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros_like(values[0])
     return {"mean": values.mean(0).tolist(), "spread": spread.tolist()}
 
 
-def markdown(results: dict[str, Any]) -> str:
+def markdown(results: JsonObject) -> str:
     """The tables as text."""
     lines = []
     for task, result in results.items():
@@ -221,7 +225,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 def main(settings: BenchmarkConfig) -> None:
     """Run, and write what is there after every task."""
-    results: dict[str, Any] = {}
+    results: JsonObject = {}
     if settings.output.exists():
         results = json.loads(settings.output.read_text())
     chosen = {name: getattr(settings, name) for name in ("seeds", "steps", "batch", "images")}

@@ -29,6 +29,8 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
+from fdiv_jax.files import JsonMapping, JsonObject
+
 CONFIGURATIONS = Path(__file__).parents[1] / "tests" / "pipeline" / "data"
 
 
@@ -43,7 +45,7 @@ class Case:
     """Side of a UNet's latents, or of an autoencoder's images, in pixels of theirs; 0: the model's own."""
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> JsonObject:
         """The published configuration."""
         return json.loads((CONFIGURATIONS / f"{self.file}.json").read_text())[self.part]
 
@@ -148,7 +150,7 @@ def torch_side(name: str, to: str) -> None:
     print(json.dumps(result))
 
 
-def _theirs(case: Case, model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+def _theirs(case: Case, model: Any, given: JsonMapping) -> JsonObject:
     if case.part == "unet":
         added = {"text_embeds": given["pooled"], "time_ids": given["time_ids"]} if "pooled" in given else None
         output = model(given["latents"], given["timesteps"], given["text"], added_cond_kwargs=added)
@@ -184,7 +186,7 @@ def jax_side(name: str, to: str) -> None:
     graph, state = nnx.split(model)
     del model
     weights = sum(leaf.nbytes for leaf in jax.block_until_ready(jax.tree.leaves(state)))
-    result: dict[str, Any] = {
+    result: JsonObject = {
         "load_seconds": time.perf_counter() - start,
         "load_peak_over_weights": (_memory("VmHWM") - before) / weights,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state)),
@@ -194,7 +196,7 @@ def jax_side(name: str, to: str) -> None:
     with np.load(directory / "outputs.npz") as stored:
         expected = dict(stored)
 
-    def run(graph: Any, state: Any) -> Callable[[], dict[str, Any]]:
+    def run(graph: nnx.GraphDef, state: nnx.State) -> Callable[[], JsonObject]:
         compiled = jax.jit(lambda state, inputs: _ours(case, nnx.merge(graph, state), inputs))
         compiled = compiled.lower(state, inputs).compile()
         return lambda: jax.block_until_ready(compiled(state, inputs))
@@ -219,7 +221,7 @@ def jax_side(name: str, to: str) -> None:
     print(json.dumps(result))
 
 
-def _ours(case: Case, model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+def _ours(case: Case, model: Any, given: JsonMapping) -> JsonObject:
     from fdiv_jax.nn import TextConditioning
 
     if case.part == "unet":
@@ -235,7 +237,7 @@ def _ours(case: Case, model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"last": features.last, "penultimate": features.hidden[-2], "pooled": features.pooled}
 
 
-def _error(ours: Mapping[str, Any], theirs: Mapping[str, np.ndarray]) -> float:
+def _error(ours: JsonMapping, theirs: Mapping[str, np.ndarray]) -> float:
     """The largest of the outputs' relative errors."""
     if set(ours) != set(theirs):
         raise ValueError(f"outputs {sorted(ours)}, expected {sorted(theirs)}")
@@ -268,7 +270,7 @@ class BenchmarkConfig:
     output: Path = Path("benchmarks/results/parity.json")
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str) -> JsonObject:
     """One model, in two processes; or why it could not be done."""
     with tempfile.TemporaryDirectory(prefix="parity-") as directory:
         sides = {}
@@ -288,7 +290,7 @@ def measure(name: str) -> dict[str, Any]:
     return {"inputs": CASES[name].what, **sides}
 
 
-def table(results: Mapping[str, Any]) -> str:
+def table(results: JsonMapping) -> str:
     """The results in Markdown."""
     head = (
         "model",

@@ -40,7 +40,7 @@ def checked(function):
         return function
     hints = function.__annotations__
     # beartype can check Self on whole classes only
-    hints.update({name: Any for name, hint in hints.items() if hint is Self})
+    hints.update({name: Any for name, hint in hints.items() if hint in (Self, "Self")})
     return _check(function)
 
 

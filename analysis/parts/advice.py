@@ -6,14 +6,16 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax import theory
+from fdiv_jax.arrays import Parameters
 from fdiv_jax.divergences import divergence
+from fdiv_jax.files import JsonObject
 from fdiv_jax.unlearning import (
     Batch,
     LinearisedRun,
@@ -26,13 +28,17 @@ from fdiv_jax.unlearning import (
     share_program,
 )
 from fdiv_jax.unlearning.advice import DIVERGENCES, advise, steps_to
+from fdiv_jax.unlearning.step import References
 from fdiv_jax.worlds import ITEM_NAMES
 
 from ..descents import AtVariance
+from ..files import Row
 from ..style import COLUMN, INK, legend_below, line_style, panels
 from ..trials import Laboratory
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..runner import Context
 
 __all__ = ["run"]
@@ -91,10 +97,10 @@ class Arena:
         held_out = others.batch(config.seed + 1, 0, work.held_out)
         key = jax.random.fold_in(self._root, work.limit)
         self._held_out = LinearisedRun(self.prepared, [held_out], key=key)
-        self._seen_by: dict[int, Any] = {}
+        self._seen_by: dict[int, tuple[Batch, jax.Array, References]] = {}
         self.m0 = float(self._held_out.outputs().m.mean())
 
-    def _seen(self, number: int) -> tuple[Batch, jax.Array, Any]:
+    def _seen(self, number: int) -> tuple[Batch, jax.Array, References]:
         """The batch of a step, its key, and the frozen model's outputs, which all runs share."""
         if number not in self._seen_by:
             batch = self.data.batch(self.prepared.config.seed, number, self.work.batch)
@@ -117,12 +123,12 @@ class Arena:
 
 
 @functools.lru_cache(maxsize=2)
-def _programs(plan: Plan) -> tuple[Callable[..., Any], ...]:
+def _programs(plan: Plan) -> tuple[Callable[..., References], Callable[..., Parameters]]:
     """The frozen model's outputs, and the training step at any sigma^2 and learning rate; compiled once for
     all targets."""
 
     def step(trained, frozen, batch, key, reference, variance, rate):
-        at = replace(plan, loss=cast(Any, AtVariance(plan.loss.at(frozen.choice), variance)))
+        at = replace(plan, loss=AtVariance(plan.loss.at(frozen.choice), variance))
         state = TrainState(
             jnp.zeros((), jnp.int32), trained, make_optimiser(plan.optimiser, rate).init(trained)
         )
@@ -136,7 +142,7 @@ def _settings(work: Work, m0: float) -> list[tuple[str, float, float]]:
 
     Where w_f(m) is constant, all sigmas and all such f give the same runs; they are made once.
     """
-    found: dict[Any, tuple[str, float, float]] = {}
+    found: dict[tuple[object, ...], tuple[str, float, float]] = {}
     constant = {name for name in work.divergences if theory.weight_distance("kl", name) < 1e-9}
     for name, width, step in product(work.divergences, work.sigmas, work.steps):
         sigma = width * m0**0.5
@@ -146,7 +152,7 @@ def _settings(work: Work, m0: float) -> list[tuple[str, float, float]]:
     return list(found.values())
 
 
-def _measure(laboratory: Laboratory, work: Work, target: str) -> dict[str, Any]:
+def _measure(laboratory: Laboratory, work: Work, target: str) -> JsonObject:
     """Steps of the advised run of one target, and of every run of the sweep."""
     arena = Arena(laboratory, work, target)
     best = advise(
@@ -163,7 +169,7 @@ def _measure(laboratory: Laboratory, work: Work, target: str) -> dict[str, Any]:
     rows = [_row(target, "advised", advised, arena.m0, steps)]
     speed, fastest = rows[0]["speed"], steps
 
-    def distance(row: dict[str, Any]) -> float:
+    def distance(row: Row) -> float:
         return abs(np.log(row["speed"] / speed))
 
     # Likely ones first: none needs to go on for longer than the fastest so far.
@@ -175,9 +181,7 @@ def _measure(laboratory: Laboratory, work: Work, target: str) -> dict[str, Any]:
     return {"predicted_steps": best.steps, "steps_taken": taken, "runs": rows}
 
 
-def _row(
-    target: str, kind: str, setting: tuple[str, float, float], m0: float, steps: float
-) -> dict[str, Any]:
+def _row(target: str, kind: str, setting: tuple[str, float, float], m0: float, steps: float) -> JsonObject:
     """A run; its speed is the learning rate of the kl run of sigma 1 that begins in the same way."""
     name, sigma, rate = setting
     weight = float(divergence(name).gaussian_weight(jnp.float32(m0 / sigma**2)))
@@ -193,7 +197,7 @@ def _row(
     }
 
 
-def _verdict(found: dict[str, Any]) -> dict[str, Any]:
+def _verdict(found: JsonObject) -> JsonObject:
     """The advised run of a target beside the fastest of all."""
     advised, *sweep = found["runs"]
     fastest = min(sweep, key=lambda row: row["steps"])
@@ -208,7 +212,7 @@ def _verdict(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _figure(work: Work, verdicts: list[dict[str, Any]], cells: list[dict[str, Any]]) -> Any:
+def _figure(work: Work, verdicts: list[Row], cells: list[Row]) -> Figure:
     """Steps over those of the fastest run: the advised one, and the best of the sweep in each divergence."""
     figure, axis = panels(1, 1, width=COLUMN, height=0.9 + 0.24 * len(verdicts))
     for place, (verdict, found) in enumerate(zip(verdicts, cells, strict=True)):
@@ -228,7 +232,7 @@ def _figure(work: Work, verdicts: list[dict[str, Any]], cells: list[dict[str, An
     return figure
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """Ask for advice on every target, follow it, and try everything else."""
     laboratory, work = Laboratory.open(context), QUICK if context.quick else FULL
     cells = context.cells(work.targets, "targets", lambda target: _measure(laboratory, work, target))

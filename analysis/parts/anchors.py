@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fdiv_jax.files import JsonObject
 from fdiv_jax.worlds import ITEM_NAMES, STYLE_NAMES, WorldScores
 
 from ..style import INK, legend_below, panel_letters, panels, series_style
 from ..trials import RETAINED, TARGET, Laboratory, Scores, Trial, TrialResult
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from ..runner import Context
 
 __all__ = ["run"]
@@ -22,7 +25,7 @@ _LOOKS = {anchor: series_style(place) for place, anchor in enumerate(ANCHORS, st
 _OTHERS = "#d0d0d0"
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
+def _spread(values: list[float]) -> JsonObject:
     """Mean and, over several seeds, the standard deviation."""
     return {
         "mean": float(np.mean(values)),
@@ -31,7 +34,7 @@ def _spread(values: list[float]) -> dict[str, Any]:
     }
 
 
-def _frozen(laboratory: Laboratory) -> dict[str, Any]:
+def _frozen(laboratory: Laboratory) -> JsonObject:
     """The frozen model: its scores, the floor of the super-class, accuracy by item and by style."""
     allowed = laboratory.budget
     paired = laboratory.scores()
@@ -61,10 +64,10 @@ def _frozen(laboratory: Laboratory) -> dict[str, Any]:
     }
 
 
-def _draw_points(axis: Any, values: dict[str, list[float]], before: float) -> None:
+def _draw_points(axis: Axes, values: dict[str, list[float]], before: float) -> None:
     """One dot per seed, a bar for the mean, the frozen model as a line."""
     for place, (anchor, found) in enumerate(values.items()):
-        look = _LOOKS[anchor] | {"linestyle": "none"}
+        look = dict(_LOOKS[anchor], linestyle="none")
         axis.bar(place, np.mean(found), width=0.56, color=look["color"], alpha=0.35)
         shift = np.linspace(-0.12, 0.12, len(found)) if len(found) > 1 else [0.0]
         axis.plot(place + np.asarray(shift), found, **look, markersize=4)
@@ -76,7 +79,7 @@ def _draw_points(axis: Any, values: dict[str, list[float]], before: float) -> No
     axis.grid(axis="x", visible=False)
 
 
-def _draw_kinds(axis: Any, kinds: dict[str, np.ndarray]) -> None:
+def _draw_kinds(axis: Axes, kinds: dict[str, np.ndarray]) -> None:
     """What the judge sees at the target's prompts, as stacked bars; rare answers together in grey."""
     mean = np.mean(list(kinds.values()), axis=0)
     largest = np.max(list(kinds.values()), axis=0)
@@ -96,7 +99,7 @@ def _draw_kinds(axis: Any, kinds: dict[str, np.ndarray]) -> None:
     axis.grid(visible=False)
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """Erase towards each anchor with the closed form of `DIVERGENCE`, over the seeds of the budget."""
     laboratory = Laboratory.open(context)
     allowed = laboratory.budget

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fdiv_jax.divergences import divergence
+from fdiv_jax.files import JsonObject
 from fdiv_jax.worlds import STYLE_NAMES
 
 from ..image_grid import draw_image_grid
@@ -15,6 +16,8 @@ from ..style import label
 from ..trials import RETAINED, TARGET, Laboratory, Scores, Trial, TrialResult
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..runner import Context
 
 __all__ = ["run"]
@@ -50,7 +53,7 @@ def _strip(scores: Scores, shown: int) -> tuple[list[np.ndarray], list[np.ndarra
     return target, retained
 
 
-def _picture(laboratory: Laboratory, rows: list[tuple[str, Scores]]) -> Any:
+def _picture(laboratory: Laboratory, rows: list[tuple[str, Scores]]) -> Figure:
     """The grid: one row per model, target left, retained right, the judge's numbers at the end."""
     shown = min(2, laboratory.budget.target_images)
     columns = [style for style in STYLE_NAMES for _ in range(shown)]
@@ -75,7 +78,7 @@ def _error(rate: float, count: int) -> float:
 
 def _evidence(
     context: Context, laboratory: Laboratory, results: dict[str, TrialResult], scores: dict[str, Scores]
-) -> dict[str, Any]:
+) -> JsonObject:
     """C2, C4, C5: hellinger and chi2 against the mean squared error, after the same steps."""
     mse, hellinger, chi2 = (results[name] for name in ("kl", "squared_hellinger", "pearson_chi2"))
     s_mse, s_hellinger, s_chi2 = (scores[name] for name in ("kl", "squared_hellinger", "pearson_chi2"))
@@ -134,7 +137,7 @@ def _evidence_of_game(
     )
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """Erase with every divergence, draw the same noise with every model, and let the judge count."""
     laboratory = Laboratory.open(context)
     allowed = laboratory.budget

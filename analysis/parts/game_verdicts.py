@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from fdiv_jax.files import JsonObject
 
 from ..trials import Laboratory
 from ..verdict_page import GAME, Gathered, difference, tell
@@ -18,7 +20,7 @@ __all__ = ["run"]
 CLAIMED = ("squared_hellinger", "jensen_shannon")
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """Play the games of every seed, then decide."""
     laboratory, work = Laboratory.open(context), QUICK if context.quick else FULL
     bench = Bench(laboratory, work)

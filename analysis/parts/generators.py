@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 import sympy
 
 from fdiv_jax.divergences import Divergence
+from fdiv_jax.files import JsonObject
 
 from ..style import INK, curve_style, label, legend_below, line_style, panel_letters, panels
 from ..toy_games import catalogue_entries
@@ -31,11 +32,10 @@ def _conjugate(d: Divergence) -> tuple[np.ndarray, np.ndarray, bool]:
 
     The points crowd at the end, where f* is steep.
     """
-    domain: Any = d.conjugate_domain
-    end = float(domain.end)
+    end = float(d.slopes[1])
     high = min(end, _HIGH)
     s = high - (high - _LOW) * np.linspace(1, 0, 400) ** 4
-    stops = end <= _HIGH and not domain.right_open
+    stops = end <= _HIGH and not d.conjugate_domain.right_open
     if end <= _HIGH and not stops:
         s = s[:-1]
     return s, np.asarray(d.conjugate(jnp.asarray(s))), stops
@@ -56,7 +56,7 @@ def _conjugate_error(d: Divergence) -> float:
     return float(np.max(np.abs(found - exact) / (1 + np.abs(exact))))
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """Draw f, f* and f''(1) of the whole catalogue; check every conjugate by Legendre's identity."""
     entries = catalogue_entries()
     figure, axes = panels(1, 3, height=2.75)
@@ -69,7 +69,7 @@ def run(context: Context) -> dict[str, Any]:
             s0 = float(d.equilibrium[0])
             of_t.plot(t, np.asarray(d.f(jnp.asarray(t))) - s0 * (t - 1), **look)
             s, values, stops = _conjugate(d)
-            of_s.plot(s, values, **look | {"label": ""})
+            of_s.plot(s, values, **dict(look, label=""))
             if stops:
                 of_s.plot(s[-1], values[-1], "|", color=look["color"], markersize=9, markeredgewidth=1.6)
             of_s.plot(s0, s0, "o", color=INK, markersize=5, fillstyle="none", zorder=5)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fdiv_jax.divergences import divergence
+from fdiv_jax.files import JsonObject
 
 from ..style import INK, curve_style, legend_below, log_ticks, panel_letters, panels
 from ..trials import Laboratory, Trial, TrialResult
@@ -34,7 +35,7 @@ def _share(norms: dict[str, np.ndarray]) -> float:
     return float(np.mean((small < middle) & (middle < large)))
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """Unlearn once with each divergence on the same batches and compare the norms step by step."""
     laboratory = Laboratory.open(context)
     allowed = laboratory.budget

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fdiv_jax.files import JsonObject
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import Frozen, LinearisedRun, OptimiserConfig, UnlearningConfig
 from fdiv_jax.worlds import ITEM_NAMES, STYLE_NAMES, SamplingSettings, caption
@@ -135,7 +136,7 @@ def _squared(points: np.ndarray) -> np.ndarray:
     return ((flat[:, None] - flat[None]) ** 2).sum(-1)
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """Predict what each erasure does to every concept, then make them, and compare."""
     laboratory, work = Laboratory.open(context), QUICK if context.quick else FULL
     concepts = work.concepts
@@ -148,7 +149,7 @@ def run(context: Context) -> dict[str, Any]:
     def drawn(pipe: TextToImagePipeline) -> Drawn:
         return draw(pipe, laboratory.judge, SHOWN, work.drawn, settings)
 
-    def measure(pair: tuple[str, str]) -> dict[str, Any]:
+    def measure(pair: tuple[str, str]) -> JsonObject:
         config = _configuration(laboratory, work, pair[1], pair[0])
         learned = laboratory.erased(config)
         after = laboratory.prepare(config).plan.trainable.pipeline(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax.divergences import Divergence
+from fdiv_jax.files import JsonObject
 from fdiv_jax.theory import PhaseDiagram, mode_rate, phase_diagram
 
 from ..simulate import flow, two_poles
@@ -16,6 +17,8 @@ from ..style import INK, label, legend_below, line_style, panel_letters, panels
 from ..toy_games import line_game, smooth_divergences
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from ..runner import Context
 
 __all__ = ["run"]
@@ -59,7 +62,7 @@ def _above_rounding(path: np.ndarray) -> np.ndarray:
     return path[: max(8, gone[0])] if gone.size else path
 
 
-def _agreement(diagram: PhaseDiagram, simulated: np.ndarray) -> dict[str, Any]:
+def _agreement(diagram: PhaseDiagram, simulated: np.ndarray) -> JsonObject:
     """How often the divergence that won the played game is the predicted one (or ties with it)."""
     winner = simulated.argmax(0)
     agrees = np.take_along_axis(diagram.ties, winner[None], axis=0)[0]
@@ -86,7 +89,7 @@ def _text(names: tuple[str, ...]) -> str:
     return ", ".join(label(name) for name in names)
 
 
-def _draw_plane(axis: Any, diagram: PhaseDiagram, result: dict[str, Any]) -> None:
+def _draw_plane(axis: Axes, diagram: PhaseDiagram, result: JsonObject) -> None:
     """Predicted regions as colour, the simulated winner of a cell as a dot, boundaries, critical lines."""
     x = np.geomspace(diagram.damping_over_coupling[0] * 0.85, diagram.damping_over_coupling[-1] / 0.85, 50)
     low, high = diagram.step_ratio[0] * 0.75, diagram.step_ratio[-1] / 0.75
@@ -101,7 +104,7 @@ def _draw_plane(axis: Any, diagram: PhaseDiagram, result: dict[str, Any]) -> Non
     grid_x, grid_y = np.meshgrid(diagram.damping_over_coupling, diagram.step_ratio)
     for names in regions:
         won = np.isin(result["winner"], [diagram.names.index(name) for name in names])
-        look = line_style(names[0]) | {"linestyle": "", "label": ""}
+        look = dict(line_style(names[0]), linestyle="", label="")
         axis.plot(grid_x[won], grid_y[won], **look, markersize=1.9, markeredgewidth=0)
     wrong = ~result["agrees"]
     axis.plot(grid_x[wrong], grid_y[wrong], "x", color=INK, markersize=5)
@@ -116,14 +119,14 @@ def _draw_plane(axis: Any, diagram: PhaseDiagram, result: dict[str, Any]) -> Non
 
 
 def _draw_cut(
-    axis: Any, diagram: PhaseDiagram, simulated: np.ndarray, members: dict[str, Divergence]
+    axis: Axes, diagram: PhaseDiagram, simulated: np.ndarray, members: dict[str, Divergence]
 ) -> None:
     """Rates against (q/k) sqrt(b/a): predicted (lines), simulated (marks), boundaries."""
     ratio = np.geomspace(diagram.ratio.min(), diagram.ratio.max(), 600)
     for group in diagram.groups:
-        look = line_style(group[0]) | {"label": ""}
+        look = dict(line_style(group[0]), label="")
         index = diagram.names.index(group[0])
-        marks = look | {"linestyle": "", "markersize": 4.0, "markerfacecolor": "white"}
+        marks = dict(look, linestyle="", markersize=4.0, markerfacecolor="white")
         # Twenty of the cells are enough: the others lie on the same curve.
         cells = np.argsort(diagram.ratio, axis=None)
         one = cells[:: max(1, len(cells) // 20)]
@@ -142,7 +145,7 @@ def _draw_cut(
 
 
 def _explain(
-    axis: Any, direct: PhaseDiagram, activated: PhaseDiagram, members: dict[str, Divergence]
+    axis: Axes, direct: PhaseDiagram, activated: PhaseDiagram, members: dict[str, Divergence]
 ) -> None:
     """The entries of the legend, which is one for all panels: areas, marks and lines of a class."""
     everywhere = {names[0]: names for names in _winners(activated)}
@@ -151,13 +154,13 @@ def _explain(
         alone = tuple(name for name in names if name not in both)
         text = _text(both) + (f"; with T = v also {_text(alone)}" if alone else "")
         text += f"  (f''(1) = {members[names[0]].curvature})"
-        axis.plot([], [], **line_style(names[0]) | {"label": text, "linestyle": "-"})
+        axis.plot([], [], **dict(line_style(names[0]), label=text, linestyle="-"))
     axis.plot([], [], color=INK, linewidth=1.0, label="predicted boundary")
     axis.plot([], [], color=INK, linestyle=":", linewidth=0.8, label="critical damping of a class")
     axis.plot([], [], "x", color=INK, label="another winner than predicted (a, b)")
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """Play every smooth entry of the catalogue in every cell, in both parameterisations."""
     count = 9 if context.quick else 25
     x = np.geomspace(0.2, 10.0, count)

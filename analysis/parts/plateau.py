@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +10,22 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from fdiv_jax import theory
+from fdiv_jax.arrays import PyTree
 from fdiv_jax.divergences import divergence
-from fdiv_jax.unlearning import LinearisedRun, Prepared, UnlearningConfig
+from fdiv_jax.files import JsonObject
+from fdiv_jax.unlearning import Frozen, LinearisedRun, Prepared, UnlearningConfig
 from fdiv_jax.unlearning.batch import Batch
 from fdiv_jax.unlearning.data import AnchorData
 from fdiv_jax.unlearning.step import compare, look, predict
 
+from ..files import Row
 from ..style import legend_below, line_style, panel_letters, panels
 from ..trials import TARGET, Laboratory
 from ..verdicts import interval
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..runner import Context
 
 __all__ = ["run"]
@@ -81,7 +86,7 @@ class _Predicted(NamedTuple):
 
 
 def _configuration(laboratory: Laboratory, work: Work) -> UnlearningConfig:
-    more: dict[str, Any] = {"scale": "sum", "trainable": work.trainable}
+    more: JsonObject = {"scale": "sum", "trainable": work.trainable}
     return laboratory.plain(TARGET, batch=work.part, images=work.images, **more)
 
 
@@ -101,7 +106,7 @@ def _pool(data: AnchorData, work: Work) -> _Pool:
     return _Pool(whole, parts, jax.random.key(_SEED))
 
 
-def _predict(prepared: Prepared, pool: _Pool, work: Work) -> dict[str, Any]:
+def _predict(prepared: Prepared, pool: _Pool, work: Work) -> JsonObject:
     """Minimum and plateau of every divergence, from the Jacobian at the minimum: no step is made."""
     run = LinearisedRun(prepared, pool.parts, key=pool.key)
     ends: dict[str, tuple[np.ndarray, theory.QuadraticDistances]] = {}
@@ -179,7 +184,7 @@ class _Chains:
         trained = plan.trainable.initial(frozen, jax.random.key(0))
         unravel = ravel_pytree(trained)[1]
 
-        def distances(chains: jax.Array, batch: Batch, key: jax.Array, frozen: Any) -> jax.Array:
+        def distances(chains: jax.Array, batch: Batch, key: jax.Array, frozen: Frozen) -> jax.Array:
             """m of every sample, (..., n), of chains (..., P)."""
             reference = look(plan, frozen, batch, key)
 
@@ -191,7 +196,7 @@ class _Chains:
             flat = jax.vmap(one)(chains.reshape(-1, chains.shape[-1]))
             return flat.reshape(*chains.shape[:-1], -1)
 
-        def step(chains: jax.Array, rates: jax.Array, *sample: Any) -> jax.Array:
+        def step(chains: jax.Array, rates: jax.Array, *sample: PyTree) -> jax.Array:
             def loss(chains: jax.Array) -> jax.Array:
                 m = distances(chains, *sample) / work.sigma**2
                 pairs = zip(work.divergences, m, strict=True)
@@ -229,7 +234,7 @@ def _over_blocks(values: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarra
     return values.mean(0), width
 
 
-def _rows(work: Work, found: _Predicted, curves: list[Any]) -> list[dict[str, Any]]:
+def _rows(work: Work, found: _Predicted, curves: list[tuple[np.ndarray, np.ndarray]]) -> list[Row]:
     """Every case: what was predicted, and what was measured."""
     rows = []
     for k, (size, (curve, average)) in enumerate(zip(work.batches, curves, strict=True)):
@@ -255,7 +260,7 @@ def _rows(work: Work, found: _Predicted, curves: list[Any]) -> list[dict[str, An
     return rows
 
 
-def _figure(work: Work, rows: list[dict[str, Any]]) -> Any:
+def _figure(work: Work, rows: list[Row]) -> Figure:
     """Excess of m against the step, a panel for each batch size: lines predicted, marks measured."""
     figure, axes = panels(1, len(work.batches), sharey=True, squeeze=False)
     for axis, size in zip(axes[0], work.batches, strict=True):
@@ -287,7 +292,7 @@ def _figure(work: Work, rows: list[dict[str, Any]]) -> Any:
     return figure
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """Predict the plateaus of a few divergences, steps and batch sizes, then run descent at all of them."""
     laboratory, work = Laboratory.open(context), QUICK if context.quick else FULL
     prepared = laboratory.prepare(_configuration(laboratory, work))

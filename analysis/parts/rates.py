@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax.divergences import Divergence
+from fdiv_jax.files import JsonObject
 from fdiv_jax.theory import damping_ratio, game_rate, mode_eigenvalues
 
+from ..files import Row
 from ..simulate import double_root, flow, one_pole, two_poles
-from ..style import INK, curve_style, legend_below, line_style, panel_letters, panels
+from ..style import INK, Style, curve_style, legend_below, line_style, panel_letters, panels
 from ..toy_games import catalogue_entries, line_game, smooth_divergences
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from ..runner import Context
 
 __all__ = ["run"]
@@ -31,7 +35,7 @@ _ROUNDING = float(np.finfo(float).eps)  # an error of exactly 0 is drawn here
 
 def _play(
     d: Divergence, activation: bool, cases: np.ndarray, start: float, horizon: np.ndarray, steps: int
-) -> Any:
+) -> np.ndarray:
     """Flow of every case (s, a, b) from theta = start * s: (cases, samples, 2), theta and w."""
 
     def one(case: jax.Array, time: jax.Array) -> jax.Array:
@@ -57,7 +61,7 @@ def _cases(quick: bool) -> np.ndarray:
     return np.array([(s, a, b) for a, b in steps for s in scales])
 
 
-def _measure(d: Divergence, activation: bool, quick: bool) -> list[dict[str, Any]]:
+def _measure(d: Divergence, activation: bool, quick: bool) -> list[Row]:
     cases = _cases(quick)
     modes = [{"damping": s**2, "coupling": 1.0, "model_step": a, "critic_step": b} for s, a, b in cases]
     predicted = np.array([game_rate(d, **mode, activation=activation) for mode in modes])
@@ -113,7 +117,7 @@ def _from_afar(d: Divergence, quick: bool) -> np.ndarray:
     return _play(d, True, case, 1.0, np.array([60.0]), (4 if quick else 10) * _SAMPLES)[0]
 
 
-def _draw_paths(axis: Any, paths: dict[str, np.ndarray], divergences: list[Divergence]) -> None:
+def _draw_paths(axis: Axes, paths: dict[str, np.ndarray], divergences: list[Divergence]) -> None:
     """|(theta, w)| from afar, with the predicted slope beside it."""
     time = np.linspace(0, 60, _SAMPLES + 1)
     drawn = []
@@ -135,7 +139,7 @@ def _draw_paths(axis: Any, paths: dict[str, np.ndarray], divergences: list[Diver
     axis.set_title("from one σ away, T = g(v)")
 
 
-def _draw_rates(axis: Any, rows: list[dict[str, Any]]) -> None:
+def _draw_rates(axis: Axes, rows: list[Row]) -> None:
     """Predicted and measured rates of all games."""
     for row in rows:
         axis.plot(row["predicted"], row["measured"], **_mark(row))
@@ -148,7 +152,7 @@ def _draw_rates(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.set_title(f"{len(rows)} games")
 
 
-def _draw_errors(axis: Any, rows: list[dict[str, Any]]) -> None:
+def _draw_errors(axis: Axes, rows: list[Row]) -> None:
     """The error of every game's rate; at critical damping also that of a plain line."""
     for row in rows:
         axis.plot(row["damping_ratio"], max(row["relative_error"], _ROUNDING), **_mark(row))
@@ -162,7 +166,7 @@ def _draw_errors(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.set_yticks([tick for tick in (1e-15, 1e-12, 1e-9, 1e-6, 1e-3, 1) if tick > lowest / 4])
 
 
-def _mark(row: dict[str, Any]) -> dict[str, Any]:
+def _mark(row: Row) -> Style:
     """Filled with T = v, open with T = g(v)."""
     look = line_style(row["divergence"])
     return {
@@ -175,12 +179,12 @@ def _mark(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _explain(axis: Any, rows: list[dict[str, Any]], shown: list[Divergence]) -> None:
+def _explain(axis: Axes, rows: list[Row], shown: list[Divergence]) -> None:
     """What the legend has to say besides the divergences of the first panel."""
     named = {d.name for d in shown}
     for name in dict.fromkeys(row["divergence"] for row in rows if row["divergence"] not in named):
-        axis.plot([], [], **line_style(name) | {"linestyle": ""})
-    plain = {"color": INK, "linestyle": ""}
+        axis.plot([], [], **dict(line_style(name), linestyle=""))
+    plain: Style = {"color": INK, "linestyle": ""}
     axis.plot([], [], **plain, marker="o", label="T = v (b, c)")
     axis.plot([], [], **plain, marker="o", markerfacecolor="none", label="T = g(v) (b, c)")
     axis.plot([], [], color=INK, linestyle=":", label="predicted slope (a)")
@@ -188,7 +192,7 @@ def _explain(axis: Any, rows: list[dict[str, Any]], shown: list[Divergence]) -> 
     axis.plot([], [], **plain, marker="x", label="fitted plain line, ζ = 1 (c)")
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """All smooth entries and alpha members, both parameterisations, scales, speeds; total variation apart."""
     divergences = smooth_divergences(context.quick, _ALPHAS)
     kinks = [d for d in catalogue_entries() if not d.is_smooth]
@@ -201,7 +205,7 @@ def run(context: Context) -> dict[str, Any]:
             undamped, "games without damping", lambda job: _kink_drift(*job, context.quick)
         )
         afar = context.cells(shown, "games from afar", lambda d: _from_afar(d, context.quick))
-    rows: list[dict[str, Any]] = [row for some in measured for row in some]
+    rows: list[Row] = [row for some in measured for row in some]
     drift = max(drifts, default=0.0)
     paths = {d.name: path for d, path in zip(shown, afar, strict=True)}
 

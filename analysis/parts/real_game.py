@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from fdiv_jax.divergences import divergence
+from fdiv_jax.files import JsonObject
 from fdiv_jax.theory import damping_ratio, discrete_rate
 
 from ..equilibrium import critic_features, find_equilibrium, play, speeds
+from ..files import Row
 from ..simulate import two_poles
-from ..style import INK, label, legend_below, line_style, log_ticks, panel_letters, panels
+from ..style import INK, Style, label, legend_below, line_style, log_ticks, panel_letters, panels
 from ..trials import TARGET, Laboratory, Trial, TrialResult
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from ..runner import Context
 
 __all__ = ["run"]
 
-Row = dict[str, Any]
 CLAIMED = ("squared_hellinger", "jensen_shannon")
 RATIOS = (0.6, 5.0)
 """(q/k) sqrt(b/a) of the two games near the equilibrium: every curvature under-damped, every one over-damped
@@ -30,9 +34,7 @@ _MODES = 4
 _STOP = 1e-3  # of the push: what is smaller is left out of the fit
 
 
-def _near_equilibrium(
-    context: Context, laboratory: Laboratory
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _near_equilibrium(context: Context, laboratory: Laboratory) -> tuple[list[Row], JsonObject]:
     """Gram and K of the UNet at its self-anchored point, and orbits there: one row per game, with its
     path."""
     allowed, frozen = laboratory.budget, laboratory.frozen
@@ -57,14 +59,22 @@ def _near_equilibrium(
         distance = np.sqrt(path[:, 0] ** 2 / a + path[:, 1] ** 2 / b)
         gone = np.flatnonzero(distance < _STOP * distance[0])
         readable = path[: max(10, gone[0])] if gone.size else path
-        options: dict[str, Any] = {"model_step": a, "critic_step": b, "activation": True}
         rows.append(
             {
                 "divergence": members[i].name,
                 "ratio": ratio,
-                "damping_ratio": damping_ratio(members[i], damping=1.0, coupling=coupling, **options),
+                "damping_ratio": damping_ratio(
+                    members[i], damping=1.0, coupling=coupling, model_step=a, critic_step=b, activation=True
+                ),
                 "predicted": discrete_rate(
-                    members[i], [[1.0]], [[coupling]], 1.0, scheme="alternating", **options
+                    members[i],
+                    [[1.0]],
+                    [[coupling]],
+                    1.0,
+                    scheme="alternating",
+                    model_step=a,
+                    critic_step=b,
+                    activation=True,
                 ),
                 "measured": two_poles(readable * [1 / np.sqrt(a), 1 / np.sqrt(b)], 1.0),
                 "distance": distance / distance[0],
@@ -74,7 +84,7 @@ def _near_equilibrium(
     return rows, {"couplings": point.couplings.tolist(), "gram_minus_identity": identity}
 
 
-def _order_kept(rows: list[dict[str, Any]], ratio: float) -> tuple[float, list[str]]:
+def _order_kept(rows: list[Row], ratio: float) -> tuple[float, list[str]]:
     """The share of pairs whose predicted rates differ by 5 % that come in the predicted order; names, fast
     first."""
     some = [row for row in rows if row["ratio"] == ratio]
@@ -88,7 +98,7 @@ def _order_kept(rows: list[dict[str, Any]], ratio: float) -> tuple[float, list[s
     return float(np.mean(pairs)) if pairs else 1.0, fastest
 
 
-def _draw_training(axis: Any, steps: np.ndarray, held_out: dict[str, np.ndarray]) -> None:
+def _draw_training(axis: Axes, steps: np.ndarray, held_out: dict[str, np.ndarray]) -> None:
     """m on the held-out images as the games go, one run each."""
     for name, m in held_out.items():
         axis.plot(steps, m, **line_style(name), markersize=3)
@@ -97,12 +107,12 @@ def _draw_training(axis: Any, steps: np.ndarray, held_out: dict[str, np.ndarray]
     log_ticks(axis.yaxis)
 
 
-def _draw_orbits(axis: Any, rows: list[dict[str, Any]], ratio: float) -> None:
+def _draw_orbits(axis: Axes, rows: list[Row], ratio: float) -> None:
     """The measured distance to the equilibrium, and the slope of the predicted rate."""
     for row in rows:
         if row["ratio"] != ratio:
             continue
-        look = line_style(row["divergence"]) | {"label": ""}
+        look = dict(line_style(row["divergence"]), label="")
         steps = np.arange(len(row["distance"]))
         axis.plot(steps, row["distance"], **look, markersize=3, markevery=max(1, len(steps) // 8))
         late = len(steps) // 2
@@ -113,9 +123,9 @@ def _draw_orbits(axis: Any, rows: list[dict[str, Any]], ratio: float) -> None:
     log_ticks(axis.yaxis)
 
 
-def _draw_rates(axis: Any, rows: list[dict[str, Any]]) -> None:
+def _draw_rates(axis: Axes, rows: list[Row]) -> None:
     for row in rows:
-        look = line_style(row["divergence"]) | {"linestyle": "none", "label": ""}
+        look = dict(line_style(row["divergence"]), linestyle="none", label="")
         filled = look["color"] if row["ratio"] == RATIOS[0] else "none"
         axis.plot(row["predicted"], row["measured"], **look, markersize=5, markerfacecolor=filled)
     low = 0.7 * min(min(row["predicted"], row["measured"]) for row in rows)
@@ -125,13 +135,13 @@ def _draw_rates(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.set(xlabel="predicted rate per step", ylabel="measured rate per step")
     axis.set_title("rates near the equilibrium")
     log_ticks(axis.xaxis, axis.yaxis)
-    plain = {"color": INK, "linestyle": "none", "marker": "o"}
+    plain: Style = {"color": INK, "linestyle": "none", "marker": "o"}
     axis.plot([], [], **plain, label=f"(q/k)√(b/a) = {RATIOS[0]:g} (b)")
     axis.plot([], [], **plain, markerfacecolor="none", label=f"(q/k)√(b/a) = {RATIOS[1]:g} (b)")
     axis.plot([], [], color=INK, linewidth=0.8, linestyle=":", label="predicted slope (c, d)")
 
 
-def _draw(steps: np.ndarray, held_out: dict[str, np.ndarray], near: list[dict[str, Any]]) -> Any:
+def _draw(steps: np.ndarray, held_out: dict[str, np.ndarray], near: list[Row]) -> Figure:
     """The figure of the part."""
     figure, grid = panels(2, 2, height=4.8)
     axes = grid.ravel()
@@ -144,7 +154,7 @@ def _draw(steps: np.ndarray, held_out: dict[str, np.ndarray], near: list[dict[st
     return figure
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """The training game with every divergence, then orbits around the self-anchored point."""
     laboratory = Laboratory.open(context)
     allowed = laboratory.budget

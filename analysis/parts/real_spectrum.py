@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from fdiv_jax.divergences import divergence
+from fdiv_jax.files import JsonObject
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.theory import rate_by_curvature
-from fdiv_jax.unlearning import AnchorData, CriticConfig
+from fdiv_jax.unlearning import AnchorData, CriticConfig, Frozen
 
 from ..blocks import Blocks, predicted_eigenvalues, relative_errors
+from ..files import Row
 from ..simulate import plane_rate
 from ..spectrum import Point, Ritz, StepGame
 from ..style import INK, label, line_style, panel_letters, panels, series_style
@@ -23,11 +25,13 @@ from ..toy_games import smooth_divergences
 from ..trials import Laboratory, Trial
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from ..runner import Context
 
 __all__ = ["run"]
 
-Row = dict[str, Any]
 Rates = tuple[float, float]
 """Learning rates (a, b) of model and critic."""
 BAR = 1e-6
@@ -48,7 +52,7 @@ SETTLED = 0.02
 CURVATURES = (0.5, 1.0, 2.0)
 SPEEDS = {"model at a": 1.0, "model at a / 100": 0.01}
 """Factors of the model's learning rate, see `rates_of`, at which the order of curvatures is asked for."""
-METHODS: dict[str, dict[str, Any]] = {
+METHODS: dict[str, JsonObject] = {
     "plain": {},
     "three critic steps": {"critic_steps": 3},
     "heavy ball 0.5": {"momentum": 0.5},
@@ -88,7 +92,7 @@ class Case:
     """The games of one group of parameters, on all batches and windows."""
 
     game: StepGame
-    frozen: Any
+    frozen: Frozen
     data: AnchorData
     amount: Amount
 
@@ -209,11 +213,11 @@ class Bench:
         return {"parameters": len(jacobian), "error": float(errors.max())}
 
 
-def _kept(blocks: Blocks) -> dict[str, Any]:
+def _kept(blocks: Blocks) -> JsonObject:
     return {"gram": blocks.gram, "coupling_square": blocks.coupling_square}
 
 
-def _draw_plane(axis: Any, rows: list[Row], name: str) -> None:
+def _draw_plane(axis: Axes, rows: list[Row], name: str) -> None:
     """Measured dots on predicted circles: frequency over damping, 1 - mu = -nu; T = v in grey."""
     colour = line_style(name)["color"]
     for row in rows:
@@ -241,7 +245,7 @@ def _density(blocks: list[Blocks], edges: np.ndarray) -> np.ndarray:
     )
 
 
-def _draw_density(axis: Any, by_window: dict[str, list[Blocks]]) -> None:
+def _draw_density(axis: Axes, by_window: dict[str, list[Blocks]]) -> None:
     top = max(np.linalg.eigvalsh(each.coupling_square)[-1] for some in by_window.values() for each in some)
     edges = np.geomspace(1e-7 * top, 1.01 * top, 15)
     middles = np.sqrt(edges[1:] * edges[:-1])
@@ -258,13 +262,13 @@ def _draw_density(axis: Any, by_window: dict[str, list[Blocks]]) -> None:
     axis.legend(title="timesteps", title_fontsize=7, fontsize=7, loc="upper left", handlelength=1.2, ncols=2)
 
 
-def _draw_orbits(axis: Any, rows: list[Row]) -> None:
+def _draw_orbits(axis: Axes, rows: list[Row]) -> None:
     for row in rows:
         look = {key: value for key, value in line_style(row["divergence"]).items() if key != "label"}
         errors = np.abs(np.array([*row["rates"], row["limit"]]) / row["predicted_rate"] - 1)
-        axis.plot(PUSHES[: len(errors) - 1], errors[:-1], **look | {"markersize": 2.5, "linewidth": 0.7})
+        axis.plot(PUSHES[: len(errors) - 1], errors[:-1], **dict(look, markersize=2.5, linewidth=0.7))
         open_mark = {"markersize": 4, "markerfacecolor": "white", "linestyle": "none"}
-        axis.plot(1e-7, errors[-1], **look | open_mark)
+        axis.plot(1e-7, errors[-1], **dict(look, **open_mark))
     axis.axhline(0.01, color=INK, linestyle="--", linewidth=0.8)
     axis.set(
         xscale="log", yscale="log", xlabel="push (open: read at zero)", ylabel="relative error of the rate"
@@ -272,8 +276,8 @@ def _draw_orbits(axis: Any, rows: list[Row]) -> None:
     axis.set_title("played orbits")
 
 
-def _draw_errors(axis: Any, errors: dict[str, list[float]]) -> None:
-    look = series_style(1) | {"linestyle": "none"}
+def _draw_errors(axis: Axes, errors: dict[str, list[float]]) -> None:
+    look = dict(series_style(1), linestyle="none")
     for place, values in enumerate(errors.values()):
         axis.plot(values, [place] * len(values), **look, markersize=3, alpha=0.6)
     axis.axvline(BAR, color=INK, linestyle="--", linewidth=0.8)
@@ -289,7 +293,7 @@ def _draw(
     by_window: dict[str, list[Blocks]],
     orbits: list[Row],
     errors: dict[str, list[float]],
-) -> Any:
+) -> Figure:
     figure, grid = panels(4, 3, width=6.75, height=8.6)
     axes = grid.ravel()
     for axis, name in zip(axes, names, strict=False):
@@ -307,7 +311,7 @@ def _draw(
     return figure
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """All divergences on one batch; the classes of curvature on other batches, windows and groups; orbits."""
     laboratory = Laboratory.open(context)
     amount = QUICK if context.quick else FULL
@@ -316,7 +320,7 @@ def run(context: Context) -> dict[str, Any]:
         return _run(context, bench)
 
 
-def _run(context: Context, bench: Bench) -> dict[str, Any]:
+def _run(context: Context, bench: Bench) -> JsonObject:
     amount = bench.amount
     names = [d.name for d in smooth_divergences(context.quick)]
     case = bench.case(names, amount.group)
@@ -399,7 +403,7 @@ def _run(context: Context, bench: Bench) -> dict[str, Any]:
     }
 
 
-def _by_curvature(blocks: list[Blocks], rates: Rates) -> tuple[dict[str, Any], dict[str, float]]:
+def _by_curvature(blocks: list[Blocks], rates: Rates) -> tuple[JsonObject, dict[str, float]]:
     """Rates for f''(1) = 1/2, 1, 2 with T = v, in the directions that the batch damps: medians over batches;
     and the share of the pairs of curvatures, over batches and speeds, that come in the order of plain steps.
     """

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
 
+from fdiv_jax.files import JsonObject
 from fdiv_jax.unlearning import OptimiserConfig, UnlearningConfig
 
 from ..clock_figures import clock_figure, contrasts, timestep_figure
 from ..clocks import adam_clock, drive, fate, kind_of, predictions
 from ..descents import Curves, Descents
+from ..files import Row
 from ..trials import TARGET, Laboratory
 
 if TYPE_CHECKING:
@@ -137,7 +139,7 @@ def _all_runs(context: Context, descents: Descents, work: Work) -> list[Runs]:
     ]
 
 
-def _points(runs: Runs) -> list[dict[str, Any]]:
+def _points(runs: Runs) -> list[Row]:
     """Measured and predicted mean m at every look."""
     rows = []
     adam = OptimiserConfig()
@@ -166,7 +168,7 @@ def _points(runs: Runs) -> list[dict[str, Any]]:
     return rows
 
 
-def _worth(rows: list[dict[str, Any]], method: str) -> dict[str, Any]:
+def _worth(rows: list[Row], method: str) -> JsonObject:
     """How good a prediction is: over all points, and over those at which the run is not where kl is."""
     found = np.array([row[method] / row["m"] - 1 for row in rows])
     errors = np.where(np.isfinite(found), np.abs(found), np.inf)
@@ -187,7 +189,7 @@ def _finite(errors: np.ndarray) -> float | None:
     return median if np.isfinite(median) else None
 
 
-def _judged(rows: list[dict[str, Any]], optimiser: str) -> list[dict[str, Any]]:
+def _judged(rows: list[Row], optimiser: str) -> list[Row]:
     """The points that count: of smooth divergences, after the start, of runs whose loss stayed finite."""
     return [
         row
@@ -199,13 +201,13 @@ def _judged(rows: list[dict[str, Any]], optimiser: str) -> list[dict[str, Any]]:
     ]
 
 
-def _by(rows: list[dict[str, Any]], key: str, method: str) -> dict[str, Any]:
+def _by(rows: list[Row], key: str, method: str) -> JsonObject:
     """The worth of a prediction for every value of a column."""
     values = dict.fromkeys(row[key] for row in rows)
     return {str(value): _worth([row for row in rows if row[key] == value], method) for value in values}
 
 
-def _fates(found: list[Runs], steps: int) -> list[dict[str, Any]]:
+def _fates(found: list[Runs], steps: int) -> list[Row]:
     """What the exact map says of every run of gradient descent, and what it did."""
     return [
         {
@@ -221,7 +223,7 @@ def _fates(found: list[Runs], steps: int) -> list[dict[str, Any]]:
     ]
 
 
-def _timesteps(found: list[Runs], laboratory: Laboratory) -> list[dict[str, Any]]:
+def _timesteps(found: list[Runs], laboratory: Laboratory) -> list[Row]:
     """m and the drive by window of timesteps along the runs from the middle sigma^2; means over seeds."""
     runs = [each for each in found if each.optimiser == "sgd" and each.sigma2 == _MIDDLE]
     names = ["kl", *[name for name in runs[0].of if not any(each.of[name].diverged for each in runs)]]
@@ -256,7 +258,7 @@ def _timesteps(found: list[Runs], laboratory: Laboratory) -> list[dict[str, Any]
     return rows
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """Make the runs, predict each from the kl run with its seed, and compare."""
     laboratory, work = Laboratory.open(context), QUICK if context.quick else FULL
     descents = Descents(laboratory, images=work.images, held_out=work.held_out, batch=work.batch)
@@ -323,21 +325,21 @@ def run(context: Context) -> dict[str, Any]:
     }
 
 
-def _full(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _full(rows: list[Row]) -> list[Row]:
     """The rows with the columns of all predictions; nan where a kind of run has none."""
     names = dict.fromkeys(key for row in rows for key in row)
     return [{name: row.get(name, np.nan) for name in names} for row in rows]
 
 
-def _start(times: list[dict[str, Any]]) -> float:
+def _start(times: list[Row]) -> float:
     return float(np.mean([row["m"] for row in times if row["step"] == 0 and row["divergence"] == "kl"]))
 
 
-def _apart(rows: list[dict[str, Any]], work: Work) -> tuple[dict[str, Any], dict[str, Any]]:
+def _apart(rows: list[Row], work: Work) -> tuple[JsonObject, JsonObject]:
     """By divergence and m0: the share of steps at which it differs from kl by more than the seeds do, and the
     ratio to kl at the last step."""
-    share: dict[str, Any] = {}
-    ratio: dict[str, Any] = {}
+    share: JsonObject = {}
+    ratio: JsonObject = {}
     for name in work.divergences["sgd"]:
         found = contrasts(rows, name)
         for sigma2 in work.units["sgd"]:

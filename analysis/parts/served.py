@@ -10,14 +10,18 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
 from scipy.optimize import brentq
 
+from fdiv_jax.files import JsonObject
 from fdiv_jax.theory import served_first
 from fdiv_jax.unlearning import OptimiserConfig, UnlearningConfig
 
 from ..descents import Curves, Descents
+from ..files import Row
 from ..style import INK, PAGE, legend_below, line_style, panel_letters, panels
 from ..trials import Laboratory
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..runner import Context
 
 __all__ = ["run"]
@@ -115,7 +119,7 @@ def statistics(m: np.ndarray) -> dict[str, float]:
     }
 
 
-def _compared(runs: dict[str, Curves], target: str, seed: int) -> list[dict[str, Any]]:
+def _compared(runs: dict[str, Curves], target: str, seed: int) -> list[Row]:
     """The statistics of each run at equal mean m, and those that the theory says; none for a run that never
     comes down to it."""
     start = runs["kl"].m[0]
@@ -123,14 +127,14 @@ def _compared(runs: dict[str, Curves], target: str, seed: int) -> list[dict[str,
     rows = []
     for name, said in zip(NAMES, served_first(NAMES, start, mean), strict=True):
         found = at_mean(runs[name], mean)
-        row: dict[str, Any] = {"target": target, "seed": seed, "divergence": name, "m0": float(start.mean())}
+        row: Row = {"target": target, "seed": seed, "divergence": name, "m0": float(start.mean())}
         row |= {f"predicted_{key}": value for key, value in statistics(said.m).items()}
         row |= {key: np.nan if found is None else statistics(found)[key] for key in STATISTICS}
         rows.append(row)
     return rows
 
 
-def _share(rows: list[dict[str, Any]], key: str, order: tuple[str, ...], among: str = "") -> float:
+def _share(rows: list[Row], key: str, order: tuple[str, ...], among: str = "") -> float:
     """The share of runs in which a statistic is in this order; nan, of a run that did not arrive, is not."""
     runs: dict[tuple[str, int], dict[str, float]] = {}
     for row in rows:
@@ -139,7 +143,7 @@ def _share(rows: list[dict[str, Any]], key: str, order: tuple[str, ...], among: 
     return float(np.mean([all(run[a] < run[b] for a, b in pairwise(order)) for run in runs.values()]))
 
 
-def _figure(rows: list[dict[str, Any]]) -> Any:
+def _figure(rows: list[Row]) -> Figure:
     """Each statistic over that of kl: measured, a mark for each seed, and predicted, a bar."""
     figure, axes = panels(1, 3, width=PAGE, height=2.5)
     targets = list(dict.fromkeys(row["target"] for row in rows))
@@ -147,7 +151,7 @@ def _figure(rows: list[dict[str, Any]]) -> Any:
     values = {(row["target"], row["seed"], row["divergence"]): row for row in rows}
     for axis, key in zip(axes, STATISTICS, strict=True):
         for side, name in ((-0.2, "squared_hellinger"), (0.2, "pearson_chi2")):
-            look = line_style(name) | {"linestyle": "none"}
+            look = dict(line_style(name), linestyle="none")
             for place, target in enumerate(targets):
                 spread = side + 0.12 * np.linspace(-1, 1, len(seeds)) if len(seeds) > 1 else np.array([side])
                 ratios = {
@@ -156,7 +160,7 @@ def _figure(rows: list[dict[str, Any]]) -> Any:
                     ]
                     for kind in (key, f"predicted_{key}")
                 }
-                axis.plot(place + spread, ratios[key], **look | {"label": None if place else look["label"]})
+                axis.plot(place + spread, ratios[key], **dict(look, label=None if place else look["label"]))
                 ends = [place + side - 0.17, place + side + 0.17]
                 axis.plot(ends, [ratios[f"predicted_{key}"][0]] * 2, color=look["color"])
         axis.axhline(1.0, color=INK, linewidth=0.6, zorder=1)
@@ -171,7 +175,7 @@ def _figure(rows: list[dict[str, Any]]) -> Any:
     return figure
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """Make the runs, and compare the distributions of m where their mean is the same."""
     laboratory, work = Laboratory.open(context), QUICK if context.quick else FULL
     descents = Descents(laboratory, images=work.images, held_out=work.held_out, batch=work.batch)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from fdiv_jax.divergences import Divergence
+from fdiv_jax.files import JsonObject
 from fdiv_jax.theory import game_spectrum, mode_eigenvalues
 
 from ..compare import spectrum_error
-from ..style import INK, label, legend_below, line_style, panel_letters, panels
+from ..files import Row
+from ..style import INK, Style, label, legend_below, line_style, panel_letters, panels
 from ..toy_games import Game, line_game, smooth_divergences, wave_blocks, wave_game
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from ..runner import Context
 
 __all__ = ["run"]
@@ -36,14 +41,14 @@ def _jacobians(d: Divergence, activation: bool, make: Callable[..., Game], cases
     return np.asarray(jax.jit(jax.vmap(one))(jnp.asarray(cases)))
 
 
-def _line_roots(d: Divergence, activation: bool, s: Any, a: float, b: float) -> np.ndarray:
+def _line_roots(d: Divergence, activation: bool, s: ArrayLike, a: float, b: float) -> np.ndarray:
     """The two roots of lambda^2 + b d s^2 lambda + a b c = 0 (k = 1)."""
     slope = d.activation_slope if activation else 1.0
     relaxation = slope**2 / float(d.curvature)
     return mode_eigenvalues(b * relaxation * np.asarray(s) ** 2, np.full(np.shape(s), np.sqrt(a * b) * slope))
 
 
-def _measure(d: Divergence, activation: bool, quick: bool) -> list[dict[str, Any]]:
+def _measure(d: Divergence, activation: bool, quick: bool) -> list[Row]:
     """Every game of one divergence and parameterisation: predicted and measured spectrum, their distance."""
     scales, steps = (_SCALES[::3], ((1.0, 1.0),)) if quick else (_SCALES, ((1.0, 1.0), (0.3, 2.0)))
     found = []
@@ -74,9 +79,7 @@ def _measure(d: Divergence, activation: bool, quick: bool) -> list[dict[str, Any
     ]
 
 
-def _draw_roots(
-    axis: Any, measured: list[dict[str, Any]], members: dict[str, Divergence], activation: bool
-) -> None:
+def _draw_roots(axis: Axes, measured: list[Row], members: dict[str, Divergence], activation: bool) -> None:
     """-Re(lambda) of both roots as s grows: predicted (lines), by automatic differentiation (marks)."""
     grid = np.geomspace(0.4, 3.6, 800)
     paths: dict[tuple[float, ...], list[str]] = {}
@@ -116,7 +119,7 @@ def _classes(members: dict[str, Divergence]) -> dict[str, str]:
     return texts
 
 
-def _draw_errors(axis: Any, measured: list[dict[str, Any]], names: list[str]) -> None:
+def _draw_errors(axis: Axes, measured: list[Row], names: list[str]) -> None:
     """A mark for every game: the error of its spectrum, in a row for each divergence."""
     for row in measured:
         look = line_style(row["divergence"])
@@ -137,11 +140,12 @@ def _draw_errors(axis: Any, measured: list[dict[str, Any]], names: list[str]) ->
     axis.set(xlabel="relative error", title="predicted and measured")
 
 
-def _explain(axis: Any, classes: dict[str, str]) -> None:
+def _explain(axis: Axes, classes: dict[str, str]) -> None:
     """The entries of the legend, which is one for all panels."""
     for name, text in classes.items():
-        axis.plot([], [], **line_style(name) | {"linestyle": "-", "label": text})
-    dark, plain = {"color": INK, "linewidth": 1.0}, {"color": INK, "linestyle": "none", "markersize": 3.4}
+        axis.plot([], [], **dict(line_style(name), linestyle="-", label=text))
+    dark: Style = {"color": INK, "linewidth": 1.0}
+    plain: Style = {"color": INK, "linestyle": "none", "markersize": 3.4}
     axis.plot([], [], **dark, label="predicted, slow root (a, b)")
     axis.plot([], [], **dark, linestyle="--", label="predicted, fast root (a, b)")
     axis.plot([], [], **plain, marker="o", label="T = v (c)")
@@ -151,7 +155,7 @@ def _explain(axis: Any, classes: dict[str, str]) -> None:
     axis.plot([], [], color=INK, linestyle="--", linewidth=0.9, label="largest error allowed, 10⁻⁸ (c)")
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """Compare all smooth entries and alpha members, both parameterisations, several scales, two games."""
     divergences = smooth_divergences(context.quick, _ALPHAS)
     jobs = [(d, activation) for d in divergences for activation in (False, True)]
@@ -159,7 +163,7 @@ def run(context: Context) -> dict[str, Any]:
         found = context.cells(
             jobs, "Jacobians by automatic differentiation", lambda job: _measure(*job, context.quick)
         )
-    measured: list[dict[str, Any]] = [row for rows in found for row in rows]
+    measured: list[Row] = [row for rows in found for row in rows]
     members = {d.name: d for d in divergences}
     figure, axes = panels(1, 3, height=3.4)
     for axis, activation in ((axes[0], False), (axes[1], True)):

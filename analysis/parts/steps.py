@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax.divergences import Divergence, divergence
+from fdiv_jax.files import JsonObject
 from fdiv_jax.theory import Scheme, discrete_rate, game_step_limit
 
+from ..files import Row
 from ..simulate import descend, one_pole, poles
-from ..style import INK, label, legend_below, panel_letters, panels, series_style
+from ..style import INK, Style, label, legend_below, panel_letters, panels, series_style
 from ..toy_games import line_game
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from ..runner import Context
 
 __all__ = ["run"]
@@ -64,16 +68,16 @@ def _readable(path: np.ndarray, least: int) -> np.ndarray:
 
 def _measure(
     d: Divergence, activation: bool, name: str, scheme: Scheme, critic_steps: int, quick: bool
-) -> Any:
+) -> list[Row]:
     """Factors per iteration at fractions of the limit, and on which side the game is stable."""
     scales = (0.7, 1.6) if quick else (0.7, 1.0, 1.6, 2.5)
-    options: dict[str, Any] = {"scheme": scheme, "critic_steps": critic_steps, "activation": activation}
-    limits = {s: game_step_limit(d, *_blocks(s), **options) for s in scales}
+    game = {"scheme": scheme, "critic_steps": critic_steps, "activation": activation}
+    limits = {s: game_step_limit(d, *_blocks(s), **game) for s in scales}
     # Without damping simultaneous and alternating steps have no stable range: played up to 1 all the same.
     cases = np.array([(s, fraction * (limits[s] or 1.0)) for s in scales for fraction in _FRACTIONS])
     rows = []
     for (s, h), path in zip(cases, _play(d, activation, scheme, critic_steps, cases), strict=True):
-        predicted = float(np.exp(-discrete_rate(d, *_blocks(s), h, **options)))
+        predicted = float(np.exp(-discrete_rate(d, *_blocks(s), h, **game)))
         order = 4 if scheme == "optimistic" else 2
         measured = None
         if predicted > _QUICKEST:
@@ -98,13 +102,13 @@ def _measure(
     return rows
 
 
-def _draw_factors(axis: Any, rows: list[dict[str, Any]]) -> None:
+def _draw_factors(axis: Axes, rows: list[Row]) -> None:
     for place, (name, *_) in enumerate(_SCHEMES):
         some = [row for row in rows if row["scheme"] == name and row["measured_factor"] is not None]
         axis.plot(
             [row["predicted_factor"] for row in some],
             [row["measured_factor"] for row in some],
-            **series_style(place) | {"linestyle": ""},
+            **dict(series_style(place), linestyle=""),
             markerfacecolor="none",
             markeredgewidth=0.8,
             label=name,
@@ -120,19 +124,19 @@ def _draw_factors(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.minorticks_off()
 
 
-def _draw_limits(axis: Any, d: Divergence, rows: list[dict[str, Any]]) -> None:
+def _draw_limits(axis: Axes, d: Divergence, rows: list[Row]) -> None:
     """Predicted limits (lines), and the two steps beside them that were played (rings: above)."""
     s = np.geomspace(0.4, 3.2, 80)
     for place, (name, scheme, critic_steps) in enumerate(_SCHEMES):
-        options: dict[str, Any] = {"scheme": scheme, "critic_steps": critic_steps}
         look = series_style(place)
-        axis.plot(s, [game_step_limit(d, *_blocks(v), **options) for v in s], color=look["color"])
+        limits = [game_step_limit(d, *_blocks(v), scheme=scheme, critic_steps=critic_steps) for v in s]
+        axis.plot(s, limits, color=look["color"])
         for row in rows:
             mine = row["scheme"] == name and row["divergence"] == d.name and not row["activation"]
             if mine and row["beside_limit"]:
                 size = 5.2 if row["step"] > row["step_limit"] else 2.4
                 fill = look["color"] if row["shrinks"] else "none"
-                mark = look | {"linestyle": "", "markersize": size, "markeredgewidth": 0.8}
+                mark = dict(look, linestyle="", markersize=size, markeredgewidth=0.8)
                 axis.plot(row["s"], row["step"], **mark, markerfacecolor=fill)
     axis.set(xscale="log", yscale="log", xlim=(0.4, 3.2), ylim=(0.03, 2.6), xlabel="s  (q = s², k = 1)")
     axis.set_xticks([0.5, 1, 2, 3], ["0.5", "1", "2", "3"])
@@ -141,15 +145,15 @@ def _draw_limits(axis: Any, d: Divergence, rows: list[dict[str, Any]]) -> None:
     axis.set_title(f"largest step, {label(d.name)}")
 
 
-def _explain(axis: Any) -> None:
+def _explain(axis: Axes) -> None:
     """What the legend has to say besides the schemes."""
-    plain = {"color": INK, "marker": "o", "linestyle": "", "markeredgewidth": 0.8}
+    plain: Style = {"color": INK, "marker": "o", "linestyle": "", "markeredgewidth": 0.8}
     axis.plot([], [], color=INK, label="predicted limit (b, c)")
     axis.plot([], [], **plain, markersize=2.4, label=f"{SIDE:.0%} below it: came closer")
     axis.plot([], [], **plain, markersize=5.2, markerfacecolor="none", label=f"{SIDE:.0%} above: moved away")
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """Each curvature and the kink with T = v, jensen_shannon with its activation, in five schemes."""
     games = [("squared_hellinger", False), ("pearson_chi2", False)]
     if not context.quick:
@@ -159,7 +163,7 @@ def run(context: Context) -> dict[str, Any]:
         found = context.cells(
             jobs, "games played in steps", lambda job: _measure(*job[:2], *job[2][:3], context.quick)
         )
-    rows: list[dict[str, Any]] = [row for some in found for row in some]
+    rows: list[Row] = [row for some in found for row in some]
     figure, axes = panels(1, 3, height=2.6)
     _draw_factors(axes[0], rows)
     for axis, which in ((axes[1], "squared_hellinger"), (axes[2], "pearson_chi2")):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from math import exp, isfinite, log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fdiv_jax.divergences import divergence
+from fdiv_jax.files import JsonObject
 
 from ..trials import Laboratory
 from ..verdict_page import NOTHING, Gathered, difference, ratio, tell
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _OTHERS = FORMULAS[1:]
-NOT_RUN: dict[str, Any] = NOTHING | {
+NOT_RUN: JsonObject = NOTHING | {
     "evidence": "Not run: the world has five styles, not ten, and forty erasures (four styles one after the "
     "other, two divergences, five seeds) did not fit the processor time of this part. Nine items in "
     "sequence, three seeds: no difference in what is judged right (docs/unlearning.md).",
@@ -27,7 +28,7 @@ NOT_RUN: dict[str, Any] = NOTHING | {
 """C9."""
 
 
-def _add(gathered: Gathered, setting: str, cell: dict[str, Any], steps: int) -> None:
+def _add(gathered: Gathered, setting: str, cell: JsonObject, steps: int) -> None:
     """One seed of the runs by formula."""
     m, seen, norms = cell["m"], cell["seen"], cell["norms"]
     (mse, hellinger), (before, chi2) = seen["squared_hellinger"], seen["pearson_chi2"]
@@ -47,7 +48,7 @@ def _add(gathered: Gathered, setting: str, cell: dict[str, Any], steps: int) -> 
     gathered.add("C5", "faster", setting, log(arrival["pearson_chi2"] / arrival["kl"]), bound=late)
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """Make the runs of every seed, then decide claim after claim."""
     laboratory, work = Laboratory.open(context), QUICK if context.quick else FULL
     bench = Bench(laboratory, work)

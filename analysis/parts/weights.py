@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from fdiv_jax.files import JsonObject
 
 from ..style import curve_style, legend_below, panel_letters, panels
 from ..toy_games import catalogue_entries
@@ -19,11 +21,11 @@ __all__ = ["run"]
 _SHOWN_TOP = 1e3
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context) -> JsonObject:
     """Draw w_f(m)/w_f(0) and the pull w_f(m) sqrt(m) of every divergence."""
     m = np.concatenate([[0.0], np.geomspace(1e-4, 30.0, 120 if context.quick else 400)])
     figure, (ratio, pull) = panels(1, 2, height=2.7)
-    columns: dict[str, Any] = {"m": m}
+    columns: JsonObject = {"m": m}
     constant: dict[str, float] = {}
     with jax.enable_x64(True):
         for d in context.progress(catalogue_entries(), "weights"):

@@ -11,13 +11,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import tyro
 
 from benchmarks.step_time.cases import CASES, ON_A_CPU, ON_A_GPU, network_directory
 from benchmarks.step_time.clock import load
+from fdiv_jax.files import JsonObject
 
 Side = Literal["ours", "pytorch", "pytorch-compiled"]
 
@@ -67,7 +68,7 @@ def main(config: BenchmarkConfig) -> None:
     unknown = set(cases) - set(CASES)
     if unknown:
         sys.exit(f"no case {', '.join(sorted(unknown))}; expected some of {', '.join(CASES)}")
-    runs: list[dict[str, Any]] = []
+    runs: list[JsonObject] = []
     with tempfile.TemporaryDirectory() as temporary:
         place = config.work or Path(temporary)
         for case in cases:
@@ -80,10 +81,10 @@ def main(config: BenchmarkConfig) -> None:
                 config.json.write_text(json.dumps(_result(config, runs), indent=1) + "\n")
 
 
-def _compare(config: BenchmarkConfig, case: str, loss: str, sweep: int, place: Path) -> dict[str, Any]:
+def _compare(config: BenchmarkConfig, case: str, loss: str, sweep: int, place: Path) -> JsonObject:
     """One row: medians over processes in turn, and quartiles of the ratio of neighbours."""
     sides: list[Side] = ["ours", "pytorch"] + (["pytorch-compiled"] if config.compiled else [])
-    found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    found: dict[str, list[JsonObject]] = {side: [] for side in sides}
     for _ in range(config.rounds):
         for side in sides:
             found[side].append(_process(side, case, loss, config.dtype, place, sweep))
@@ -120,7 +121,7 @@ def _compare(config: BenchmarkConfig, case: str, loss: str, sweep: int, place: P
     return row
 
 
-def _process(side: Side, case: str, loss: str, dtype: str, place: Path, sweep: int) -> dict[str, Any]:
+def _process(side: Side, case: str, loss: str, dtype: str, place: Path, sweep: int) -> JsonObject:
     job = {"side": side, "case": case, "loss": loss, "dtype": dtype, "place": str(place), "sweep": sweep}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.step_time", "--worker", json.dumps(job)],
@@ -133,7 +134,7 @@ def _process(side: Side, case: str, loss: str, dtype: str, place: Path, sweep: i
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def _work(job: dict[str, Any]) -> dict[str, Any]:
+def _work(job: JsonObject) -> JsonObject:
     place = Path(job["place"])
     if job["side"] == "ours":
         from benchmarks.step_time import ours
@@ -148,7 +149,7 @@ def _work(job: dict[str, Any]) -> dict[str, Any]:
     return {**found, "peak_memory": found["device_peak_bytes"] or host}
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: JsonObject) -> str:
     low, high = row["ratio_quartiles"]
     compiled = f", {row['ratio_to_compiled']:.2f} of torch.compile" if "ratio_to_compiled" in row else ""
     several = f" x {row['divergences']}" if row["divergences"] > 1 else ""
@@ -159,7 +160,7 @@ def _line(row: dict[str, Any]) -> str:
     )
 
 
-def _result(config: BenchmarkConfig, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _result(config: BenchmarkConfig, runs: Sequence[JsonObject]) -> JsonObject:
     import jax
     import torch
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from fdiv_jax.files import JsonObject
 
 TOKENS = 77
 _SD = {
@@ -63,7 +64,7 @@ class Case:
     side: int
     batch: int
     steps: int
-    config: dict[str, Any] | None = field(default=None, hash=False)
+    config: JsonObject | None = field(default=None, hash=False)
 
 
 CASES = {

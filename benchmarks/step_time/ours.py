@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from benchmarks.step_time.cases import CASES, inputs, network_directory
 from benchmarks.step_time.clock import timed
 from fdiv_jax.checkpoints import load_component
 from fdiv_jax.diffusion import NoiseSchedule
+from fdiv_jax.files import JsonObject
 from fdiv_jax.nn import Text, TextConditioning, UNet2DConditionModel
 from fdiv_jax.unlearning import (
     Batch,
     Frozen,
     Network,
     Plan,
+    TrainState,
     Weights,
     initial_state,
     make_loss,
@@ -28,6 +30,7 @@ from fdiv_jax.unlearning import (
     select,
     timesteps_of,
 )
+from fdiv_jax.unlearning.losses import LossFamily
 
 SWEPT = (
     "kl",
@@ -42,7 +45,7 @@ SWEPT = (
 DIVERGENCE = {"closed": "squared_hellinger", "exact": "jensen_shannon", "variational": "squared_hellinger"}
 
 
-def run(name: str, loss: str, dtype: str, place: Path, sweep: int = 1) -> dict[str, Any]:
+def run(name: str, loss: str, dtype: str, place: Path, sweep: int = 1) -> JsonObject:
     """Seconds of a step, its compile time, FLOPs and memory.
 
     With `sweep` above 1 one frozen pass serves that many divergences, and the seconds are of all of them.
@@ -68,7 +71,7 @@ def run(name: str, loss: str, dtype: str, place: Path, sweep: int = 1) -> dict[s
     )
     frozen, key = Frozen(parameters), jax.random.key(0)
     members = [DIVERGENCE[loss]] if sweep == 1 else [SWEPT[i % len(SWEPT)] for i in range(sweep)]
-    family: Any = loss if sweep == 1 else "exact"
+    family: LossFamily = loss if sweep == 1 else "exact"
     plans = [
         Plan(
             network,
@@ -81,7 +84,9 @@ def run(name: str, loss: str, dtype: str, place: Path, sweep: int = 1) -> dict[s
     ]
     states = [initial_state(plan, frozen, 1e-5, key) for plan in plans]
 
-    def whole(states: Any, frozen: Frozen, batch: Batch, key: jax.Array) -> Any:
+    def whole(
+        states: list[TrainState], frozen: Frozen, batch: Batch, key: jax.Array
+    ) -> tuple[list[TrainState], list[jax.Array]]:
         reference = make_reference(plans[0])(frozen, batch, key)
         done = [
             make_step(plan)(state, frozen, batch, reference, key)
@@ -113,7 +118,7 @@ def run(name: str, loss: str, dtype: str, place: Path, sweep: int = 1) -> dict[s
     }
 
 
-def _measured_peak(dtype: Any) -> float:
+def _measured_peak(dtype: DTypeLike) -> float:
     """Floating-point operations per second of a large product of matrices: what this device really gives."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     matrix = jnp.ones((side, side), dtype)

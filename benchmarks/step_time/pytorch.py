@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from diffusers import UNet2DConditionModel
 
 from benchmarks.step_time.cases import CASES, inputs, network_directory
 from benchmarks.step_time.clock import timed
+from fdiv_jax.files import JsonObject
 
 
 class Critic(torch.nn.Module):
@@ -34,7 +34,7 @@ class Critic(torch.nn.Module):
         return self.layers(torch.cat([output, torch.ones_like(output[:, :1])], 1))
 
 
-def run(name: str, loss: str, dtype: str, place: Path, compiled: bool = False) -> dict[str, Any]:
+def run(name: str, loss: str, dtype: str, place: Path, compiled: bool = False) -> JsonObject:
     """Seconds of a step. The exact loss is the closed Hellinger here too."""
     case = CASES[name]
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -86,7 +86,9 @@ def run(name: str, loss: str, dtype: str, place: Path, compiled: bool = False) -
     return {"seconds": seconds, "device_peak_bytes": peak, "device": kind}
 
 
-def _game(critic: Any, ascent: Any, reference: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
+def _game(
+    critic: torch.nn.Module, ascent: torch.optim.Optimizer, reference: torch.Tensor, prediction: torch.Tensor
+) -> torch.Tensor:
     """One step of the critic on squared Hellinger, T = 1 - exp(-v), then the model's loss -E[f*(T)]."""
 
     def conjugate(v: torch.Tensor) -> torch.Tensor:

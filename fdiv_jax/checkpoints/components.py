@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from fdiv_jax.checkpoints.files import STORED_DTYPES, TensorFiles, errors_from, save_tensors
 from fdiv_jax.checkpoints.state_dicts import canonical_name, load_state_dict, state_dict, tensor_names
 from fdiv_jax.checkpoints.weight_files import find_weights
-from fdiv_jax.files import read_json
+from fdiv_jax.files import JsonMapping, JsonObject, read_json
 from fdiv_jax.nn.memory import array_bytes
 from fdiv_jax.nn.room import require_room
 from fdiv_jax.nn.shapes import abstract_network
@@ -31,7 +31,7 @@ class LoadedComponent(NamedTuple, Generic[ModuleT]):
 
     model: ModuleT
     """The module, its parameters filled in."""
-    config: dict[str, Any]
+    config: JsonObject
     """`config.json` as it was read."""
     stored_dtypes: dict[str, str]
     """Each tensor's dtype in the file ("float32", "float16", ...), by the model's name for it."""
@@ -77,7 +77,7 @@ def describe_component(
     *,
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
-) -> tuple[ModuleT, dict[str, Any]]:
+) -> tuple[ModuleT, JsonObject]:
     """The abstract module that a component's `config.json` describes, and the configuration as it was read.
 
     Raises:
@@ -99,7 +99,7 @@ def save_component(
     model: nnx.Module,
     *,
     class_name: str | None = None,
-    config: Mapping[str, Any] | None = None,
+    config: JsonMapping | None = None,
     stored_dtypes: Mapping[str, str] | None = None,
 ) -> None:
     """Write `config.json` and the weights as diffusers or transformers reads them.

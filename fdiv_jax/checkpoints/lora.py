@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -278,7 +278,7 @@ def _check_family(
     """
     if "unet" not in modules:
         return
-    config: Any = modules["unet"].config  # type: ignore[attr-defined]
+    config: UNetConfig = modules["unet"].config  # type: ignore[attr-defined]
     own = family(config)
     shapes = layers.shapes["unet"].items()
     widths = sorted({shape[1] for name, shape in shapes if name.endswith(("attn2.to_k", "attn2.to_v"))})

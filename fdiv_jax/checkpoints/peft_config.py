@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fdiv_jax.checkpoints.lora_names import KOHYA_PREFIXES
-from fdiv_jax.files import parse_json, read_json
+from fdiv_jax.files import JsonObject, parse_json, read_json
 from fdiv_jax.nn.lora import Lora
 
 __all__ = ["METADATA", "PeftConfig", "peft_metadata"]
@@ -38,7 +38,7 @@ class PeftConfig:
             values = parse_json(text or "{}", self._source)
         if not isinstance(values, dict):
             raise ValueError(f"{self._source} is {type(values).__name__}, expected an object")
-        self._values: dict[str, Any] = values
+        self._values: JsonObject = values
 
     def alpha(self, component: str, target: str, rank: int) -> float:
         """alpha of a layer: that of the first pattern its name ends in, else lora_alpha, else the rank.
@@ -61,7 +61,7 @@ class PeftConfig:
             return float(alpha) * rank**0.5
         return float(alpha)
 
-    def _get(self, component: str, key: str, default: Any) -> Any:
+    def _get(self, component: str, key: str, default: object) -> Any:
         if any(name.startswith(_COMPONENTS) for name in self._values):
             return self._values.get(f"{component}.{key}", default)
         return self._values.get(key, default)
@@ -78,18 +78,18 @@ class PeftConfig:
             raise ValueError(f"{self._source}: alpha_pattern {pattern!r}: {error}") from error
 
 
-def peft_metadata(loras: Mapping[str, Lora]) -> dict[str, Any]:
+def peft_metadata(loras: Mapping[str, Lora]) -> JsonObject:
     """The arguments of peft.LoraConfig, each key with its component.
 
     Names are without text_model, which the text encoders of transformers 5 lack; PEFT matches name endings.
     """
-    config: dict[str, Any] = {}
+    config: JsonObject = {}
     for component, lora in loras.items():
         short = {target: target.removeprefix("text_model.") for target in lora.targets}
         ranks = {short[target]: lora.rank(target) for target in lora.targets}
         alphas = {short[target]: lora.alpha[target] for target in lora.targets}
         rank, alpha = (Counter(each.values()).most_common(1)[0][0] for each in (ranks, alphas))
-        values: dict[str, Any] = {
+        values: JsonObject = {
             "r": rank,
             "lora_alpha": alpha,
             "rank_pattern": {_exactly(name): r for name, r in ranks.items() if r != rank},

@@ -11,12 +11,14 @@ A module's attribute path joined by dots is the name; the last part and the layo
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fdiv_jax.arrays import PyTree
 from fdiv_jax.files import listed
 
 __all__ = [
@@ -48,7 +50,7 @@ _NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": 
 _MAX_LISTED = 8
 
 
-def canonical_name(name: str, expected: Mapping[str, Any]) -> str | None:
+def canonical_name(name: str, expected: Mapping[str, object]) -> str | None:
     """A model's name, one of `expected`, for the tensor that a file calls `name`.
 
     None for a buffer, which is not a parameter. Handles the names of the autoencoder's attention before 2023,
@@ -85,7 +87,7 @@ def kernel_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     return {".".join(map(str, path[:-1])): names[_name(path)] for path in paths}
 
 
-def kernel_to_weight(kernel: Any) -> np.ndarray:
+def kernel_to_weight(kernel: jax.Array | np.ndarray) -> np.ndarray:
     """A kernel of a Linear or a convolution in PyTorch's layout."""
     return np.ascontiguousarray(np.asarray(kernel).transpose(_TO_TORCH[kernel.ndim]))
 
@@ -163,7 +165,7 @@ def load_state_dict(
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
-def _variables(tree: Any) -> list[tuple[tuple[Any, ...], nnx.Variable]]:
+def _variables(tree: PyTree) -> list[tuple[tuple[str | int, ...], nnx.Variable]]:
     """Every variable with its path, in the order of the attributes."""
     state = nnx.state(tree) if isinstance(tree, nnx.Module) else tree
     variables = []
@@ -179,8 +181,8 @@ def _variables(tree: Any) -> list[tuple[tuple[Any, ...], nnx.Variable]]:
     return variables
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    return ".".join([*map(str, path[:-1]), _LEAVES.get(path[-1], str(path[-1]))])
+def _name(path: tuple[str | int, ...]) -> str:
+    return ".".join([*map(str, path[:-1]), _LEAVES.get(str(path[-1]), str(path[-1]))])
 
 
 def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

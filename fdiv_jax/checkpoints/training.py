@@ -18,17 +18,19 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fdiv_jax.arrays import PyTree
 from fdiv_jax.checkpoints.atomic import atomic_directory, clean_leftovers
-from fdiv_jax.files import listed, parse_json, read_json, read_text, shown
+from fdiv_jax.files import JsonMapping, JsonObject, listed, parse_json, read_json, read_text, shown
 
 __all__ = ["Restored", "TrainingCheckpoints", "error_number"]
 
+Leaf = np.ndarray | jax.Array | jax.ShapeDtypeStruct
+"""An array of a state, or what stands in its place."""
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -45,8 +47,8 @@ class Restored:
     """
 
     step: int
-    state: Any
-    extra: dict[str, Any]
+    state: PyTree
+    extra: JsonObject
     files: dict[str, bytes]
 
 
@@ -75,7 +77,7 @@ class TrainingCheckpoints:
         return sorted(int(match[1]) for path in names if (match := _NAME.fullmatch(path.name)))
 
     def save(
-        self, step: int, state: Any, extra: Mapping[str, Any], files: Mapping[str, bytes] | None = None
+        self, step: int, state: PyTree, extra: JsonMapping, files: Mapping[str, bytes] | None = None
     ) -> Path:
         """Write a checkpoint, whole or not at all, and only then delete those that are not kept.
 
@@ -126,7 +128,7 @@ class TrainingCheckpoints:
         self._prune(step)
         return target
 
-    def restore(self, like: Any, former: Mapping[str, str] | None = None) -> Restored | None:
+    def restore(self, like: PyTree, former: Mapping[str, str] | None = None) -> Restored | None:
         """The newest checkpoint that is whole; None if there are no checkpoints.
 
         Every file is compared with the manifest. A damaged checkpoint is skipped with a warning that says
@@ -195,7 +197,7 @@ class _DamagedError(Exception):
     """A checkpoint that is not what its manifest says."""
 
 
-def _flatten(tree: Any) -> tuple[list[str], list[Any]]:
+def _flatten(tree: PyTree) -> tuple[list[str], list[Leaf]]:
     """The names of the leaves, as in `.trained['conv_in.bias']`, and the leaves."""
     paths = jax.tree_util.tree_flatten_with_path(tree)[0]
     names = [jax.tree_util.keystr(path) for path, _ in paths]
@@ -214,14 +216,14 @@ def _renamed(name: str, former: Mapping[str, str]) -> str:
     return name
 
 
-def _describe(names: Sequence[str], leaves: Sequence[Any]) -> list[dict[str, Any]]:
+def _describe(names: Sequence[str], leaves: Sequence[Leaf]) -> list[JsonObject]:
     return [
         {"name": name, "shape": list(leaf.shape), "dtype": jnp.dtype(leaf.dtype).name}
         for name, leaf in zip(names, leaves, strict=True)
     ]
 
 
-def _compare(path: Path, found: list[dict[str, Any]], like: Any) -> None:
+def _compare(path: Path, found: list[JsonObject], like: PyTree) -> None:
     """Check that the leaves of a checkpoint are those of `like`.
 
     Raises:
@@ -271,7 +273,7 @@ def _unlogged() -> Iterator[None]:
         logger.removeFilter(drop)
 
 
-def _read_arrays(directory: Path, leaves: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+def _read_arrays(directory: Path, leaves: Sequence[JsonMapping]) -> list[np.ndarray]:
     import orbax.checkpoint as ocp
 
     stored = {
@@ -293,7 +295,7 @@ def _read_arrays(directory: Path, leaves: Sequence[Mapping[str, Any]]) -> list[n
     return result
 
 
-def _read(path: Path, manifest: Mapping[str, Any], like: Any) -> Restored:
+def _read(path: Path, manifest: JsonMapping, like: PyTree) -> Restored:
     """A verified checkpoint whose leaves are those of `like`."""
     values = dict(
         zip(
@@ -326,13 +328,13 @@ def _manifest(directory: Path, step: int, names: Sequence[str], leaves: Sequence
     return _render({"format": _FORMAT, "step": step, "leaves": _describe(names, leaves), "files": files})
 
 
-def _render(body: Mapping[str, Any]) -> str:
+def _render(body: JsonMapping) -> str:
     """The text of a manifest, with its own digest."""
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return json.dumps({**body, "sha256": digest}, indent=1) + "\n"
 
 
-def _verify(path: Path, step: int) -> dict[str, Any]:
+def _verify(path: Path, step: int) -> JsonObject:
     """The manifest of a checkpoint whose files all agree with it.
 
     Raises:
@@ -375,7 +377,7 @@ def _verify(path: Path, step: int) -> dict[str, Any]:
     return body
 
 
-def _is_manifest(body: Mapping[str, Any]) -> bool:
+def _is_manifest(body: JsonMapping) -> bool:
     """Whether a manifest has the entries, of the types, that are read from it."""
     leaves, files = body.get("leaves"), body.get("files")
     return (

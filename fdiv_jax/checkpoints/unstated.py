@@ -1,12 +1,12 @@
 """The settings that a single file cannot hold: it has tensors only, and programs assume the rest."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from flax import nnx
 
 from fdiv_jax.checkpoints.original_names import family
-from fdiv_jax.nn.config import per_block
+from fdiv_jax.nn import UNetConfig, VAEConfig
+from fdiv_jax.nn.config import ModelConfig, per_block
 
 __all__ = ["unstated_settings"]
 
@@ -45,7 +45,7 @@ def unstated_settings(modules: Mapping[str, nnx.Module], prediction_type: str = 
         One line per setting, such as "unet norm_num_groups=4 (32 is assumed)"; empty for the published Stable
         Diffusion models.
     """
-    config: Any = modules["unet"].config  # type: ignore[attr-defined]
+    config: UNetConfig = modules["unet"].config  # type: ignore[attr-defined]
     kind = family(config)
     lines = _unusual("unet", config, _UNET)
     levels = len(config.block_out_channels)
@@ -69,7 +69,7 @@ def unstated_settings(modules: Mapping[str, nnx.Module], prediction_type: str = 
             "" if isinstance(config.layers_per_block, int) else "; diffusers takes one number for all levels"
         )
         lines.append(f"unet layers_per_block={config.layers_per_block!r} (A1111 builds 2{more})")
-    vae: Any = modules["vae"].config  # type: ignore[attr-defined]
+    vae: VAEConfig = modules["vae"].config  # type: ignore[attr-defined]
     factor = 0.13025 if kind == "sdxl" else 0.18215
     lines += _unusual("vae", vae, {**_VAE, "scaling_factor": factor})
     if prediction_type != "epsilon":
@@ -77,7 +77,7 @@ def unstated_settings(modules: Mapping[str, nnx.Module], prediction_type: str = 
     return lines
 
 
-def _unusual(component: str, config: Any, usual: Mapping[str, Any]) -> list[str]:
+def _unusual(component: str, config: ModelConfig, usual: Mapping[str, object]) -> list[str]:
     found = {name: getattr(config, name) for name in usual}
     return [
         f"{component} {name}={value!r} ({usual[name]!r} is assumed)"

@@ -65,11 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_command(
-    command: Any,
+    command: type,
     arguments: Sequence[str],
     program: str,
     *,
-    default: Any = None,
+    default: object = None,
     common: Mapping[str, Sequence[str]] | None = None,
 ) -> int:
     """Run a command's dataclass with arguments and return its exit code, as `main` does.
@@ -133,10 +133,10 @@ def _help_asked(arguments: Sequence[str]) -> bool:
 
 
 def _parsed(
-    command: Any,
+    command: type,
     arguments: Sequence[str],
     program: str,
-    default: Any,
+    default: object,
     common: Mapping[str, Sequence[str]] | None,
 ) -> int:
     from fdiv_jax.cli._help import help_page
@@ -155,7 +155,7 @@ def _parsed(
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            made = tyro.cli(command, args=words, prog=program, default=default, registry=registry())
+            made: Any = tyro.cli(command, args=words, prog=program, default=default, registry=registry())
     except SystemExit:
         raise ValueError(_one_line(told.getvalue())) from None
     return made.run() or 0

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy
 
+from fdiv_jax.files import JsonObject
+
 if TYPE_CHECKING:
     from fdiv_jax.divergences import Divergence
 
 DAMPING_RATIOS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
-def shown(expr: Any) -> str:
+def shown(expr: object) -> str:
     """An expression as one would type it again: exact, or rounded where it is a decimal."""
     if isinstance(expr, sympy.Basic):
         floats = {x: sympy.Float(x, 6) for x in expr.atoms(sympy.Float)}
@@ -45,7 +47,7 @@ def number(value: float) -> float | str:
     return value if math.isfinite(value) else ("oo" if value > 0 else "-oo" if value < 0 else "nan")
 
 
-def generator_facts(d: Divergence) -> dict[str, Any]:
+def generator_facts(d: Divergence) -> JsonObject:
     """What needs derivatives only."""
     return {
         "name": d.name,
@@ -60,7 +62,7 @@ def generator_facts(d: Divergence) -> dict[str, Any]:
     }
 
 
-def conjugate_facts(d: Divergence) -> dict[str, Any]:
+def conjugate_facts(d: Divergence) -> JsonObject:
     """Conjugate, its domain, activation and equilibrium."""
     s0, v0 = d.equilibrium
     lowest, _ = d.slopes
@@ -83,7 +85,7 @@ def interval(domain: sympy.Interval) -> str:
     return f"{left}{shown(domain.start)}, {shown(domain.end)}{right}"
 
 
-def game_facts(d: Divergence) -> dict[str, Any]:
+def game_facts(d: Divergence) -> JsonObject:
     """Predicted rates next to kl, and the place in the phase diagram; says why where there is no linear
     rate."""
     from fdiv_jax import theory
@@ -97,7 +99,7 @@ def game_facts(d: Divergence) -> dict[str, Any]:
     kl = divergence("kl")
     rows = []
     for ratio in DAMPING_RATIOS:
-        row: dict[str, Any] = {"q_over_k": ratio}
+        row: JsonObject = {"q_over_k": ratio}
         for key, other, activated in (
             ("direct", d, False),
             ("direct_kl", kl, False),

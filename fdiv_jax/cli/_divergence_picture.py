@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from fdiv_jax.divergences import Divergence
 
 _BLUE, _GREY, _RED = "#1f5fa8", "#9aa0a6", "#c0392b"
@@ -57,7 +59,7 @@ def _cut(name: str, length: int) -> str:
     return name if len(name) <= length else name[: length - 3] + "..."
 
 
-def _generator(d: Divergence, axis: Any, second: Divergence | None) -> None:
+def _generator(d: Divergence, axis: Axes, second: Divergence | None) -> None:
     t = np.linspace(1e-3, 3.5, 700)
     values = np.asarray(d.f(t))
     s0 = d.equilibrium[0]
@@ -76,7 +78,7 @@ def _generator(d: Divergence, axis: Any, second: Divergence | None) -> None:
     )
 
 
-def _conjugate(d: Divergence, axis: Any, second: Divergence | None) -> None:
+def _conjugate(d: Divergence, axis: Axes, second: Divergence | None) -> None:
     lowest, highest = (float(x) for x in d.slopes)
     s0 = d.equilibrium[0]
     right = s0 + 2.0 if math.isinf(highest) else highest
@@ -100,7 +102,7 @@ def _conjugate(d: Divergence, axis: Any, second: Divergence | None) -> None:
     axis.set(title="conjugate f*", xlabel="s", ylim=(min(bottom, left) - pad, top + pad))
 
 
-def _weight(d: Divergence, axis: Any, second: Divergence | None) -> None:
+def _weight(d: Divergence, axis: Axes, second: Divergence | None) -> None:
     from fdiv_jax.divergences import divergence, gaussian_log_moment
 
     m = np.geomspace(1e-2, 30, 160)
@@ -130,13 +132,13 @@ def _weight(d: Divergence, axis: Any, second: Divergence | None) -> None:
     axis.set(ylim=(low / 2, high * 2))
 
 
-def _rate(d: Divergence, axis: Any, second: Divergence | None) -> None:
+def _rate(d: Divergence, axis: Axes, second: Divergence | None) -> None:
     from fdiv_jax import theory
 
     ratio = np.geomspace(0.05, 50, 240)
     curvature = float(d.curvature)
 
-    def rates(other: Any) -> list[float]:
+    def rates(other: Divergence | str) -> list[float]:
         return [theory.game_rate(other, damping=q, coupling=1.0) for q in ratio]
 
     for name, line in _OTHERS.items():
@@ -164,6 +166,6 @@ def _rate(d: Divergence, axis: Any, second: Divergence | None) -> None:
     axis.set_yscale("log")
 
 
-def _say(axis: Any, reason: str) -> None:
+def _say(axis: Axes, reason: str) -> None:
     """Why there is no curve of this f."""
     axis.text(0.5, 0.5, reason, transform=axis.transAxes, ha="center", color=_RED, backgroundcolor="white")

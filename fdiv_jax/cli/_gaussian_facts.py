@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fdiv_jax.cli._divergence_facts import number, shown
+from fdiv_jax.files import JsonObject
 
 if TYPE_CHECKING:
     from fdiv_jax.divergences import Divergence
@@ -17,10 +18,10 @@ START = 9.0  # m0 of the step that is stable on the whole way
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
-def gaussian_facts(d: Divergence) -> dict[str, Any]:
+def gaussian_facts(d: Divergence) -> JsonObject:
     """Closed form, a table of F_f(m), w_f(m) and the noise of the variational gradient, tails, steps, and the
     nearest named divergences; says why where quadrature cannot have them."""
-    facts: dict[str, Any] = {"closed_form": None if d.closed_form is None else shown(d.closed_form)}
+    facts: JsonObject = {"closed_form": None if d.closed_form is None else shown(d.closed_form)}
     try:
         return {
             **facts,
@@ -33,7 +34,7 @@ def gaussian_facts(d: Divergence) -> dict[str, Any]:
         return {**facts, "table": [], "note": str(error)}
 
 
-def distance_facts(d: Divergence, other: Divergence) -> dict[str, Any]:
+def distance_facts(d: Divergence, other: Divergence) -> JsonObject:
     """How far two divergences differ at equal curvature, or why that is not told."""
     from fdiv_jax.theory import weight_distance
 
@@ -50,7 +51,7 @@ def _weights(d: Divergence, m: np.ndarray) -> np.ndarray:
         return np.exp(gaussian_log_moment(d, m))
 
 
-def _table(d: Divergence) -> list[dict[str, Any]]:
+def _table(d: Divergence) -> list[JsonObject]:
     from fdiv_jax.theory import gradient_noise
 
     m = np.array(SQUARED_DISTANCES)
@@ -82,7 +83,7 @@ def _values(d: Divergence, m: np.ndarray) -> np.ndarray:
     return np.append(0.0, np.cumsum(parts))[np.searchsorted(edges, inner)]
 
 
-def _tails(d: Divergence) -> dict[str, Any]:
+def _tails(d: Divergence) -> JsonObject:
     at_zero, slope = d.value_at_zero, d.slopes[1]
     bound = at_zero + slope
     low, high = d.tail_exponents
@@ -107,7 +108,7 @@ def _growth(low: float, high: float) -> float:
     return max([-0.125, *rates]) + 0.0  # no -0
 
 
-def _peak(d: Divergence) -> dict[str, Any] | None:
+def _peak(d: Divergence) -> JsonObject | None:
     """Where the pull w_f(m) sqrt(m) on a sample is largest, and its value; None where it grows to m = 1e6."""
     from fdiv_jax.divergences import gaussian_log_moment
 
@@ -123,7 +124,7 @@ def _peak(d: Divergence) -> dict[str, Any] | None:
     return {"m": float(np.exp(logs[4])), "pull": float(np.exp(np.max(pulls)))}
 
 
-def _step(d: Divergence) -> dict[str, Any]:
+def _step(d: Divergence) -> JsonObject:
     """The largest stable step of direct descent times k_max, at the minimum and on the whole way from m0."""
     from fdiv_jax.theory import descent_step_limit
 
@@ -135,7 +136,7 @@ def _step(d: Divergence) -> dict[str, Any]:
     }
 
 
-def _nearest(d: Divergence) -> list[dict[str, Any]]:
+def _nearest(d: Divergence) -> list[JsonObject]:
     from fdiv_jax.divergences import catalogue
     from fdiv_jax.theory import nearest
 

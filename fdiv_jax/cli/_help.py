@@ -7,7 +7,6 @@ import inspect
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from fdiv_jax.cli._options import Option, options_of
 
@@ -19,7 +18,7 @@ _COLUMN, _WIDEST = 24, 100
 def help_page(
     program: str,
     command: type,
-    default: Any = None,
+    default: object = None,
     common: Mapping[str, Sequence[str]] | None = None,
     *,
     everything: bool = False,

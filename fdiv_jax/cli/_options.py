@@ -18,12 +18,17 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+if TYPE_CHECKING:
+    from tyro.constructors import ConstructorRegistry
+
 __all__ = ["Option", "checked", "fields_help", "options_of", "registry"]
 
+TypeForm = Any
+"""A type as an annotation has it: a class, a union, `Literal[...]`, `tuple[int, ...]`."""
 _POSITIONAL = typing.get_args(tyro.conf.Positional[int])[1]
 _REPEATED = typing.get_args(tyro.conf.UseAppendAction[int])[1]
 _OPTION = re.compile(r"--[A-Za-z][\w.-]*(=.*)?", re.DOTALL)
@@ -52,10 +57,10 @@ class Option:
     values: int | None
     metavar: str
     help: str
-    default: Any
+    default: object
     choices: tuple[str, ...] = ()
     negative: str = ""
-    kind: Any = str
+    kind: TypeForm = str
     optional: bool = False
 
     @property
@@ -74,12 +79,12 @@ class Option:
         return self.name.removeprefix("--").rpartition(".")[0]
 
 
-def options_of(command: type, default: Any = None) -> tuple[Option, ...]:
+def options_of(command: type, default: object = None) -> tuple[Option, ...]:
     """Every option of a command, in order; `default` is an instance that the options start from."""
     return tuple(_options(command, default, ""))
 
 
-def _options(command: type, default: Any, prefix: str) -> Iterator[Option]:
+def _options(command: type, default: object, prefix: str) -> Iterator[Option]:
     hints = typing.get_type_hints(command, include_extras=True)
     texts = fields_help(command)
     for field in dataclasses.fields(command):
@@ -101,7 +106,9 @@ def _options(command: type, default: Any, prefix: str) -> Iterator[Option]:
         yield dataclasses.replace(option, optional=optional)
 
 
-def _option(name: str, kind: Any, extras: Sequence[Any], value: Any, metavar: str, text: str) -> Option:
+def _option(
+    name: str, kind: TypeForm, extras: Sequence[object], value: object, metavar: str, text: str
+) -> Option:
     values, single = _shape(kind)
     if any(extra is _REPEATED for extra in extras):
         values = 1
@@ -115,9 +122,9 @@ def _option(name: str, kind: Any, extras: Sequence[Any], value: Any, metavar: st
     return Option(f"--{name}", values, shown, text, value, choices, negative, single)
 
 
-def _unwrapped(hint: Any, none: bool = True) -> tuple[Any, tuple[Any, ...]]:
+def _unwrapped(hint: TypeForm, none: bool = True) -> tuple[TypeForm, tuple[Any, ...]]:
     """The type without its annotations (and, with `none`, without None), and the annotations."""
-    extras: tuple[Any, ...] = ()
+    extras: tuple[object, ...] = ()
     if typing.get_origin(hint) is typing.Annotated:
         hint, *found = typing.get_args(hint)
         extras = tuple(found)
@@ -129,7 +136,7 @@ def _unwrapped(hint: Any, none: bool = True) -> tuple[Any, tuple[Any, ...]]:
     return hint, extras
 
 
-def _shape(kind: Any) -> tuple[int | None, Any]:
+def _shape(kind: TypeForm) -> tuple[int | None, TypeForm]:
     """How many values a type takes (0: a switch, None: any number), and the type of one."""
     if kind is bool:
         return 0, bool
@@ -140,7 +147,7 @@ def _shape(kind: Any) -> tuple[int | None, Any]:
     return 1, kind
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
+def _default(field: dataclasses.Field[Any]) -> object:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
@@ -272,7 +279,7 @@ def _marked(value: str, option: Option) -> str:
     return _MARK + value if value.startswith(("-", _MARK)) and option.kind in (str, Path) else value
 
 
-def registry() -> Any:
+def registry() -> ConstructorRegistry:
     """What reads the marked values back: text and paths."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from fdiv_jax.cli._wording import short
+from fdiv_jax.files import JsonObject
+
+Cell = Callable[[JsonObject], str]
+"""What one entry of the table says of a divergence."""
 
 
-def show(pair: dict[str, Any]) -> None:
+def show(pair: JsonObject) -> None:
     """Print the facts of both, row by row."""
     from rich import box
     from rich.table import Table
@@ -45,15 +49,15 @@ def show(pair: dict[str, Any]) -> None:
         console.print(f"Largest |difference of log w_f(m)/w_f(0)| up to m = 9: {distance:.6g}")
 
 
-def _tail(key: str) -> Any:
-    def cell(facts: dict[str, Any]) -> str:
+def _tail(key: str) -> Cell:
+    def cell(facts: JsonObject) -> str:
         tails = facts["gaussian"].get("tails")
         return "-" if tails is None else short(tails[key])
 
     return cell
 
 
-def _pull(facts: dict[str, Any]) -> str:
+def _pull(facts: JsonObject) -> str:
     tails = facts["gaussian"].get("tails")
     if tails is None:
         return "-"
@@ -61,8 +65,8 @@ def _pull(facts: dict[str, Any]) -> str:
     return "none" if peak is None else f"{peak['pull']:.4g} at m = {peak['m']:.4g}"
 
 
-def _step(key: str, scaled: bool) -> Any:
-    def cell(facts: dict[str, Any]) -> str:
+def _step(key: str, scaled: bool) -> Cell:
+    def cell(facts: JsonObject) -> str:
         step, curvature = facts["gaussian"].get("step"), facts["curvature"]["value"]
         if step is None:
             return "-"
@@ -76,12 +80,12 @@ def _step(key: str, scaled: bool) -> Any:
     return cell
 
 
-def _nearest(facts: dict[str, Any]) -> str:
+def _nearest(facts: JsonObject) -> str:
     found = facts["gaussian"].get("nearest")
     return f"{found[0]['name']} ({found[0]['distance']:.3g})" if found else "-"
 
 
-_ROWS: list[tuple[str, Any]] = [
+_ROWS: list[tuple[str, Cell]] = [
     ("f(t)", lambda facts: facts["f"]),
     ("f''(1)", lambda facts: short(facts["curvature"]["value"])),
     ("s0 = f'(1)", lambda facts: short(facts["s0"])),
@@ -99,7 +103,9 @@ _ROWS: list[tuple[str, Any]] = [
 ]
 
 
-def _column(both: list[dict[str, Any]], cell: Any) -> list[tuple[str, list[str]]]:
+def _column(
+    both: list[JsonObject], cell: Callable[[JsonObject, JsonObject], str]
+) -> list[tuple[str, list[str]]]:
     rows = zip(*(facts["gaussian"]["table"] for facts in both), strict=True)
     return [
         (f"m = {pair[0]['m']:g}", [cell(facts, row) for facts, row in zip(both, pair, strict=True)])
@@ -107,13 +113,13 @@ def _column(both: list[dict[str, Any]], cell: Any) -> list[tuple[str, list[str]]
     ]
 
 
-def _is_scaled(facts: dict[str, Any]) -> bool:
+def _is_scaled(facts: JsonObject) -> bool:
     curvature = facts["curvature"]["value"]
     return not isinstance(curvature, str) and curvature > 0
 
 
-def _weight(scaled: bool) -> Any:
-    def cell(facts: dict[str, Any], row: dict[str, Any]) -> str:
+def _weight(scaled: bool) -> Callable[[JsonObject, JsonObject], str]:
+    def cell(facts: JsonObject, row: JsonObject) -> str:
         weight = row["weight"]
         return short(
             weight / facts["curvature"]["value"] if scaled and not isinstance(weight, str) else weight

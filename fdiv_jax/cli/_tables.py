@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fdiv_jax.terminal import Console
+
 
 __all__ = ["print_table"]
 
 
 def print_table(
-    console: Any,
+    console: Console,
     title: str,
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],

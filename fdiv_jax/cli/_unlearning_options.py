@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fdiv_jax.pipeline.concepts import read_concepts
 from fdiv_jax.unlearning import UnlearningConfig
@@ -112,5 +112,4 @@ def concept_score(
     from fdiv_jax.worlds import load_judge
     from fdiv_jax.worlds.erasure_scores import concept_scores
 
-    keywords: dict[str, Any] = {"judge": load_judge(), "images_per_prompt": images}
-    return functools.partial(concept_scores, **keywords)
+    return functools.partial(concept_scores, judge=load_judge(), images_per_prompt=images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from fdiv_jax.files import JsonObject
 
 
 def short(value: float | str | None) -> str:
@@ -12,7 +12,7 @@ def short(value: float | str | None) -> str:
     return value if isinstance(value, str) else f"{value:.6g}"
 
 
-def growth_words(tails: dict[str, Any]) -> str:
+def growth_words(tails: JsonObject) -> str:
     """How w_f(m) grows, by the exponent of its exponential."""
     rate = tails["growth_rate"]
     if rate == "oo":
@@ -32,7 +32,7 @@ def pull_words(peak: dict[str, float] | None) -> str:
     return f"w_f(m) sqrt(m) on a sample is largest {where}: {peak['pull']:.4g}"
 
 
-def step_words(step: dict[str, Any]) -> str:
+def step_words(step: JsonObject) -> str:
     """The stable steps of direct descent."""
     return (
         f"{short(step['at_minimum'])} at the minimum, {short(step['on_the_way'])} from m = {step['from_m']:g}"

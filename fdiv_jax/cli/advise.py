@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
@@ -14,11 +14,13 @@ import tyro
 from fdiv_jax.cli._loading import Loading
 from fdiv_jax.cli._tables import print_table
 from fdiv_jax.cli._unlearning_options import configured
+from fdiv_jax.files import JsonObject
 from fdiv_jax.unlearning import UnlearningConfig
 
 if TYPE_CHECKING:
     from fdiv_jax.terminal import Console
     from fdiv_jax.unlearning.advice import Advice
+    from fdiv_jax.unlearning.critic_speed import LeadingMode
     from fdiv_jax.unlearning.prepare import Prepared
 
 __all__ = ["HELP", "Command", "default"]
@@ -99,7 +101,7 @@ class Command:
             )
             change("looking at the critic")
             try:
-                mode: Any = leading_mode(prepared, data.batch(self.config.seed, 0, self.config.batch_size))
+                mode = leading_mode(prepared, data.batch(self.config.seed, 0, self.config.batch_size))
             except ValueError as error:
                 mode = str(error)
             change("looking at other concepts")
@@ -115,7 +117,12 @@ class _Report:
     """What was found, as plain data and as tables."""
 
     def __init__(
-        self, command: Command, prepared: "Prepared", advice: "Advice", damage: dict[str, float], mode: Any
+        self,
+        command: Command,
+        prepared: "Prepared",
+        advice: "Advice",
+        damage: dict[str, float],
+        mode: "LeadingMode | str",
     ) -> None:
         self.command, self.prepared, self.advice, self.damage = command, prepared, advice, damage
         self.reached = math.isfinite(advice.best.steps)
@@ -131,7 +138,7 @@ class _Report:
             *("--steps", str(math.ceil(best.steps) if self.reached else self.command.limit)),
         ]
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> JsonObject:
         """Everything, ready for JSON."""
         advice = self.advice
         return {
@@ -250,7 +257,7 @@ class _Report:
         return told
 
 
-def _critic(mode: Any, advice: "Advice") -> dict[str, Any]:
+def _critic(mode: "LeadingMode | str", advice: "Advice") -> JsonObject:
     """The critic's speed at which the leading mode of the game is critically damped."""
     from fdiv_jax import theory
 
@@ -266,7 +273,7 @@ def _critic(mode: Any, advice: "Advice") -> dict[str, Any]:
             continue
         if zeta > 0:  # a kink leaves the critic undamped at any speed
             found[each.divergence] = 1 / zeta**2
-    facts: dict[str, Any] = {"damping": mode.damping, "coupling": mode.coupling, "speed_ratio": found}
+    facts: JsonObject = {"damping": mode.damping, "coupling": mode.coupling, "speed_ratio": found}
     if not found:
         return {**facts, "advice": "none of the divergences has a linear rate against a critic"}
     name = min(found, key=lambda each: abs(math.log(found[each])))

@@ -2,7 +2,8 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+
+from fdiv_jax.files import JsonObject
 
 __all__ = ["Command"]
 
@@ -21,7 +22,7 @@ class Command:
 
         entries = []
         for d in catalogue().values():
-            entry: dict[str, Any] = {**generator_facts(d), **conjugate_facts(d)}
+            entry: JsonObject = {**generator_facts(d), **conjugate_facts(d)}
             entry["closed_form"] = None if d.closed_form is None else shown(d.closed_form)
             entries.append(entry)
         if self.json:

@@ -4,11 +4,12 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from fdiv_jax.cli._wording import growth_words, pull_words, short, step_words
+from fdiv_jax.files import JsonObject
 
 if TYPE_CHECKING:
     from fdiv_jax.divergences import Divergence
@@ -57,7 +58,7 @@ class Command:
                 print(f"\n{self.plot}: written")
 
 
-def _facts(d: "Divergence") -> dict[str, Any]:
+def _facts(d: "Divergence") -> JsonObject:
     from fdiv_jax.cli._divergence_facts import conjugate_facts, game_facts, generator_facts
     from fdiv_jax.cli._gaussian_facts import gaussian_facts
 
@@ -69,7 +70,7 @@ def _facts(d: "Divergence") -> dict[str, Any]:
     }
 
 
-def _pair(d: "Divergence", other: "Divergence") -> dict[str, Any]:
+def _pair(d: "Divergence", other: "Divergence") -> JsonObject:
     from fdiv_jax.cli._gaussian_facts import distance_facts
 
     return {"first": _facts(d), "second": _facts(other), **distance_facts(d, other)}
@@ -119,7 +120,7 @@ class _Report:
             text = f"{case['formula']:<{width}}   {case['where']}" if case["where"] else case["formula"]
             self._line(label if i == 0 else "", text)
 
-    def generator(self, facts: dict[str, Any]) -> None:
+    def generator(self, facts: JsonObject) -> None:
         about = f": {facts['description']}" if facts["description"] else ""
         self._heading(facts["name"] + about)
         self._line("f(t)", facts["f"])
@@ -134,7 +135,7 @@ class _Report:
         reverse = "itself: symmetric in P and Q" if facts["symmetric"] else facts["reversed"]
         self._line("t f(1/t)", f"{reverse}")
 
-    def conjugate(self, facts: dict[str, Any]) -> None:
+    def conjugate(self, facts: JsonObject) -> None:
         self._heading("Conjugate and activation")
         if facts["conjugate_is_numeric"]:
             self._line("f*(s)", "no closed form found: numerical Legendre transform, exact derivatives")
@@ -148,7 +149,7 @@ class _Report:
             "at P = Q", f"s0 = f'(1) = {short(facts['s0'])}, v0 = {short(v0)}, g'(v0) = {short(slope)}"
         )
 
-    def gaussian(self, facts: dict[str, Any]) -> None:
+    def gaussian(self, facts: JsonObject) -> None:
         self._heading("Between Gaussians of one covariance at squared distance m")
         if "note" in facts:
             self._line("D_f(m)", f"{facts['closed_form'] or 'no closed form'}; no table: {facts['note']}")
@@ -174,7 +175,7 @@ class _Report:
             "noise: relative variance of a sample's variational gradient, the best critic, Q or P trained",
         )
 
-    def shape(self, facts: dict[str, Any]) -> None:
+    def shape(self, facts: JsonObject) -> None:
         tails, step = facts["tails"], facts["step"]
         self._heading("Tails, and descent on D_f")
         self._line(
@@ -192,7 +193,7 @@ class _Report:
             closest = ", ".join(f"{near['name']} ({near['distance']:.3g})" for near in facts["nearest"][:3])
             self._line("nearest", f"{closest}: largest |difference of log w_f(m)/w_f(0)| up to m = 9")
 
-    def game(self, d: "Divergence", facts: dict[str, Any]) -> None:
+    def game(self, d: "Divergence", facts: JsonObject) -> None:
         self._heading("Min-max game: predicted rate of convergence, equal steps")
         if facts["rates"]:
             header = (
@@ -224,7 +225,7 @@ class _Report:
             self._line("", f"nowhere the fastest of the catalogue ({best})")
 
 
-def _range(part: dict[str, Any]) -> str:
+def _range(part: JsonObject) -> str:
     low, high = part["from"], part["to"]
     if high == "oo":
         return f"q/k > {low:.4g}" if low else "every q/k"

@@ -5,7 +5,6 @@ import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -172,7 +171,7 @@ _listeners: list[Progress] = []
 """The functions to call after each step; the compiled sampler calls the innermost, so it serves all."""
 
 
-def _tell(done: Any) -> None:
+def _tell(done: jax.Array) -> None:
     if _listeners:
         _listeners[-1](int(done))
 

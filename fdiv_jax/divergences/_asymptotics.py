@@ -13,16 +13,21 @@ Source: Hardy, Orders of Infinity, 1910; Gruntz, On Computing Limits in a Symbol
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any
 
 import sympy
 
 from fdiv_jax.divergences._exact import Number
+from fdiv_jax.divergences._names import Formula
 from fdiv_jax.divergences._parse import T
 
 Key = tuple[float, float]  # (a, -b), in falling order of x^a L^b
+Term = tuple[Formula, Formula]
+"""(a, b) of x^a L^b."""
+Terms = dict[Term, Number]
+"""The coefficient of each term."""
 _MAX_TERMS = 12
 _ORDER = 6
 _ONE = sympy.S.One
@@ -38,12 +43,12 @@ class Germ:
     """terms: {(a, b): c}; rest: the key of the first term that is not known, None where the sum is exact;
     exponent: the terms of D; clipped: whether an exponentially smaller part was left out."""
 
-    terms: dict[tuple[Any, Any], Any]
+    terms: Terms
     rest: Key | None = None
-    exponent: dict[tuple[Any, Any], Any] = field(default_factory=dict)
+    exponent: Terms = field(default_factory=dict)
     clipped: bool = False
 
-    def lead(self) -> tuple[tuple[Any, Any], Any]:
+    def lead(self) -> tuple[Term, Number]:
         if not self.terms:
             raise UnknownGrowthError
         return next(iter(self.terms.items()))
@@ -54,13 +59,15 @@ class Germ:
         return next(iter(self.exponent.values())).sign
 
 
-def _key(term: tuple[Any, Any]) -> Key:
+def _key(term: Term) -> Key:
     return float(term[0]), -float(term[1])
 
 
-def _made(terms: dict, rest: Key | None = None, exponent: dict | None = None, clipped: bool = False) -> Germ:
+def _made(
+    terms: Terms, rest: Key | None = None, exponent: Terms | None = None, clipped: bool = False
+) -> Germ:
     """Sorted, without zeros, and cut after some terms."""
-    kept: dict[tuple[Any, Any], Any] = {}
+    kept: Terms = {}
     for term in sorted(terms, key=_key):
         if rest is not None and _key(term) >= rest:
             break
@@ -72,14 +79,14 @@ def _made(terms: dict, rest: Key | None = None, exponent: dict | None = None, cl
     return Germ(kept, rest, exponent or {}, clipped)
 
 
-def _number(exact: Any) -> Number:
+def _number(exact: Formula) -> Number:
     number = Number.of(exact)
     if number is None:
         raise UnknownGrowthError
     return number
 
 
-def _constant(c: Any) -> Germ:
+def _constant(c: Formula | Number) -> Germ:
     return _made({_ORIGIN: c if isinstance(c, Number) else _number(c)})
 
 
@@ -87,7 +94,7 @@ def _least(*rests: Key | None) -> Key | None:
     return min((r for r in rests if r is not None), default=None)
 
 
-def _total(a: dict, b: dict) -> dict:
+def _total(a: Terms, b: Terms) -> Terms:
     total = dict(a)
     for term, c in b.items():
         total[term] = total[term] + c if term in total else c
@@ -114,7 +121,7 @@ def _times(a: Germ, b: Germ) -> Germ:
     for small, other in ((a, b), (b, a)):
         if not small.terms and small.clipped and other.exponent:
             raise UnknownGrowthError
-    terms: dict[tuple[Any, Any], Any] = {}
+    terms: Terms = {}
     for (a1, b1), c1 in a.terms.items():
         for (a2, b2), c2 in b.terms.items():
             term = (a1 + a2, b1 + b2)
@@ -127,7 +134,7 @@ def _times(a: Germ, b: Germ) -> Germ:
     return _made(terms, _least(*rests), exponent, a.clipped or b.clipped)
 
 
-def _parts(germ: Germ) -> tuple[dict, Any, Germ]:
+def _parts(germ: Germ) -> tuple[Terms, Number, Germ]:
     """(diverging terms, constant, vanishing rest) of a germ without exponential."""
     if germ.exponent:
         if germ.rising < 0:
@@ -141,7 +148,7 @@ def _parts(germ: Germ) -> tuple[dict, Any, Germ]:
     return large, constant, Germ(small, germ.rest, {}, germ.clipped)
 
 
-def _series(coefficients: list[Any], u: Germ) -> Germ:
+def _series(coefficients: list[Formula], u: Germ) -> Germ:
     """The sum of coefficients[k] u^k for a vanishing u, by Horner's rule."""
     if not u.terms and u.rest is None:
         return Germ(_constant(coefficients[0]).terms, None, {}, u.clipped)
@@ -154,7 +161,7 @@ def _series(coefficients: list[Any], u: Germ) -> Germ:
     return _made(total.terms, _least(total.rest, beyond), {}, u.clipped)
 
 
-def _relative(germ: Germ) -> tuple[tuple[Any, Any], Any, Germ]:
+def _relative(germ: Germ) -> tuple[Term, Number, Germ]:
     """(lead, coefficient, u) with germ = e^D coefficient lead (1 + u)."""
     (a, b), c = germ.lead()
     inverse = Germ({(-a, -b): c**-_ONE})
@@ -163,7 +170,7 @@ def _relative(germ: Germ) -> tuple[tuple[Any, Any], Any, Germ]:
     return (a, b), c, Germ(rest, unit.rest, {}, germ.clipped)
 
 
-def _power(germ: Germ, p: Any) -> Germ:
+def _power(germ: Germ, p: Formula) -> Germ:
     (a, b), c, u = _relative(germ)
     if not p.is_Integer and c.sign < 0:
         raise UnknownGrowthError
@@ -200,7 +207,7 @@ def _log(germ: Germ) -> Germ:
     return _plus(_made(front), unit)
 
 
-def _taylor(function: Any, at: Number, u: Germ) -> Germ:
+def _taylor(function: Callable[..., Formula], at: Number, u: Germ) -> Germ:
     if at.exact is None:
         raise UnknownGrowthError
     y = sympy.Symbol("y")
@@ -215,7 +222,7 @@ def _negated(germ: Germ) -> Germ:
     return _times(_constant(sympy.S.NegativeOne), germ)
 
 
-def _function(function: Any, germ: Germ) -> Germ:
+def _function(function: Callable[..., Formula], germ: Germ) -> Germ:
     """sin, cos, atan, asinh, sinh, cosh, tanh, erf and erfc."""
     if germ.terms and (_key(germ.lead()[0]) < (0.0, 0.0) or germ.exponent):
         if germ.exponent and germ.rising < 0:
@@ -245,7 +252,7 @@ _TAYLOR = (
 )  # fmt: skip
 
 
-def germ_at(expr: Any, end: sympy.Expr) -> Germ:
+def germ_at(expr: Formula, end: sympy.Expr) -> Germ:
     """The germ of a smooth formula as t -> end, 0 or oo.
 
     Raises:

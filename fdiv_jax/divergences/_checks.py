@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import sympy
@@ -287,7 +286,7 @@ def one_sided_slopes(left: Piece, right: Piece) -> tuple[float, float]:
     cut = right.lower
     slopes = []
     for piece, side in ((left, "-"), (right, "+")):
-        slope: Any = real_value(piece.first.subs(T, cut))
+        slope = real_value(piece.first.subs(T, cut))
         slopes.append(float(limit_beside(piece.first, cut, side) if slope is None else slope))
     return slopes[0], slopes[1]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +24,7 @@ from fdiv_jax.divergences._legendre import (
     symbolic_inverse,
     value_at_upper_end,
 )
+from fdiv_jax.divergences._names import Formula
 from fdiv_jax.divergences._numbers import elementwise
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
@@ -83,7 +83,7 @@ class Conjugate:
         return value_at_upper_end(self.pieces, self.highest_slope)
 
     @cached_property
-    def domain(self) -> Any:
+    def domain(self) -> Formula:
         top = self.highest_slope
         return sympy.Interval(-sympy.oo, top, True, self.value_at_top == sympy.oo)
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
+from jax.typing import DTypeLike
+
+from fdiv_jax.divergences._names import Value
 
 Function = Callable[[jax.Array], jax.Array]
 with mpmath.workdps(40):
@@ -37,13 +39,13 @@ class ConjugateFunctions:
     composed: Function | None = None
 
 
-def in_two_parts(constant: Any, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+def in_two_parts(constant: Value, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
     """A number of mpmath as a number of the dtype and what that leaves over."""
     high = np.asarray(float(constant), dtype)
     return high, np.asarray(float(constant - mpmath.mpf(float(high))), dtype)
 
 
-def less(x: jax.Array, constant: Any) -> jax.Array:
+def less(x: jax.Array, constant: Value) -> jax.Array:
     """x - constant for a number of mpmath; no digits are lost where x is near the constant.
 
     There x low / high is low; XLA would add two constants up.
@@ -63,7 +65,7 @@ def _expm1_jvp(primals, tangents):
     return expm1(*primals), jnp.exp(*primals) * tangents[0]
 
 
-def _exp_of(s: jax.Array, factor: Any) -> jax.Array:
+def _exp_of(s: jax.Array, factor: Value) -> jax.Array:
     """e^s times the factor, without overflow before the product has it."""
     root = jnp.exp(s / 2)
     return root * (root * factor)
@@ -210,7 +212,7 @@ LE_CAM = ConjugateFunctions(
 )
 
 
-def alpha_functions(a: Any, k: Any) -> ConjugateFunctions:
+def alpha_functions(a: Value, k: Value) -> ConjugateFunctions:
     """alpha(a) for numbers a and k = a - 1 of mpmath in 40 digits, neither of them 0."""
     with mpmath.workdps(40):
         edge, two_less = -1 / k, 2 - a
@@ -220,7 +222,7 @@ def alpha_functions(a: Any, k: Any) -> ConjugateFunctions:
             lambda s: -jnp.log1p(-s), lambda s: 1 / (1 - s), lambda s: (1 / (1 - s)) ** 2, lambda v: v
         )
 
-    def power(s: jax.Array, exponent: Any, minus: float = 0.0) -> jax.Array:
+    def power(s: jax.Array, exponent: Value, minus: float = 0.0) -> jax.Array:
         """t*^exponent - minus (0 or 1), t* = (1 + k s)^(1/k)."""
         x = rate * s
         beside = jnp.abs(x) < 0.5

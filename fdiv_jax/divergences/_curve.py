@@ -17,13 +17,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import sympy
 
 from fdiv_jax.divergences import _chebyshev
 from fdiv_jax.divergences._evaluate import mp_context, mp_function
+from fdiv_jax.divergences._names import Value
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 from fdiv_jax.divergences._quadrature_table import leading_power
@@ -121,7 +121,7 @@ class _Curve:
             self._constants[digits] = (base, value, slope, end)
         return self._constants[digits]
 
-    def __call__(self, x: Any, extra_digits: int = 0) -> dict[str, Any]:
+    def __call__(self, x: Value, extra_digits: int = 0) -> dict[str, Value]:
         """Every quantity at x; both gaps and both duals."""
         context = self.context
         # A multiple of 50, so that few sets of constants are needed.
@@ -138,7 +138,7 @@ class _Curve:
             "conjugate": t * first - f, "f": f, "slope": first, "curvature": second,
         }  # fmt: skip
 
-    def derivative(self, order: int, x: Any, extra_digits: int = 0) -> Any:
+    def derivative(self, order: int, x: Value, extra_digits: int = 0) -> Value:
         """The derivative of f of this order at x, in as many digits as it takes."""
         context = self.context
         while len(self.functions) <= order:
@@ -175,7 +175,7 @@ class _Builder:
             for name in ("near", "h", "f", "slope", "curvature")
         }
 
-    def log(self, x: Any) -> float:
+    def log(self, x: Value) -> float:
         return float(self.curve.context.log(abs(x))) if x else -math.inf
 
     def refine(self, low: float, high: float, depth: int = 0) -> bool:
@@ -252,7 +252,7 @@ def _nodes(low: float, high: float) -> list[float]:
 
 
 def _series(
-    values: list[Any], power: float, zeros: np.ndarray, position: float, builder: _Builder, quantity: str
+    values: list[Value], power: float, zeros: np.ndarray, position: float, builder: _Builder, quantity: str
 ) -> tuple[Series, bool]:
     """The series of the logarithm, or beside a zero that of the values, and whether it resolves them."""
     sizes = np.array([builder.log(v) for v in values]) - zeros

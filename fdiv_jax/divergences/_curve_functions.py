@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import lru_cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import sympy
+from jax.typing import DTypeLike
+from numpy.typing import ArrayLike
 
 from fdiv_jax.divergences._chebyshev import value_and_slope
 from fdiv_jax.divergences._curve import LINEAR_REACH, Panel, Side, UnresolvedError, make_side
@@ -102,13 +103,13 @@ class CurveFunctions:
         if side.ends == "number":
             return value
         if side.ends == "steep":
-            far: Any = side.direction**order * jnp.inf  # the logarithms at the end are beyond float64
+            far = side.direction**order * jnp.inf  # the logarithms at the end are beyond float64
         else:
             slope, dual = (side.panels[-1].value_at_end(name) for name in ("slope", "dual"))
             far = {0: slope * t - dual, 1: slope}.get(order, 0.0)
         return jnp.where(outside, far, value)
 
-    def _t_at(self, side: Side, xs: list[float], dtype: Any) -> jax.Array:
+    def _t_at(self, side: Side, xs: list[float], dtype: DTypeLike) -> jax.Array:
         info = np.finfo(dtype)
         logs = float(sympy.log(self.base)) + side.direction * np.array(xs)
         t = np.exp(np.clip(logs, np.log(float(info.tiny)), np.log(float(info.max))))
@@ -116,10 +117,10 @@ class CurveFunctions:
             t[0] = float(self.base)
         return jnp.asarray(t.astype(dtype))
 
-    def _t_low(self, dtype: Any) -> jax.Array:
+    def _t_low(self, dtype: DTypeLike) -> jax.Array:
         return jnp.concatenate([self._t_at(side, [p.low for p in side.panels], dtype) for side in self.sides])
 
-    def _direction(self, dtype: Any) -> jax.Array:
+    def _direction(self, dtype: DTypeLike) -> jax.Array:
         return jnp.concatenate([jnp.full(len(side.panels), side.direction, dtype) for side in self.sides])
 
     # --- of s ----------------------------------------
@@ -185,7 +186,7 @@ class _Place:
     u: jax.Array
     log_zero: jax.Array
 
-    def __init__(self, panels: Sequence[Panel], index: jax.Array, dtype: Any):
+    def __init__(self, panels: Sequence[Panel], index: jax.Array, dtype: DTypeLike):
         self.panels, self.index, self.dtype = panels, index, dtype
         self.low, self.high = (
             self.pick([getattr(panel, end) for panel in panels]) for end in ("low", "high")
@@ -194,7 +195,7 @@ class _Place:
         ratio = self.high / jnp.maximum(self.low, 1)
         self.width = jnp.where(self.logarithmic, jnp.log(ratio), self.high - self.low)
 
-    def pick(self, values: Any) -> jax.Array:
+    def pick(self, values: ArrayLike) -> jax.Array:
         limit = float(np.finfo(self.dtype).max)
         return jnp.asarray(np.clip(np.array(values, float), -limit, limit).astype(self.dtype))[self.index]
 

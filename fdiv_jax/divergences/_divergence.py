@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from fdiv_jax.divergences._closed_form import closed_form
 from fdiv_jax.divergences._conjugate import Conjugate
 from fdiv_jax.divergences._evaluate import mp_context, mp_function
 from fdiv_jax.divergences._exact import real_value, tidy_number
+from fdiv_jax.divergences._names import Value
 from fdiv_jax.divergences._numbers import elementwise
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._piece_function import piece_function
@@ -143,7 +143,7 @@ class Divergence:
         context = mp_context(60)
         f = mp_function(self.generator, T, context)
 
-        def values(t: Any) -> tuple[Any, Any]:
+        def values(t: Value) -> tuple[Value, Value]:
             return f(t), t * f(1 / t)
 
         # Beside every kink, and on either side of it out to the far ends.
@@ -354,7 +354,7 @@ def _value_at_one(piece: Piece) -> sympy.Expr:
     return sympy.oo if real_value(value) is None else value
 
 
-def _piecewise(parts: list[tuple[Piece, sympy.Expr]]) -> Any:
+def _piecewise(parts: list[tuple[Piece, sympy.Expr]]) -> sympy.Expr:
     if len(parts) == 1:
         return parts[0][1]
     cases = [(expression, piece.upper > T) for piece, expression in parts[:-1]]

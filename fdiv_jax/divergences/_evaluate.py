@@ -8,9 +8,9 @@ the JAX side use the stable form of a function (log1p, W0(e^x)).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,10 @@ import mpmath
 import numpy as np
 import sympy
 
+from fdiv_jax.divergences._names import Context, Formula, Value
 from fdiv_jax.divergences._special import lambert_w_exp
 
-Function = Callable[[Any], Any]
+Function = Callable[[Value], Value]
 _MAX_BITS = 20_000
 _WHOLE_BITS = 64
 
@@ -28,25 +29,25 @@ _WHOLE_BITS = 64
 class Arithmetic:
     """Constants, powers and named functions over one number type."""
 
-    functions: Any
+    functions: Mapping[str, Callable[..., Value]]
 
-    def constant(self, value: sympy.Expr) -> Any:
+    def constant(self, value: sympy.Expr) -> Value:
         return float(value)
 
-    def power(self, base: Any, exponent: sympy.Expr) -> Any:
+    def power(self, base: Value, exponent: sympy.Expr) -> Value:
         raise NotImplementedError
 
-    def general_power(self, base: Any, exponent: Any) -> Any:
+    def general_power(self, base: Value, exponent: Value) -> Value:
         return base**exponent
 
-    def lambert_w(self, argument: Any, walk: Callable[[sympy.Expr], Function]) -> Function:
+    def lambert_w(self, argument: Formula, walk: Callable[[sympy.Expr], Function]) -> Function:
         raise NotImplementedError
 
-    def without_cancellation(self, node: Any, walk: Callable[[sympy.Expr], Function]) -> Function | None:
+    def without_cancellation(self, node: Formula, walk: Callable[[sympy.Expr], Function]) -> Function | None:
         """A stable form of the node, where there is one."""
         return None
 
-    def log(self, argument: Any, walk: Callable[[sympy.Expr], Function]) -> Function:
+    def log(self, argument: Formula, walk: Callable[[sympy.Expr], Function]) -> Function:
         inner, log = walk(argument), self.functions["log"]
         return lambda x: log(inner(x))
 
@@ -55,7 +56,7 @@ def _softplus(x):
     return jnp.logaddexp(x, 0)
 
 
-def _logarithm(base: Any) -> tuple[Any, Callable]:
+def _logarithm(base: Formula) -> tuple[Formula, Callable]:
     """(x, log or log1p) with log(base) = the function of x."""
     if isinstance(base, sympy.Add) and sympy.S.One in base.args:
         return base - 1, jnp.log1p
@@ -72,7 +73,7 @@ def _power_minus(base: jax.Array, log: jax.Array, exponent: float, less: float) 
 
 
 class _Jax(Arithmetic):
-    functions: ClassVar[dict[str, Callable]] = {
+    functions: ClassVar[Mapping[str, Callable[..., Value]]] = {
         "log": jnp.log, "exp": jnp.exp, "Abs": jnp.abs, "sign": jnp.sign, "sin": jnp.sin, "cos": jnp.cos,
         "atan": jnp.arctan, "asinh": jnp.arcsinh, "sinh": jnp.sinh, "cosh": jnp.cosh, "tanh": jnp.tanh,
         "erf": jax.scipy.special.erf, "erfc": jax.scipy.special.erfc,
@@ -92,29 +93,29 @@ class _Jax(Arithmetic):
     def general_power(self, base, exponent):
         return jnp.power(base, exponent)
 
-    def log(self, argument: Any, walk):
+    def log(self, argument: Formula, walk):
         if isinstance(argument, sympy.Add) and sympy.S.One in argument.args:
-            rest: Any = argument - 1
+            rest: Formula = argument - 1
             if isinstance(rest, sympy.exp):
-                exponent: Any = rest.args[0]
+                exponent: Formula = rest.args[0]
                 inner = walk(exponent)
                 return lambda x: _softplus(inner(x))
             inner = walk(rest)
             return lambda x: jnp.log1p(inner(x))
         return super().log(argument, walk)
 
-    def without_cancellation(self, node: Any, walk):
+    def without_cancellation(self, node: Formula, walk):
         if isinstance(node, sympy.Pow) and node.exp.is_number and abs(float(node.exp)) > 64:
             return self._power_minus(node.base, float(node.exp), 0.0, walk)
         if not (isinstance(node, sympy.Add) and len(node.args) == 2):
             return None
-        other: Any = node.args[1]
+        other: Formula = node.args[1]
         factor, power = other.as_coeff_Mul()  # c (x^p - 1), c (e^x - 1)
         if not node.args[0].is_number or node.args[0] != -factor:
             return None
         scale = float(factor)
         if isinstance(power, sympy.exp):
-            argument: Any = power.args[0]
+            argument: Formula = power.args[0]
             inner = walk(argument)
             return lambda x: scale * jnp.expm1(inner(x))
         if isinstance(power, sympy.Pow) and power.exp.is_number:
@@ -124,7 +125,7 @@ class _Jax(Arithmetic):
                 return lambda x: scale * difference(x)
         return None
 
-    def _power_minus(self, base: Any, exponent: float, less: float, walk):
+    def _power_minus(self, base: Formula, exponent: float, less: float, walk):
         inner, (argument, log) = walk(base), _logarithm(base)
         rest = walk(argument)
         return lambda x: _power_minus(inner(x), log(rest(x)), exponent, less)
@@ -138,7 +139,7 @@ class _Jax(Arithmetic):
 
 
 class _Numpy(Arithmetic):
-    functions: ClassVar[dict[str, Callable]] = {
+    functions: ClassVar[Mapping[str, Callable[..., Value]]] = {
         "log": np.log, "exp": np.exp, "Abs": np.abs, "sign": np.sign, "sin": np.sin, "cos": np.cos,
         "atan": np.arctan, "asinh": np.arcsinh, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh,
         "erf": np.vectorize(math.erf, otypes=[float]), "erfc": np.vectorize(math.erfc, otypes=[float]),
@@ -163,12 +164,12 @@ class _Numpy(Arithmetic):
 class _Mp(Arithmetic):
     """Arbitrary precision in its own context, so that no other thread changes the number of digits."""
 
-    def __init__(self, context: Any):
+    def __init__(self, context: Context):
         self.context = context
 
         def ordered(function: Function) -> Function:
             # Complex numbers have no order.
-            def of_reals(*values: Any) -> Any:
+            def of_reals(*values: Value) -> Value:
                 reals = [context.re(value) for value in values]
                 return function(*reals) if all(context.im(value) == 0 for value in values) else context.nan
 
@@ -180,7 +181,7 @@ class _Mp(Arithmetic):
         def exponential(function: Function) -> Function:
             # mpmath takes a whole power of e by squaring, once for each of its bits: a long way round for
             # t^40, which is a whole number where t is large.
-            def evaluate(x: Any) -> Any:
+            def evaluate(x: Value) -> Value:
                 if context.isint(x) and context.mag(x) > _WHOLE_BITS:
                     x = context.fadd(x, context.ldexp(1, -context.prec - 20), exact=True)
                 return function(x)
@@ -191,10 +192,10 @@ class _Mp(Arithmetic):
             # mpmath works with as many bits as its argument has before the point.
             return lambda x: beyond(x) if context.isfinite(x) and context.mag(x) > _MAX_BITS else function(x)
 
-        def lost(x: Any) -> Any:
+        def lost(x: Value) -> Value:
             return context.nan
 
-        def power_of_e(x: Any) -> Any:
+        def power_of_e(x: Value) -> Value:
             return context.inf if context.re(x) > 0 else context.zero
 
         self.exp = unless_huge(exponential(context.exp), power_of_e)
@@ -215,9 +216,9 @@ class _Mp(Arithmetic):
             p, q = int(value.p), int(value.q)  # pyright: ignore[reportAttributeAccessIssue]
             return _Deferred(lambda: self.context.mpf(p) / q)
 
-        kept: dict[int, Any] = {}
+        kept: dict[int, Value] = {}
 
-        def number() -> Any:
+        def number() -> Value:
             # SymPy's evaluation takes far longer than the arithmetic around it: done once in 16 digits.
             digits = (int(self.context.dps) + 5) // 16 * 16 + 16
             if digits not in kept:
@@ -241,7 +242,7 @@ class _Mp(Arithmetic):
         return lambda x: self.context.lambertw(inner(x))
 
 
-def _real_or_nan(value: Any) -> float:
+def _real_or_nan(value: Value) -> float:
     number = complex(value)
     return math.nan if number.imag else number.real
 
@@ -251,28 +252,28 @@ class _Deferred:
 
     __slots__ = ("get",)
 
-    def __init__(self, get: Callable[[], Any]):
+    def __init__(self, get: Callable[[], Value]):
         self.get = get
 
 
-def _now(value: Any) -> Any:
+def _now(value: Value) -> Value:
     return value.get() if isinstance(value, _Deferred) else value
 
 
-def _fold(function: Callable, values: tuple) -> Any:
+def _fold(function: Callable, values: tuple) -> Value:
     result = values[0]
     for value in values[1:]:
         result = function(result, value)
     return result
 
 
-def _over_and_under(product: Any) -> tuple[list[Any], list[Any]]:
+def _over_and_under(product: Formula) -> tuple[list[Formula], list[Formula]]:
     """Factors of the numerator and of the denominator: dividing rounds once less than a reciprocal.
 
     Exponentials stay where they are (1/e^x overflows), and so do the parts of a sum.
     """
-    over: list[Any] = []
-    under: list[Any] = []
+    over: list[Formula] = []
+    under: list[Formula] = []
     for factor in product.args:
         if factor.is_Rational and max(abs(factor.p), factor.q) < 2**53:
             over.append(sympy.Integer(factor.p))
@@ -284,11 +285,15 @@ def _over_and_under(product: Any) -> tuple[list[Any], list[Any]]:
     return [f for f in over if f != 1] or [sympy.S.One], [f for f in under if f != 1]
 
 
-_RECIPROCALS: dict[Any, Any] = {sympy.coth: sympy.tanh, sympy.csch: sympy.sinh, sympy.sech: sympy.cosh}
+_RECIPROCALS: dict[type[sympy.Basic], type[sympy.Basic]] = {
+    sympy.coth: sympy.tanh,
+    sympy.csch: sympy.sinh,
+    sympy.sech: sympy.cosh,
+}
 
 
-def build(expr: Any, symbol: sympy.Symbol, arithmetic: Arithmetic) -> Function:
-    def walk(node: Any) -> Function:
+def build(expr: Formula, symbol: sympy.Symbol, arithmetic: Arithmetic) -> Function:
+    def walk(node: Formula) -> Function:
         if node == symbol:
             return lambda x: x
         if node.is_number and not node.is_Function and not node.free_symbols:
@@ -365,14 +370,14 @@ def numpy_function(expr: sympy.Expr, symbol: sympy.Symbol) -> Function:
     return evaluate
 
 
-def mp_context(digits: int = 40) -> Any:
+def mp_context(digits: int = 40) -> Context:
     """A private mpmath context with so many decimal digits."""
     context = mpmath.MPContext()  # pyright: ignore[reportAttributeAccessIssue]
     context.dps = digits
     return context
 
 
-def mp_far_value(function: Function, context: Any, log_t: float, reach: int) -> Any:
+def mp_far_value(function: Function, context: Context, log_t: float, reach: int) -> Value:
     """The value of an `mp_function` of `context` at t = e^log_t, |log_t| about `reach`; nan where it is lost
     in rounding, which, unlike a value, changes with the number of digits."""
     values = []
@@ -382,23 +387,23 @@ def mp_far_value(function: Function, context: Any, log_t: float, reach: int) -> 
     return values[1] if abs(values[0] - values[1]) < 1e-6 * abs(values[1]) else context.nan
 
 
-def mp_real_function(expr: sympy.Expr, symbol: sympy.Symbol, context: Any) -> Function:
+def mp_real_function(expr: sympy.Expr, symbol: sympy.Symbol, context: Context) -> Function:
     """`mp_function` with nan in the place of what is not real."""
     function = mp_function(expr, symbol, context)
 
-    def evaluate(x: Any) -> Any:
+    def evaluate(x: Value) -> Value:
         value = function(x)
         return context.re(value) if context.im(value) == 0 else context.nan
 
     return evaluate
 
 
-def mp_function(expr: sympy.Expr, symbol: sympy.Symbol, context: Any) -> Function:
+def mp_function(expr: sympy.Expr, symbol: sympy.Symbol, context: Context) -> Function:
     """Function of one mpmath number in the context's precision at the time of the call; nan at a pole, and
     where rounding makes one."""
     function = build(expr, symbol, _Mp(context))
 
-    def evaluate(x: Any) -> Any:
+    def evaluate(x: Value) -> Value:
         try:
             return function(x)
         except (ZeroDivisionError, OverflowError, ValueError):

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from fractions import Fraction
-from typing import Any
 
 import mpmath
 import sympy
+
+from fdiv_jax.divergences._names import Formula, Value
 
 MAX_TERMS = 200
 _MAX_OPERATIONS = 250
@@ -21,9 +22,9 @@ _DIGITS = 110
 _ZERO = mpmath.mpf(10) ** -60
 
 
-def real_value(constant: sympy.Expr, digits: int = 30) -> Any:
+def real_value(constant: sympy.Expr, digits: int = 30) -> Value:
     """A constant as a number, or None where it is not real and finite."""
-    value: Any = sympy.N(constant, digits)
+    value: Formula = sympy.N(constant, digits)
     if not isinstance(value, (sympy.Float, sympy.Rational)) or not value.is_finite:
         return None
     with mpmath.workdps(digits):
@@ -32,7 +33,7 @@ def real_value(constant: sympy.Expr, digits: int = 30) -> Any:
 
 def unreal_constant(expr: sympy.Expr) -> sympy.Expr | None:
     """The first constant part of a formula that is not a finite real number."""
-    pending: list[Any] = [expr]
+    pending: list[Formula] = [expr]
     while pending:
         node = pending.pop()
         if node.free_symbols:
@@ -46,7 +47,7 @@ def is_zero(constant: sympy.Expr) -> bool:
     """Whether a constant vanishes, in 60 digits of the largest of its terms."""
     if isinstance(constant, sympy.Rational):
         return constant == 0
-    rest: Any = constant.as_coeff_Mul()[1]
+    rest: Formula = constant.as_coeff_Mul()[1]
     value = real_value(rest, _DIGITS)
     if value is None:
         return False
@@ -69,7 +70,7 @@ def tidy_number(constant: sympy.Expr) -> sympy.Expr:
     return shortest([constant, expanded(constant)])
 
 
-def log_number(c: Any) -> sympy.Expr:
+def log_number(c: Formula) -> sympy.Expr:
     """log of a positive number, that of a product as a sum."""
     if isinstance(c, sympy.Mul) and all((real_value(a) or -1) > 0 for a in c.args):
         return sympy.Add(*map(log_number, c.args))
@@ -83,7 +84,7 @@ def shortest(forms: Iterable[sympy.Expr]) -> sympy.Expr:
     return min(forms, key=lambda form: (sympy.count_ops(form), len(str(form)), str(form)))
 
 
-def expanded_terms(expr: Any) -> int:
+def expanded_terms(expr: Formula) -> int:
     """An upper bound of the number of terms after `sympy.expand`, counted without expanding."""
     if isinstance(expr, sympy.Add):
         return sum(expanded_terms(a) for a in expr.args)
@@ -106,7 +107,7 @@ def expanded(expr: sympy.Expr) -> sympy.Expr:
     return sympy.expand(expr, log=False)
 
 
-def bits(number: Any) -> int:
+def bits(number: Formula) -> int:
     """The size of a rational number in binary digits."""
     return max(int(number.p).bit_length(), int(number.q).bit_length()) if number.is_Rational else 0
 
@@ -121,21 +122,23 @@ class Number:
     short."""
 
     __slots__ = ("exact", "scale", "size", "value")
-    exact: Any
+    exact: Formula
 
-    def __init__(self, value: Any, exact: Any = None, size: int = 1, scale: Any = None):
+    def __init__(self, value: Value, exact: Formula | None = None, size: int = 1, scale: Value | None = None):
         self.value, self.size = value, size
         self.exact = exact if size <= _MAX_SIZE else None
         self.scale = abs(value) if scale is None else scale
 
     @staticmethod
-    def of(exact: Any) -> Number | None:
+    def of(exact: Formula) -> Number | None:
         """A constant formula; None where it is not real and finite."""
         exact = sympy.sympify(exact)
         value = real_value(exact, _DIGITS)
         return None if value is None else Number(_CONTEXT.mpf(value), exact, 1 + int(sympy.count_ops(exact)))
 
-    def _combined(self, other: Number, value: Any, exact: Callable[[], Any], scale: Any = None) -> Number:
+    def _combined(
+        self, other: Number, value: Value, exact: Callable[[], Formula], scale: Value | None = None
+    ) -> Number:
         size = self.size + other.size
         known = self.exact is not None and other.exact is not None and size <= _MAX_SIZE
         result = exact() if known else None
@@ -156,7 +159,7 @@ class Number:
         exact = None if self.exact is None else -self.exact
         return Number(-self.value, exact, self.size, self.scale)
 
-    def __pow__(self, p: Any) -> Number:
+    def __pow__(self, p: Formula) -> Number:
         exact = None if self.exact is None else self.exact**p
         power = int(p) if p.is_Integer else _CONTEXT.mpf(real_value(p, _DIGITS))
         return Number(self.value**power, exact, self.size + 1)

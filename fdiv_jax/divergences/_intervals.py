@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import sympy
 
 from fdiv_jax.divergences._evaluate import Arithmetic, build
+from fdiv_jax.divergences._names import Formula
 
 _EPS = np.finfo(np.float64).eps
 _TINY, _MAX = 5e-324, np.finfo(np.float64).max
@@ -46,7 +47,7 @@ class Interval:
 
     __slots__ = ("high", "low")
 
-    def __init__(self, low: Any, high: Any):
+    def __init__(self, low: np.ndarray, high: np.ndarray):
         lost = np.isnan(low) | np.isnan(high)
         # What overflows is only known to be large.
         self.low = np.minimum(np.where(lost, -np.inf, low), _MAX)
@@ -137,7 +138,7 @@ class _Enclosing(Arithmetic):
             return Interval(number, number)
         return Interval(_down(number) - _TINY, _up(number) + _TINY)
 
-    def power(self, base: Interval, exponent: Any) -> Interval:
+    def power(self, base: Interval, exponent: Formula) -> Interval:
         p = float(exponent)
         if p < 0:
             return self.power(base, -exponent).reciprocal()

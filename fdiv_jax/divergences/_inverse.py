@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import sympy
 
 from fdiv_jax.divergences._exact import expanded_terms
+from fdiv_jax.divergences._names import Formula
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._rewrite import (
     degree,
@@ -36,7 +36,7 @@ _MAX_DEPTH = 12
 _K = sympy.Symbol("k", positive=True)
 
 
-def inverses(expr: Any, y: Any) -> Iterator[Any]:
+def inverses(expr: Formula, y: Formula) -> Iterator[Formula]:
     """Candidates t with expr(t) = y, from every way to write the formula; y is a formula without t."""
     tried = []
     for form in forms(expr, T):
@@ -46,7 +46,7 @@ def inverses(expr: Any, y: Any) -> Iterator[Any]:
                 yield from solutions(way, y)
 
 
-def solutions(expr: Any, y: Any, depth: int = 0) -> Iterator[Any]:
+def solutions(expr: Formula, y: Formula, depth: int = 0) -> Iterator[Formula]:
     """Candidates t with expr(t) = y; y is a formula without t.
 
     >>> list(solutions(sympy.exp(T) + 1, sympy.Symbol("y")))
@@ -72,7 +72,7 @@ def solutions(expr: Any, y: Any, depth: int = 0) -> Iterator[Any]:
         yield from method(expr, y, depth)
 
 
-def _undone(node: Any, y: Any) -> list[tuple[Any, Any]]:
+def _undone(node: Formula, y: Formula) -> list[tuple[Formula, Formula]]:
     """(inner, value) with node(inner) = y."""
     inner, exponent = node.args[0], node.args[-1]
     if isinstance(node, sympy.Pow):
@@ -104,7 +104,7 @@ def _undone(node: Any, y: Any) -> list[tuple[Any, Any]]:
     return []
 
 
-def _with_one_kernel(expr: Any) -> tuple[Any, Any] | None:
+def _with_one_kernel(expr: Formula) -> tuple[Formula, Formula] | None:
     """(formula in k, kernel) where the formula depends on t through one kernel k only."""
     parts = kernels(expr, T)
     if all(k == T or (isinstance(k, sympy.Pow) and k.base == T) for k in parts):
@@ -122,7 +122,7 @@ def _with_one_kernel(expr: Any) -> tuple[Any, Any] | None:
     return None
 
 
-def polynomial(expr: Any, symbol: Any = _K) -> sympy.Poly | None:
+def polynomial(expr: Formula, symbol: Formula = _K) -> sympy.Poly | None:
     """The numerator of a rational formula in the symbol as a polynomial, if it is small."""
     if degree(expr, {symbol}) > _MAX_DEGREE or expanded_terms(expr) > 100:
         return None
@@ -133,7 +133,7 @@ def polynomial(expr: Any, symbol: Any = _K) -> sympy.Poly | None:
         return None
 
 
-def roots(poly: sympy.Poly | None) -> Iterator[Any]:
+def roots(poly: sympy.Poly | None) -> Iterator[Formula]:
     """Roots of a polynomial of one or two powers beside the constant, a z^(2n) + b z^n + c."""
     if poly is None or poly.degree() < 1:
         return
@@ -153,7 +153,7 @@ def roots(poly: sympy.Poly | None) -> Iterator[Any]:
         yield power ** sympy.Rational(1, step)
 
 
-def _square_root(expr: Any) -> Any:
+def _square_root(expr: Formula) -> Formula:
     """sqrt of a polynomial, its square factors outside (up to a sign)."""
     free = expr.free_symbols
     if len(free) != 1 or degree(expr, free) > _MAX_DEGREE:
@@ -169,7 +169,7 @@ def _square_root(expr: Any) -> Any:
     return sympy.sqrt(content) * outside * sympy.sqrt(sympy.expand(inside))
 
 
-def _through_kernel(expr: Any, y: Any, depth: int) -> Iterator[Any]:
+def _through_kernel(expr: Formula, y: Formula, depth: int) -> Iterator[Formula]:
     found = _with_one_kernel(expr)
     if found is None or found[0].has(T):
         return
@@ -177,9 +177,9 @@ def _through_kernel(expr: Any, y: Any, depth: int) -> Iterator[Any]:
         yield from solutions(found[1], value, depth + 1)
 
 
-def _squared(expr: Any, y: Any, depth: int) -> Iterator[Any]:
+def _squared(expr: Formula, y: Formula, depth: int) -> Iterator[Formula]:
     """a + b sqrt(P) = y: (y - a)^2 = b^2 P."""
-    rooted: list[Any] = [k for k in kernels(expr, T) if isinstance(k, sympy.Pow) and k.base.is_Add]
+    rooted: list[Formula] = [k for k in kernels(expr, T) if isinstance(k, sympy.Pow) and k.base.is_Add]
     radicands = {k.base for k in rooted}
     if len(radicands) != 1 or not all(k.exp.is_Rational and k.exp.q == 2 for k in rooted):
         return
@@ -195,23 +195,23 @@ def _squared(expr: Any, y: Any, depth: int) -> Iterator[Any]:
     yield from roots(polynomial(squared))
 
 
-def _exponentiated(expr: Any, y: Any, depth: int) -> Iterator[Any]:
-    terms: list[Any] = [term.as_independent(T, as_Add=False) for term in sympy.Add.make_args(expr)]
+def _exponentiated(expr: Formula, y: Formula, depth: int) -> Iterator[Formula]:
+    terms: list[Formula] = [term.as_independent(T, as_Add=False) for term in sympy.Add.make_args(expr)]
     if not all(isinstance(log, sympy.log) for _, log in terms):
         return
     unit = terms[0][0]
-    ratios: list[Any] = [c / unit for c, _ in terms]
+    ratios: list[Formula] = [c / unit for c, _ in terms]
     if not all(ratio.is_Rational for ratio in ratios):
         return
     scale = math.lcm(*(int(ratio.q) for ratio in ratios))
     whole = [int(ratio * scale) for ratio in ratios]
     if sum(map(abs, whole)) > _MAX_DEGREE:
         return
-    product: Any = sympy.prod([log.args[0] ** n for (_, log), n in zip(terms, whole, strict=True)])
+    product: Formula = sympy.prod([log.args[0] ** n for (_, log), n in zip(terms, whole, strict=True)])
     yield from _through_kernel(product, sympy.exp(y * scale / unit), depth)
 
 
-def _lambert(expr: Any, y: Any, depth: int) -> Iterator[Any]:
+def _lambert(expr: Formula, y: Formula, depth: int) -> Iterator[Formula]:
     """a log t + b t^p = y: with u = t^p, (a/p) log u + b u = y and u = (a/(b p)) W(b p/a e^(p y/a))."""
     a = b = p = None
     for term in sympy.Add.make_args(expr):

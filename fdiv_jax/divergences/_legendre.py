@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from fdiv_jax.divergences._end_values import limit_at_end, limit_beside
 from fdiv_jax.divergences._evaluate import jax_function, mp_context, mp_function, numpy_function
 from fdiv_jax.divergences._exact import real_value, shortest, tidy_number
 from fdiv_jax.divergences._inverse import inverses
+from fdiv_jax.divergences._names import Formula, Value
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 from fdiv_jax.divergences._rewrite import forms, tidy
@@ -122,10 +122,10 @@ def shortened(formula: sympy.Expr, piece: Piece) -> sympy.Expr:
     return shortest([formula, *(form for form in ways if equal(form))])
 
 
-def _with_split_logs(formula: Any, sample: Any) -> Any:
+def _with_split_logs(formula: Formula, sample: Value) -> Formula:
     """log(a/b) as log(a) - log(b), the signs those at a sample."""
 
-    def split(node: Any) -> Any:
+    def split(node: Formula) -> Formula:
         if not node.has(S) or not node.args:
             return node
         arguments = [split(a) for a in node.args]

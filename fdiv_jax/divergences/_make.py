@@ -8,7 +8,6 @@ import threading
 from dataclasses import replace
 from decimal import Decimal, localcontext
 from types import MappingProxyType
-from typing import Any
 
 import sympy
 
@@ -16,6 +15,7 @@ from fdiv_jax.divergences._catalogue import CATALOGUE, FURTHER_NAMES, Entry, alp
 from fdiv_jax.divergences._checks import check_finite_divergence, check_generator
 from fdiv_jax.divergences._divergence import Divergence
 from fdiv_jax.divergences._evaluate import mp_context, mp_function
+from fdiv_jax.divergences._names import Formula
 from fdiv_jax.divergences._parse import MAX_LENGTH, ExpressionError, T, check_expression, parse_expression
 from fdiv_jax.divergences._pieces import Piece, split
 from fdiv_jax.divergences._rewrite import tidy, with_reciprocal
@@ -26,7 +26,7 @@ _OF_GENERATOR = re.compile(
 )
 _WORDS = re.compile(r"[^\W\d]\w+(?:[ -]\w+)*")
 _MAX_ALPHA = 64
-_CACHE: dict[Any, Divergence] = {}
+_CACHE: dict[tuple[object, ...], Divergence] = {}
 _LOCK = threading.Lock()
 _MAX_CACHE = 512
 
@@ -187,8 +187,8 @@ def _decimal(number: sympy.Expr) -> str:
     return str(number)
 
 
-def _from_sympy(given: Any, allow_infinite: bool) -> Divergence:
-    expr: Any = given
+def _from_sympy(given: Formula, allow_infinite: bool) -> Divergence:
+    expr: Formula = given
     if not isinstance(given, sympy.Expr):
         raise TypeError(f"expected a sympy expression in t, got {type(given).__name__}")
     own = {s: T for s in expr.free_symbols if s.name == "t"}

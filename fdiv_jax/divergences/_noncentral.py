@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +52,9 @@ def _orders(order: float) -> list[float]:
     return [order + k for k in range(count, 0, -1)]
 
 
-def _downwards(above: jax.Array, factor: jax.Array, here: Any, over: Any) -> jax.Array:
+def _downwards(
+    above: jax.Array, factor: jax.Array, here: np.ndarray | None, over: np.ndarray | None
+) -> jax.Array:
     """log of what a y_mu + b y_(mu+1) = y_(mu-1) makes of 1 and `above`, one of a and b being `factor` times
     the numbers given and the other 1."""
 

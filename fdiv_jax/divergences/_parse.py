@@ -76,7 +76,7 @@ class ExpressionError(ValueError):
     allowed."""
 
 
-def switch(kind: Any, *arguments: sympy.Expr) -> sympy.Expr:
+def switch(kind: Callable[..., sympy.Expr], *arguments: sympy.Expr) -> sympy.Expr:
     """Abs, sign, Max or Min as it stands, worked out only where the arguments are numbers."""
     constants = [a for a in arguments if not a.free_symbols]
     if kind in (sympy.Abs, sympy.sign):

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import combinations, pairwise
-from typing import Any
 
 import numpy as np
 import sympy
@@ -20,6 +19,7 @@ import sympy
 from fdiv_jax.divergences._evaluate import mp_context, mp_far_value, mp_real_function, numpy_function
 from fdiv_jax.divergences._exact import expanded, expanded_terms, real_value, tidy_number
 from fdiv_jax.divergences._inverse import inverses
+from fdiv_jax.divergences._names import Formula
 from fdiv_jax.divergences._parse import ExpressionError, T, switch
 from fdiv_jax.divergences._rewrite import degree, roots_of
 
@@ -60,11 +60,11 @@ class Piece:
         return low + 1.0 if math.isinf(high) else (low + high) / 2
 
 
-def _real_powers(expr: Any) -> Any:
+def _real_powers(expr: Formula) -> Formula:
     """(x^2n)^r is |x|^(2nr) for real x; sympy leaves it, and the kink in it, unseen. So does it that of
     (x^2 - 2 x + 1)^r, before it is factored."""
 
-    def sum_root(node: Any) -> bool:
+    def sum_root(node: Formula) -> bool:
         return (
             isinstance(node, sympy.Pow)
             and isinstance(node.base, sympy.Add)
@@ -72,7 +72,7 @@ def _real_powers(expr: Any) -> Any:
             and not node.exp.is_Integer
         )
 
-    def factored(node: Any) -> Any:
+    def factored(node: Formula) -> Formula:
         # t^(1/root), of which the base may be a polynomial or a quotient of two
         x, root = sympy.Symbol("x", positive=True), roots_of(node.base, T)
         base = node.base.subs(T, x**root) if root else node.base
@@ -96,7 +96,7 @@ def _real_powers(expr: Any) -> Any:
                     rest *= factor.as_expr() ** (sign * power)
         return node if square == 1 else square * rest.subs(x, T ** sympy.Rational(1, root)) ** node.exp
 
-    def even_root(node: Any) -> bool:
+    def even_root(node: Formula) -> bool:
         return (
             isinstance(node, sympy.Pow)
             and isinstance(node.base, sympy.Pow)
@@ -112,7 +112,7 @@ def _real_powers(expr: Any) -> Any:
     )
 
 
-def _replaced(expr: Any, which: Callable[[Any], bool], by: Callable[[Any], Any]) -> Any:
+def _replaced(expr: Formula, which: Callable[[Formula], bool], by: Callable[[Formula], Formula]) -> Formula:
     """Parts of a formula replaced, innermost first; Abs, Max, Min and sign are not evaluated."""
     if not expr.args:
         return expr
@@ -127,9 +127,9 @@ def _replaced(expr: Any, which: Callable[[Any], bool], by: Callable[[Any], Any])
 
 
 def _switch_arguments(expr: sympy.Expr) -> list[sympy.Expr]:
-    arguments: list[Any] = []
+    arguments: list[Formula] = []
     for node in sympy.preorder_traversal(expr):
-        inner: Any = node.args
+        inner: Formula = node.args
         if isinstance(node, (sympy.Abs, sympy.sign, sympy.Heaviside)):
             arguments.append(inner[0])
         elif isinstance(node, (sympy.Max, sympy.Min)):
@@ -163,7 +163,7 @@ def _exact_root(
             break
         a, b, fa = (middle, b, fm) if (fm > 0) == (fa > 0) else (a, middle, fa)
     root = (a + b) / 2
-    nearest: Any = sympy.Rational(float(root))
+    nearest: Formula = sympy.Rational(float(root))
     fraction = nearest.limit_denominator(1000)
     if (
         fraction > 0
@@ -247,14 +247,14 @@ def _roots(argument: sympy.Expr) -> list[sympy.Expr]:
     return roots
 
 
-def _resolve(expr: sympy.Expr, sample: Any) -> sympy.Expr:
+def _resolve(expr: sympy.Expr, sample: Formula) -> sympy.Expr:
     """Replace every switch by the formula in force at the sample point, innermost first."""
 
     def value(x: sympy.Expr) -> float:
         context = mp_context(30)
         return float(mp_real_function(x, T, context)(context.mpf(int(sample.p)) / int(sample.q)))
 
-    def walk(node: Any) -> Any:
+    def walk(node: Formula) -> Formula:
         if not node.has(*_SWITCHES):
             return node
         arguments = [walk(a) for a in node.args]
@@ -273,7 +273,7 @@ def _resolve(expr: sympy.Expr, sample: Any) -> sympy.Expr:
     return walk(expr)
 
 
-def _sample(lower: Any, upper: Any, arguments: list[sympy.Expr]) -> Any:
+def _sample(lower: Formula, upper: Formula, arguments: list[sympy.Expr]) -> Formula:
     """A point of (lower, upper) at which no argument of a switch touches zero, as t log t - (t - 1) does
     at 1."""
     low = float(lower)
@@ -308,10 +308,10 @@ def split(expr: sympy.Expr) -> tuple[Piece, ...]:
     if not cuts and not expr.has(*_SWITCHES):
         return (Piece(sympy.S.Zero, sympy.oo, expr),)
     cuts.sort(key=float)
-    ends: list[Any] = [sympy.S.Zero, *cuts, sympy.oo]
+    ends: list[Formula] = [sympy.S.Zero, *cuts, sympy.oo]
     pieces: list[Piece] = []
-    lower: Any
-    upper: Any
+    lower: Formula
+    upper: Formula
     for lower, upper in pairwise(ends):
         formula = _resolve(expr, _sample(lower, upper, arguments))
         if pieces and expanded(pieces[-1].expression - formula) == 0:

@@ -18,13 +18,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import sympy
 
 from fdiv_jax.divergences import _chebyshev
 from fdiv_jax.divergences._evaluate import mp_context, mp_function
+from fdiv_jax.divergences._names import Context, Value
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
@@ -140,7 +140,7 @@ class _SideFunction:
         self.differences = differences
         self.context = mp_context(50)
         self.extra_digits = 0
-        self.parts: list[tuple[float, Callable[[Any], Any], bool]] = []
+        self.parts: list[tuple[float, Callable[[Value], Value], bool]] = []
         ordered = formulas if sign > 0 else formulas[::-1]
         self.cuts: list[float] = []
         for formula in ordered:
@@ -153,7 +153,7 @@ class _SideFunction:
             if np.isfinite(end):
                 self.cuts.append(end)
 
-    def __call__(self, x: Any, extra_digits: int = 0) -> Any:
+    def __call__(self, x: Value, extra_digits: int = 0) -> Value:
         context = self.context
         # t - sqrt(t**2 + 1) and the like lose as many digits as t has.
         context.dps = int(50 + (float(x) if x < _FAR else 0)) + self.extra_digits + extra_digits
@@ -163,7 +163,7 @@ class _SideFunction:
                 return context.zero if zero else self._differentiated(function, context.mpf(x))
         raise AssertionError("unreachable: the last part has no end")
 
-    def _differentiated(self, function: Callable[[Any], Any], x: Any) -> Any:
+    def _differentiated(self, function: Callable[[Value], Value], x: Value) -> Value:
         context, k = self.context, self.differences
         step = min(x, 1) * context.mpf(10) ** -_STEP_DIGITS
         values = [context.re(function(context.exp(self.sign * x + i * step))) for i in range(-k, k + 1)]
@@ -175,14 +175,14 @@ class _SideFunction:
             ]
         return values[0] if k == 0 or abs(values[0]) > rounding else context.zero
 
-    def settle(self, x: Any) -> bool:
+    def settle(self, x: Value) -> bool:
         """Take as many digits as leave the value at x alone, to be used nearby; False where none do.
 
         1 - tanh(t)**2 = 4 e^(-2 t) + ... loses 2 t / log(10) digits.
         """
         return any(_agree(self(x), self(x, 40)) for self.extra_digits in _DIGITS)
 
-    def or_zero(self, x: Any) -> Any:
+    def or_zero(self, x: Value) -> Value:
         """The value, or 0 where the largest number of digits leaves none: it is smaller than any float64."""
         value = self(x)
         return value if x > _FAR or _agree(value, self(x, 40)) else self.context.zero
@@ -192,7 +192,7 @@ class _SideFunction:
         return self.parts[-1][2]
 
 
-def _outward_exponent(function: _SideFunction) -> Any:
+def _outward_exponent(function: _SideFunction) -> Value:
     """lim d log|A_k| / dx, from values at doubling x; -1 where A_k falls faster than every power, None where
     it grows faster."""
     context = function.context
@@ -232,7 +232,7 @@ def _zero_order(function: _SideFunction) -> float:
     return leading_power(values, context)
 
 
-def leading_power(values: Sequence[Any], context: Any) -> float:
+def leading_power(values: Sequence[Value], context: Context) -> float:
     """lim d log|A| / d log x at x -> 0 from the values at x = 1e-20, 1e-24, 1e-28 (2 where they vanish)."""
     if 0 in values:
         return 2.0
@@ -254,7 +254,7 @@ def _build_side(function: _SideFunction) -> Side:
         exponent = context.mpf(-half)
     zero_order = _zero_order(function)
 
-    def profile(x: float, evaluate: Callable[[Any], Any] = function) -> Any:
+    def profile(x: float, evaluate: Callable[[Value], Value] = function) -> Value:
         value = evaluate(x) * context.exp(-exponent * context.mpf(x))
         return value / (-context.expm1(-context.mpf(x))) ** zero_order if zero_order else value
 
@@ -303,7 +303,7 @@ def _build_side(function: _SideFunction) -> Side:
     )
 
 
-def _agree(a: Any, b: Any) -> bool:
+def _agree(a: Value, b: Value) -> bool:
     """Whether more digits leave a value as it is."""
     return abs(a - b) <= 1e-17 * abs(b)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import sympy
 
 from fdiv_jax.divergences._exact import expanded, expanded_terms, shortest
+from fdiv_jax.divergences._names import Formula
 from fdiv_jax.divergences._parse import T, switch
 
 _MAX_DEGREE = 24
@@ -23,7 +23,7 @@ _MAX_OPERATIONS = 200
 _MAX_ROOT = 64
 
 
-def kernels(expr: Any, symbol: sympy.Symbol) -> list[Any]:
+def kernels(expr: Formula, symbol: sympy.Symbol) -> list[Formula]:
     """The largest parts that depend on the symbol and are no sums, products or whole powers."""
     if not expr.has(symbol):
         return []
@@ -33,12 +33,12 @@ def kernels(expr: Any, symbol: sympy.Symbol) -> list[Any]:
     return [expr]
 
 
-def is_power_of(node: Any, symbol: sympy.Symbol) -> bool:
+def is_power_of(node: Formula, symbol: sympy.Symbol) -> bool:
     """Whether the node is the symbol to some power other than 1."""
     return isinstance(node, sympy.Pow) and node.base == symbol
 
 
-def degree(expr: Any, symbols: set) -> int:
+def degree(expr: Formula, symbols: set) -> int:
     """An upper bound of the degrees of numerator and denominator; large where a symbol is not in a whole
     power."""
     if not expr.free_symbols & symbols:
@@ -52,16 +52,16 @@ def degree(expr: Any, symbols: set) -> int:
     return 10**6
 
 
-def roots_of(expr: Any, symbol: sympy.Symbol) -> int:
+def roots_of(expr: Formula, symbol: sympy.Symbol) -> int:
     """q such that all powers of the symbol itself are whole powers of its q-th root, or 0."""
-    powers: list[Any] = [k.args[1] for k in kernels(expr, symbol) if is_power_of(k, symbol)]
+    powers: list[Formula] = [k.args[1] for k in kernels(expr, symbol) if is_power_of(k, symbol)]
     if not all(p.is_Rational for p in powers):
         return 0
     root = math.lcm(1, *(int(p.q) for p in powers))
     return root if root <= _MAX_ROOT else 0
 
 
-def exponentials(parts: list[Any], symbol: sympy.Symbol) -> tuple[dict, Any] | None:
+def exponentials(parts: list[Formula], symbol: sympy.Symbol) -> tuple[dict, Formula] | None:
     """({e^(c + r x): e^d k^n}, exponent) with k = e^exponent, for rates r of rational ratio."""
     split = [part.args[0].as_independent(symbol, as_Add=True) for part in parts]
     rates = [(constant, rest / symbol) for constant, rest in split]
@@ -85,7 +85,7 @@ def exponentials(parts: list[Any], symbol: sympy.Symbol) -> tuple[dict, Any] | N
     return table, rate * symbol + shift
 
 
-def in_exponentials(expr: Any) -> Any:
+def in_exponentials(expr: Formula) -> Formula:
     """sinh, cosh and tanh by e^x, where there are several of them."""
     found = sorted(expr.atoms(sympy.sinh, sympy.cosh, sympy.tanh), key=str)
     if len(found) < 2:
@@ -107,33 +107,33 @@ class _Rational:
     """A rational formula in symbols, what they stand for, and the radicand P of the last one if it is
     sqrt(P)."""
 
-    expr: Any
-    meaning: dict[Any, Any]
-    root: Any = None
-    radicand: Any = None
+    expr: Formula
+    meaning: dict[Formula, Formula]
+    root: Formula = None
+    radicand: Formula = None
 
-    def back(self, expr: Any) -> Any:
+    def back(self, expr: Formula) -> Formula:
         for symbol, meaning in reversed(list(self.meaning.items())):
             expr = expr.subs(symbol, meaning)
         return expr
 
 
-def _rational(expr: Any, symbol: sympy.Symbol) -> _Rational | None:
+def _rational(expr: Formula, symbol: sympy.Symbol) -> _Rational | None:
     expr = in_exponentials(expr)
     if expanded_terms(expr) > _MAX_TERMS or sympy.count_ops(expr) > _MAX_OPERATIONS:
         return None
     q = roots_of(expr, symbol)
     if q == 0:
         return None
-    own: list[Any] = [k for k in kernels(expr, symbol) if not (k == symbol or is_power_of(k, symbol))]
+    own: list[Formula] = [k for k in kernels(expr, symbol) if not (k == symbol or is_power_of(k, symbol))]
     x = sympy.Symbol("x", positive=True)
-    meaning: dict[Any, Any] = {x: symbol ** sympy.Rational(1, q)}
-    table: dict[Any, Any] = {}
+    meaning: dict[Formula, Formula] = {x: symbol ** sympy.Rational(1, q)}
+    table: dict[Formula, Formula] = {}
     grown = exponentials([k for k in own if isinstance(k, sympy.exp)], symbol)
     if grown is not None:
         table.update(grown[0])
         meaning[kernel_symbol(0)] = sympy.exp(grown[1])
-    rooted: list[Any] = [k for k in own if isinstance(k, sympy.Pow) and (2 * k.args[1]).is_Integer]
+    rooted: list[Formula] = [k for k in own if isinstance(k, sympy.Pow) and (2 * k.args[1]).is_Integer]
     root = radicand = None
     if rooted and all(k.base == rooted[0].base for k in rooted):
         root, radicand = kernel_symbol(1), rooted[0].base
@@ -159,7 +159,7 @@ def _rational(expr: Any, symbol: sympy.Symbol) -> _Rational | None:
     return _Rational(inside, meaning, root, radicand)
 
 
-def _fraction(given: _Rational) -> tuple[Any, Any] | None:
+def _fraction(given: _Rational) -> tuple[Formula, Formula] | None:
     """Numerator and denominator without common factors, sqrt(P) in no higher power than the first."""
     try:
         top, bottom = sympy.fraction(sympy.cancel(given.expr, *given.meaning))
@@ -176,7 +176,7 @@ def _fraction(given: _Rational) -> tuple[Any, Any] | None:
         return None
 
 
-def _halves(expr: Any, given: _Rational) -> tuple[Any, Any]:
+def _halves(expr: Formula, given: _Rational) -> tuple[Formula, Formula]:
     """(a, b) of a + b sqrt(P)"""
     poly = sympy.Poly(expr, given.root)
     even = [c * given.radicand ** (n // 2) for (n,), c in poly.terms() if n % 2 == 0]
@@ -184,7 +184,7 @@ def _halves(expr: Any, given: _Rational) -> tuple[Any, Any]:
     return sympy.expand(sympy.Add(*even)), sympy.expand(sympy.Add(*odd))
 
 
-def _by_terms(top: Any, bottom: Any, given: _Rational) -> Any:
+def _by_terms(top: Formula, bottom: Formula, given: _Rational) -> Formula:
     """One reduced fraction in x for each product of the other symbols."""
     x, *others = given.meaning
     if not others or bottom.free_symbols - {x}:
@@ -196,19 +196,19 @@ def _by_terms(top: Any, bottom: Any, given: _Rational) -> Any:
     return sympy.Add(*parts)
 
 
-def _factored(top: Any, bottom: Any) -> Any:
+def _factored(top: Formula, bottom: Formula) -> Formula:
     parts = [sympy.factor(p) if _is_plain(p) else p for p in (top, bottom)]
     return parts[0] / parts[1]
 
 
-def _is_plain(expr: Any) -> bool:
+def _is_plain(expr: Formula) -> bool:
     """A polynomial of one symbol with rational coefficients."""
     if len(expr.free_symbols) != 1:
         return False
     return all(isinstance(n, sympy.Rational) for n in sympy.Poly(expr).coeffs())
 
 
-def forms(expr: Any, symbol: sympy.Symbol) -> list[Any]:
+def forms(expr: Formula, symbol: sympy.Symbol) -> list[Formula]:
     """The formula itself and other ways to write it, the same list for the same formula."""
     found = [expr, expanded(expr)]
     given = _rational(expr, symbol)
@@ -228,7 +228,7 @@ def forms(expr: Any, symbol: sympy.Symbol) -> list[Any]:
     return list(dict.fromkeys(found))
 
 
-def tidy(expr: Any, symbol: sympy.Symbol) -> Any:
+def tidy(expr: Formula, symbol: sympy.Symbol) -> Formula:
     """The shortest of `forms`.
 
     >>> t = sympy.Symbol("t", positive=True)
@@ -238,7 +238,7 @@ def tidy(expr: Any, symbol: sympy.Symbol) -> Any:
     return shortest(forms(expr, symbol))
 
 
-def with_reciprocal(expr: Any) -> Any:
+def with_reciprocal(expr: Formula) -> Formula:
     """The formula with 1/t for t; powers of t are taken out of logarithms, roots, Abs, Max, Min."""
     if expr == T:
         return 1 / T
@@ -259,7 +259,7 @@ def with_reciprocal(expr: Any) -> Any:
     return expr.func(*arguments)
 
 
-def _over_power(parts: list[Any]) -> tuple[list[Any], Any]:
+def _over_power(parts: list[Formula]) -> tuple[list[Formula], Formula]:
     """(tops, p) with part = top t^-p, where the parts are sums of powers of t; p = 0 elsewhere."""
     powers = []
     for term in (term for part in parts for term in sympy.Add.make_args(part)):

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, NoReturn
 
 import jax
 import jax.core
@@ -38,6 +38,8 @@ from fdiv_jax.divergences._pieces import Piece
 from fdiv_jax.divergences._quadrature import size_of_side, values_of_side
 from fdiv_jax.divergences._quadrature_table import Profile, Side
 
+Two = tuple[jax.Array, jax.Array]
+"""Two numbers: m and rho, or what belongs to each."""
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _WINDOW = np.arange(-10.0, 11.0, 2.0)
 _SCALES = np.append(0.0, 2.0 ** np.arange(-14, 4))
@@ -199,7 +201,7 @@ def _compiled(d: Divergence, dimensions: int) -> Callable[[jax.Array, jax.Array]
         return jnp.where((m == 0) & (rho == 1), 0.0, finite(m, rho))
 
     @value.defjvp
-    def _(primals: Any, tangents: Any) -> Any:
+    def _(primals: Two, tangents: Two) -> Two:
         m, rho = primals
         by_m, by_rho = slopes(m, rho)
         least = (m == 0) & (rho == 1)
@@ -227,12 +229,12 @@ def _compiled(d: Divergence, dimensions: int) -> Callable[[jax.Array, jax.Array]
     return evaluate
 
 
-def _once(slopes: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _once(slopes: Callable[..., Two], name: str) -> Callable[..., Two]:
     """The function, without derivatives of its own: those would need the mass of f'' at the kinks."""
     function = jax.custom_jvp(slopes)
 
     @function.defjvp
-    def _(primals: Any, tangents: Any) -> Any:
+    def _(primals: Two, tangents: Two) -> NoReturn:
         raise NotImplementedError(
             f"{name}: f has kinks, and no second derivatives of its divergence at unequal variances"
         )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
+from fdiv_jax.files import JsonMapping, JsonObject
 from fdiv_jax.unlearning import UnlearningConfig
 
 __all__ = ["changes", "repeating"]
 
 
-def changes(config: UnlearningConfig) -> dict[str, Any]:
+def changes(config: UnlearningConfig) -> JsonObject:
     """Settings that differ from the defaults, by dotted names, as JSON holds them."""
     default = _flat(UnlearningConfig("-").to_dict()) | {"target": ""}
     return {name: value for name, value in _flat(config.to_dict()).items() if value != default[name]}
@@ -31,7 +31,7 @@ def repeating(model: str, config: UnlearningConfig) -> str:
     return " ".join(words)
 
 
-def _option(name: str, value: Any) -> str:
+def _option(name: str, value: object) -> str:
     if isinstance(value, bool):
         part, dot, last = name.rpartition(".")
         return f"--{part}{dot}{'' if value else 'no-'}{last}"
@@ -41,8 +41,8 @@ def _option(name: str, value: Any) -> str:
     return f"--{name}={text}" if str(value).startswith("-") else f"--{name} {text}"
 
 
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(mapping: JsonMapping, prefix: str = "") -> JsonObject:
+    flat: JsonObject = {}
     for name, value in mapping.items():
         if isinstance(value, Mapping):
             flat.update(_flat(value, f"{prefix}{name}."))

@@ -6,9 +6,12 @@ import io
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["Curve", "curves"]
 
@@ -66,7 +69,7 @@ def _draw(name: str, history: Mapping[str, np.ndarray]) -> str:
     return _inline(buffer.getvalue(), _TITLES[name])
 
 
-def _fill(axes: Any, name: str, history: Mapping[str, np.ndarray]) -> None:
+def _fill(axes: Axes, name: str, history: Mapping[str, np.ndarray]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     steps = np.asarray(history["step"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from fdiv_jax.checkpoints import atomic_file
 from fdiv_jax.files import refuse_links
@@ -21,7 +20,7 @@ def explained(what: str, path: Path) -> Iterator[None]:
         raise OSError(*([] if error.errno is None else [error.errno]), message) from error
 
 
-def write_file(path: Path, write: Callable[[Path], Any], *, within: Path) -> None:
+def write_file(path: Path, write: Callable[[Path], object], *, within: Path) -> None:
     """Write a file by `write`, whole or not at all, over one that is there.
 
     Args:

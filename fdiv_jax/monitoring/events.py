@@ -7,7 +7,7 @@ import importlib.util
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from fdiv_jax.monitoring._event_file import PREFIX, record, restart_event, scala
 from fdiv_jax.monitoring._files import explained, write_file
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import UnlearningConfig, UnlearningResult
+from fdiv_jax.unlearning.result import Row
 
 __all__ = ["TensorBoardEvents", "WandbEvents", "check_wandb"]
 
@@ -33,7 +34,7 @@ class TensorBoardEvents:
         self._directory = Path(directory) / "tensorboard"
         self._file: Path | None = None
 
-    def row(self, row: Mapping[str, Any]) -> None:
+    def row(self, row: Row) -> None:
         """Add a step's figures.
 
         Raises:
@@ -85,7 +86,7 @@ class WandbEvents:
         self._directory, self._project, self._config = Path(directory), project, config
         self._run: Any = None
 
-    def row(self, row: Mapping[str, Any]) -> None:
+    def row(self, row: Row) -> None:
         """Log a step's figures."""
         if self._run is None:
             self._run = self._begin()
@@ -132,5 +133,5 @@ def check_wandb() -> None:
         raise NotImplementedError("Weights & Biases needs the package wandb: pip install 'fdiv-jax[wandb]'")
 
 
-def _figures(row: Mapping[str, Any]) -> dict[str, float]:
+def _figures(row: Row) -> dict[str, float]:
     return {name: float(value) for name, value in row.items() if name != "step" and isinstance(value, Real)}

@@ -6,9 +6,8 @@ import base64
 import html
 import io
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from fdiv_jax.monitoring._files import explained, write_file
 from fdiv_jax.monitoring.sheets import FADING, PROMPTS, draw_at, shrunk, spread
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import UnlearningResult
-from fdiv_jax.unlearning.result import versions
+from fdiv_jax.unlearning.result import Row, versions
 
 __all__ = ["NAME", "Report", "page"]
 
@@ -75,7 +74,7 @@ class Report:
         """
         self._pipe, self._directory, self._images = pipe, Path(directory), images
 
-    def row(self, row: Mapping[str, Any]) -> None:
+    def row(self, row: Row) -> None:
         """Ignore the figures: the result has them."""
 
     def due(self, done: int) -> bool:
@@ -155,7 +154,7 @@ def _changed(result: UnlearningResult) -> str:
     return _section("Settings that are not the defaults", _table(("setting", "value"), rows))
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if isinstance(value, list):
         return "<br>".join(_value(entry) for entry in value) or '<span class="soft">none</span>'
     if isinstance(value, dict):
@@ -299,7 +298,7 @@ def _prompt(prompt: str) -> str:
     return _text(prompt) or '<span class="soft">(empty prompt)</span>'
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return html.escape(str(value))
 
 

@@ -6,19 +6,20 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from fdiv_jax.files import parse_json, read_bytes
+from fdiv_jax.files import JsonObject, parse_json, read_bytes
 from fdiv_jax.monitoring._files import explained, write_file
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import UnlearningResult
+from fdiv_jax.unlearning.result import Row
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFont
 
 __all__ = [
     "FADING",
@@ -173,7 +174,7 @@ class SampleSheets:
         self._begun = False
         self._read: dict[int, np.ndarray | None] = {}
 
-    def row(self, row: Mapping[str, Any]) -> None:
+    def row(self, row: Row) -> None:
         """Ignore the figures: a sheet shows none."""
 
     def due(self, done: int) -> bool:
@@ -239,7 +240,7 @@ class SampleSheets:
         return [prompt or "(empty prompt)" for prompt in self._prompts]
 
     @property
-    def _shown(self) -> dict[str, Any]:
+    def _shown(self) -> JsonObject:
         return {"prompts": self._prompts, "drawn": self._options}
 
     def _steps(self) -> list[int]:
@@ -296,7 +297,7 @@ def _boxes(
     return [(left, top, left + width, top + height) for left, top in corners]
 
 
-def _fitted(text: str, font: Any, width: float) -> str:
+def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
     """The text in one line of `width` pixels, with an ellipsis where that is too little."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+
+from fdiv_jax.arrays import PyTree
 
 __all__ = ["MARGIN", "array_bytes", "peak_bytes", "shapes_of"]
 
@@ -46,17 +48,17 @@ _CALLS = frozenset(
 """Operations that stand for the program in them."""
 
 
-def shapes_of(tree: Any) -> Any:
+def shapes_of(tree: PyTree) -> PyTree:
     """A pytree of arrays with a `jax.ShapeDtypeStruct` in the place of each."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
-def array_bytes(tree: Any) -> int:
+def array_bytes(tree: PyTree) -> int:
     """Bytes of the arrays of a pytree, or of `jax.ShapeDtypeStruct`s in their place."""
     return sum(_bytes(leaf) for leaf in jax.tree.leaves(tree))
 
 
-def peak_bytes(function: Callable[..., Any], *arguments: Any) -> int:
+def peak_bytes(function: Callable[..., PyTree], *arguments: PyTree) -> int:
     """Bytes that a compiled call takes beside its arguments, its results among them; an estimate.
 
     Args:
@@ -70,14 +72,20 @@ def peak_bytes(function: Callable[..., Any], *arguments: Any) -> int:
     return round(MARGIN * _Walk(program).peak)
 
 
+Stored = tuple[int, int]
+"""A value of a program: its number, and its bytes."""
+Names = dict[Var, Stored | None]
+"""The value of each variable; None: a constant."""
+
+
 class _Operation(NamedTuple):
     name: str
-    inputs: tuple[Any, ...]
-    results: tuple[Any, ...]
+    inputs: tuple[Stored, ...]
+    results: tuple[Stored, ...]
     programs: tuple[Jaxpr, ...]
 
 
-def _flat(jaxpr: Jaxpr, names: dict[Any, Any], fresh: Iterator[int]) -> list[_Operation]:
+def _flat(jaxpr: Jaxpr, names: Names, fresh: Iterator[int]) -> list[_Operation]:
     """The operations of a program, with called programs replaced by their operations.
 
     `names` is filled with the name of each variable in the whole.
@@ -88,19 +96,17 @@ def _flat(jaxpr: Jaxpr, names: dict[Any, Any], fresh: Iterator[int]) -> list[_Op
         programs = tuple(_programs(equation.params))
         if equation.primitive.name in _CALLS and programs:
             inner = programs[0]
-            own: dict[Any, Any] = {}
+            own: Names = {}
             for outer, variable in zip(equation.invars, inner.invars, strict=True):
                 own[variable] = None if isinstance(outer, Literal) else names.get(outer)
             found += _flat(inner, own, fresh)
             for outer, variable in zip(equation.outvars, inner.outvars, strict=True):
                 names[outer] = None if isinstance(variable, Literal) else own.get(variable)
             continue
-        for variable in equation.outvars:
-            names[variable] = (next(fresh), _bytes(variable.aval))
+        results = tuple((next(fresh), _bytes(variable.aval)) for variable in equation.outvars)
+        names.update(zip(equation.outvars, results, strict=True))
         known = tuple(name for name in inputs if name is not None)
-        found.append(
-            _Operation(equation.primitive.name, known, tuple(names[v] for v in equation.outvars), programs)
-        )
+        found.append(_Operation(equation.primitive.name, known, results, programs))
     return found
 
 
@@ -113,18 +119,19 @@ class _Walk:
 
     def __init__(self, jaxpr: Jaxpr):
         fresh = itertools.count()
-        names: dict[Any, Any] = {v: (next(fresh), 0) for v in (*jaxpr.invars, *jaxpr.constvars)}
-        self._made_of: dict[Any, frozenset[Any]] = {given: frozenset() for given in names.values()}
+        given = {v: (next(fresh), 0) for v in (*jaxpr.invars, *jaxpr.constvars)}
+        names: Names = {**given}
+        self._made_of: dict[Stored, frozenset[Stored]] = {value: frozenset() for value in given.values()}
         self._given = set(self._made_of)
         operations = _flat(jaxpr, names, fresh)
         results = [names.get(v) for v in jaxpr.outvars if not isinstance(v, Literal)]
-        self._last: dict[Any, int] = {}
+        self._last: dict[Stored, int] = {}
         for step, operation in enumerate(operations):
             self._last.update(dict.fromkeys(operation.inputs, step))
         self._last.update(dict.fromkeys((r for r in results if r is not None), len(operations)))
-        self._stored: set[Any] = set()
-        self._end: dict[Any, int] = {}
-        self._ending: dict[int, set[Any]] = {}
+        self._stored: set[Stored] = set()
+        self._end: dict[Stored, int] = {}
+        self._ending: dict[int, set[Stored]] = {}
         self._now = self.peak = 0
         for step, operation in enumerate(operations):
             self._take(step, operation)
@@ -152,11 +159,11 @@ class _Walk:
         for value in operation.results:
             self._store(step, value)
 
-    def _behind(self, value: Any) -> frozenset[Any]:
+    def _behind(self, value: Stored) -> frozenset[Stored]:
         """The stored values that a value is computed from."""
         return frozenset({value}) if value in self._stored else self._made_of.get(value, frozenset())
 
-    def _store(self, step: int, value: Any) -> None:
+    def _store(self, step: int, value: Stored) -> None:
         if value in self._stored or value in self._given:
             return
         self._stored.add(value)
@@ -164,13 +171,13 @@ class _Walk:
         self.peak = max(self.peak, self._now)
         self._keep(value, max(step, self._last.get(value, step)))
 
-    def _keep(self, value: Any, step: int) -> None:
+    def _keep(self, value: Stored, step: int) -> None:
         if self._end.get(value, -1) < step:
             self._end[value] = step
             self._ending.setdefault(step, set()).add(value)
 
 
-def _programs(parameters: Mapping[str, Any]) -> Iterable[Jaxpr]:
+def _programs(parameters: Mapping[str, object]) -> Iterable[Jaxpr]:
     for value in parameters.values():
         for one in value if isinstance(value, tuple | list) else (value,):
             if isinstance(one, ClosedJaxpr):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 import jax
 from flax import nnx
 
+from fdiv_jax.arrays import PyTree
 from fdiv_jax.nn.layers import ModuleT, with_setting
 
 __all__ = ["Remat", "RematModule", "rematerialised", "with_remat"]
@@ -55,7 +56,7 @@ def rematerialised(function: Callable[..., T], condition: bool) -> Callable[...,
     if not condition:
         return function
 
-    def run(modules: Any, *arrays: Any) -> T:
+    def run(modules: PyTree, *arrays: PyTree) -> T:
         graph, state = nnx.split(modules)
         return jax.checkpoint(lambda state, *arrays: function(nnx.merge(graph, state), *arrays))(
             state, *arrays

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import jax
 
@@ -12,10 +12,26 @@ __all__ = ["free_bytes", "require_room", "spelled"]
 
 SWITCH = "FDIV_JAX_MEMORY_CHECK"
 """The environment variable that switches the refusal off by the value 0."""
+
+
+@runtime_checkable
+class Device(Protocol):
+    """What is asked of a JAX device."""
+
+    @property
+    def platform(self) -> str:
+        """cpu, gpu or tpu."""
+        ...
+
+    def memory_stats(self) -> dict[str, int] | None:
+        """Sizes in bytes by name."""
+        ...
+
+
 _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
 
-def free_bytes(device: Any = None) -> int | None:
+def free_bytes(device: Device | None = None) -> int | None:
     """Bytes that this process can still have on a device; None where that is not known.
 
     On an accelerator: its limit less the bytes in use. On a CPU: the bytes that the system can give without
@@ -31,7 +47,7 @@ def free_bytes(device: Any = None) -> int | None:
     return min(found, default=None)
 
 
-def require_room(needed: int, what: str, advice: str, device: Any = None) -> None:
+def require_room(needed: int, what: str, advice: str, device: Device | None = None) -> None:
     """Check that there is memory for some work.
 
     Args:

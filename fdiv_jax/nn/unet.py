@@ -7,8 +7,8 @@ Structure and names follow diffusers' UNet2DConditionModel, so that a state dict
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -244,7 +244,7 @@ def _block(
     return x if len(parts) == 1 else parts[1](x, text)
 
 
-def _blocks(level: DownBlock2D | UpBlock2D) -> Iterator[Any]:
+def _blocks(level: DownBlock2D | UpBlock2D) -> Iterator[tuple[Callable[..., FeatureMap], ...]]:
     """The parts of each residual block of a level."""
     parts = [level.resnets, level.attentions] if hasattr(level, "attentions") else [level.resnets]
     return zip(*parts, strict=True)

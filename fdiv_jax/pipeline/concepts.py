@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from fdiv_jax.files import one_line, read_json
+from fdiv_jax.files import JsonMapping, JsonObject, one_line, read_json
 from fdiv_jax.pipeline.words import has_phrase
 
 
@@ -32,7 +30,7 @@ class Concept:
     prompts: tuple[str, ...]
 
     @classmethod
-    def from_dict(cls, name: str, entry: Mapping[str, Any]) -> Concept:
+    def from_dict(cls, name: str, entry: JsonMapping) -> Concept:
         """One entry of `concepts.json`.
 
         Raises:
@@ -47,7 +45,7 @@ class Concept:
                 raise ValueError(f"concept {name!r}: prompt {prompt!r} does not contain {entry['phrase']!r}")
         return cls(name, entry["kind"], entry["phrase"], entry["superclass"], entry["near"], prompts)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The entry of `concepts.json`."""
         return {
             "kind": self.kind,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 LARGEST_SEED = 2**32 - 1
 """Largest seed that gives a key of its own in JAX."""
@@ -39,7 +40,7 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
     return found
 
 
-def check_size(size: Any, factor: int) -> tuple[int, int]:
+def check_size(size: object, factor: int) -> tuple[int, int]:
     """(height, width) in pixels.
 
     Raises:
@@ -83,7 +84,7 @@ def one_an_image(negative: str | Sequence[str] | None, count: int) -> list[str |
     return list(check_prompts(negative))
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
@@ -96,7 +97,7 @@ def _checked_seed(seed: Any) -> int:
     return int(whole)
 
 
-def check_images(images: Any, channels: int, factor: int) -> jax.Array:
+def check_images(images: ArrayLike, channels: int, factor: int) -> jax.Array:
     """Images to encode, as an array.
 
     Raises:

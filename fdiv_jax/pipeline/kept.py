@@ -9,11 +9,10 @@ import shutil
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from fdiv_jax.checkpoints.files import read_metadata
 from fdiv_jax.checkpoints.weight_files import WEIGHTS, find_weights, has_weights, weight_index
-from fdiv_jax.files import read_json
+from fdiv_jax.files import JsonMapping, read_json
 
 __all__ = ["USUALLY_KEPT", "KeptComponent", "kept_components", "write_kept"]
 
@@ -40,7 +39,7 @@ class KeptComponent:
 
 
 def kept_components(
-    directory: Path, index: Mapping[str, Any], known: Iterable[str], variant: str | None = None
+    directory: Path, index: JsonMapping, known: Iterable[str], variant: str | None = None
 ) -> dict[str, KeptComponent]:
     """The components of a model directory that are not `known` and that diffusers loads without own code.
 

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fdiv_jax.arrays import PyTree
+from fdiv_jax.nn import Text
 from fdiv_jax.nn.conditioning import TextConditioning
 from fdiv_jax.nn.memory import peak_bytes, shapes_of
 from fdiv_jax.nn.room import require_room
@@ -86,7 +88,7 @@ def check_decoding(pipe: TextToImagePipeline, count: int, shape: Shape) -> None:
     require_room(decoding_bytes(pipe, count, images_a_call(shape), shape), what, _ADVICE)
 
 
-def latent_text(pipe: TextToImagePipeline, rows: int) -> Any:
+def latent_text(pipe: TextToImagePipeline, rows: int) -> Text:
     """The shapes of the conditioning passed to the UNet for `rows` prompts."""
     width = sum(encoder.config.hidden_size for _, encoder in pipe.text_towers)
     # Shapes stand in for arrays.
@@ -98,7 +100,7 @@ def latent_text(pipe: TextToImagePipeline, rows: int) -> Any:
     return TextConditioning(hidden, pooled, sizes)
 
 
-def _call_bytes(network: nnx.Module, method: str, *arguments: Any) -> int:
+def _call_bytes(network: nnx.Module, method: str, *arguments: PyTree) -> int:
     """Bytes that a call of a network's method takes; traced once per structure and shapes."""
     graph, parameters = nnx.split(network)
     leaves, structure = jax.tree.flatten(shapes_of((parameters, arguments)))
@@ -106,6 +108,8 @@ def _call_bytes(network: nnx.Module, method: str, *arguments: Any) -> int:
 
 
 @functools.lru_cache(maxsize=512)
-def _traced_bytes(graph: Any, method: str, structure: Any, leaves: tuple[Any, ...]) -> int:
+def _traced_bytes(
+    graph: nnx.GraphDef, method: str, structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]
+) -> int:
     parameters, arguments = jax.tree.unflatten(structure, leaves)
     return peak_bytes(lambda p, *a: getattr(nnx.merge(graph, p), method)(*a), parameters, *arguments)

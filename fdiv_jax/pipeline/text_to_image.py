@@ -41,7 +41,7 @@ from fdiv_jax.pipeline.inputs import (
 )
 from fdiv_jax.pipeline.kept import KeptComponent
 from fdiv_jax.pipeline.memory import LATENT_PIXELS_A_CALL, check_decoding, check_drawing, images_a_call
-from fdiv_jax.pipeline.tokens import token_rows, warn_of_cuts
+from fdiv_jax.pipeline.tokens import Tokenizer, token_rows, warn_of_cuts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ class TextToImagePipeline:
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
-    tokenizer: Any
+    tokenizer: Tokenizer
     schedule: NoiseSchedule
     scheduler_config: Mapping[str, Any]
     concepts: Mapping[str, Concept] = dataclasses.field(default_factory=dict)
@@ -79,7 +79,7 @@ class TextToImagePipeline:
     extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     stored_dtypes: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict, repr=False)
     text_encoder_2: CLIPTextModelWithProjection | None = None
-    tokenizer_2: Any = None
+    tokenizer_2: Tokenizer | None = None
     kept: Mapping[str, KeptComponent] = dataclasses.field(default_factory=dict, repr=False)
     configured_by: str = ""
     loras: tuple[tuple[str, float], ...] = ()
@@ -149,10 +149,12 @@ class TextToImagePipeline:
         )
 
     @property
-    def text_towers(self) -> list[tuple[Any, CLIPTextModel]]:
+    def text_towers(self) -> list[tuple[Tokenizer, CLIPTextModel]]:
         """(tokenizer, text encoder), one pair or two."""
         first = (self.tokenizer, self.text_encoder)
-        return [first] if self.text_encoder_2 is None else [first, (self.tokenizer_2, self.text_encoder_2)]
+        if self.text_encoder_2 is None or self.tokenizer_2 is None:
+            return [first]
+        return [first, (self.tokenizer_2, self.text_encoder_2)]
 
     def encode_prompts(self, prompts: Sequence[str | None]) -> Text:
         """The conditioning passed to the UNet for prompts.

@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["token_ids", "token_rows", "warn_of_cuts", "with_all_vectors"]
+__all__ = ["Tokenizer", "token_ids", "token_rows", "warn_of_cuts", "with_all_vectors"]
 
 
-def with_all_vectors(prompts: Sequence[str], tokenizer: Any) -> list[str]:
+class Tokenizer(Protocol):
+    """What is asked of a tokenizer of transformers."""
+
+    model_max_length: int
+    pad_token: str | None
+    eos_token_id: int
+    backend_tokenizer: Any
+
+    @property
+    def added_tokens_encoder(self) -> dict[str, int]:
+        """Numbers of the tokens beside the vocabulary."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, text: Sequence[str], **options: object) -> Mapping[str, Any]:
+        """The texts as numbers, under `input_ids`."""
+        ...
+
+    def tokenize(self, text: str) -> list[str]:
+        """The tokens of a text."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of some numbers."""
+        ...
+
+    def save_pretrained(self, save_directory: str | Path) -> object:
+        """Write the files that transformers reads."""
+        ...
+
+
+def with_all_vectors(prompts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
     """The prompts with all vectors of textual-inversion tokens that have several.
 
     "<cat-toy>" becomes "<cat-toy> <cat-toy>_1 <cat-toy>_2" where the vocabulary has these.
@@ -26,7 +59,7 @@ def with_all_vectors(prompts: Sequence[str], tokenizer: Any) -> list[str]:
     return [_expanded(prompt, tokenizer, added) for prompt in prompts]
 
 
-def _expanded(prompt: str, tokenizer: Any, added: dict[str, int]) -> str:
+def _expanded(prompt: str, tokenizer: Tokenizer, added: dict[str, int]) -> str:
     for token in dict.fromkeys(tokenizer.tokenize(prompt)):
         if token in added:
             vectors = [token]
@@ -36,13 +69,13 @@ def _expanded(prompt: str, tokenizer: Any, added: dict[str, int]) -> str:
     return prompt
 
 
-def token_ids(tokenizer: Any, prompts: Sequence[str], *, ends: bool = True) -> list[list[int]]:
+def token_ids(tokenizer: Tokenizer, prompts: Sequence[str], *, ends: bool = True) -> list[list[int]]:
     """The ids of every prompt in full length, with or without the marks of its ends."""
     texts = with_all_vectors(prompts, tokenizer)
     return tokenizer(texts, add_special_tokens=ends, verbose=False)["input_ids"]
 
 
-def token_rows(tokenizer: Any, prompts: Sequence[str], length: int) -> np.ndarray:
+def token_rows(tokenizer: Tokenizer, prompts: Sequence[str], length: int) -> np.ndarray:
     """The ids of the prompts, filled up or cut to `length`: (n, length), int32."""
     ids = tokenizer(
         with_all_vectors(prompts, tokenizer),
@@ -54,7 +87,7 @@ def token_rows(tokenizer: Any, prompts: Sequence[str], length: int) -> np.ndarra
     return np.asarray(ids, np.int32)
 
 
-def warn_of_cuts(tokenizers: Sequence[Any], prompts: Sequence[str], length: int) -> None:
+def warn_of_cuts(tokenizers: Sequence[Tokenizer], prompts: Sequence[str], length: int) -> None:
     """Warn of prompts over `length` tokens, both ends' marks included, and name the text that is lost."""
     for tokenizer in tokenizers:
         ids = token_ids(tokenizer, list(dict.fromkeys(prompts)))

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from fdiv_jax.divergences import Divergence
 
 Floats = NDArray[np.float64]
+FloatOrFloats = Any
+"""A float where all arguments are numbers, else an array, as NumPy's functions give."""
 
 
 class Linearisation(NamedTuple):
@@ -25,7 +27,7 @@ class Linearisation(NamedTuple):
         return self.slope**2
 
 
-def as_divergence(d: Any) -> Divergence:
+def as_divergence(d: Divergence | str) -> Divergence:
     """`d` itself, or the divergence that a name or an expression stands for."""
     if isinstance(d, str):
         from fdiv_jax.divergences import divergence
@@ -38,7 +40,7 @@ def as_divergence(d: Any) -> Divergence:
     return d
 
 
-def curvature_of(d: Any) -> float:
+def curvature_of(d: Divergence | str) -> float:
     """f''(1) as a float: positive, or infinite, as at a kink."""
     d = as_divergence(d)
     name = getattr(d, "name", "the divergence")
@@ -56,7 +58,7 @@ def curvature_of(d: Any) -> float:
     return value
 
 
-def finite_curvature_of(d: Any) -> float:
+def finite_curvature_of(d: Divergence | str) -> float:
     """f''(1), refusing an infinite one."""
     value = curvature_of(d)
     if math.isinf(value):
@@ -67,7 +69,7 @@ def finite_curvature_of(d: Any) -> float:
     return value
 
 
-def linearisation(d: Any, activation: bool) -> Linearisation:
+def linearisation(d: Divergence | str, activation: bool) -> Linearisation:
     """(d, g'(v0)): d = 1/f''(1) and slope 1 for T = v; d = g'(v0)^2/f''(1) for T = g(v); 0 at a kink.
 
     Where f'' jumps at 1, f*'' jumps as well; d is the reciprocal of the mean, and rates are of the mean.
@@ -89,7 +91,7 @@ def linearisation(d: Any, activation: bool) -> Linearisation:
     return Linearisation(slope**2 / curvature, slope)
 
 
-def positive(name: str, value: Any) -> float:
+def positive(name: str, value: ArrayLike) -> float:
     """A finite float > 0."""
     number = scalar(name, value)
     if not (math.isfinite(number) and number > 0):
@@ -97,7 +99,7 @@ def positive(name: str, value: Any) -> float:
     return number
 
 
-def positive_integer(name: str, value: Any) -> int:
+def positive_integer(name: str, value: object) -> int:
     """An integer >= 1."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"expected {name} to be an integer, got {value!r}")

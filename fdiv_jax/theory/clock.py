@@ -6,12 +6,13 @@ else, so with tau the time of the kl run (w = 1), d tau = w_f(m) dt.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fdiv_jax.theory._inputs import (
+    FloatOrFloats,
     Floats,
     as_divergence,
     finite_curvature_of,
@@ -31,7 +32,7 @@ def checked_logs(m: Floats) -> Floats:
         return np.log(m)
 
 
-def descent_time(d: Divergence | str, m0: ArrayLike, m1: ArrayLike, kernel: float = 1.0) -> Any:
+def descent_time(d: Divergence | str, m0: ArrayLike, m1: ArrayLike, kernel: float = 1.0) -> FloatOrFloats:
     """Time that gradient flow on D_f takes from m0 down to m1 along one mode.
 
         m' = -2 k w_f(m) m,    T_f(m0 -> m1) = integral over [m1, m0] of dm / (2 k m w_f(m))

@@ -6,27 +6,32 @@ circle without it. The functions take numpy or JAX arrays (and run under jit, gr
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 __all__ = ["mode_eigenvalues", "mode_rate"]
 
+Array = Any
+"""An array of JAX where an argument is one, else of NumPy."""
 
-def _namespace(*values: Any) -> Any:
+
+def _namespace(*values: object) -> ModuleType:
     return jnp if any(isinstance(v, jax.Array) for v in values) else np
 
 
-def _root_of_discriminant(xp: Any, beta: Any, omega: Any) -> Any:
+def _root_of_discriminant(xp: ModuleType, beta: Array, omega: Array) -> Array:
     """sqrt(|beta^2 - 4 omega^2|), as products of order one: a square would over- or underflow."""
     scale = xp.maximum(beta, 2 * omega)
     scale = xp.where(scale > 0, scale, 1.0)
     return scale * xp.sqrt(xp.abs((beta - 2 * omega) / scale * ((beta + 2 * omega) / scale)))
 
 
-def mode_eigenvalues(beta: Any, omega: Any) -> Any:
+def mode_eigenvalues(beta: ArrayLike, omega: ArrayLike) -> Array:
     """Both roots of lambda^2 + beta lambda + omega^2 = 0, the slow one first.
 
     lambda = (-beta +- sqrt(beta^2 - 4 omega^2)) / 2, the slow real root as omega^2 / fast (no cancellation).
@@ -39,16 +44,16 @@ def mode_eigenvalues(beta: Any, omega: Any) -> Any:
       Complex array of shape (..., 2). A complex pair has the positive imaginary part first.
     """
     xp = _namespace(beta, omega)
-    beta, omega = xp.broadcast_arrays(xp.asarray(beta, float), xp.asarray(omega, float))
-    over = beta > 2 * omega
-    half = _root_of_discriminant(xp, beta, omega) / 2
-    fast = beta / 2 + xp.where(over, half, 0.0)
-    slow = xp.where(over, omega * (omega / xp.where(fast > 0, fast, 1.0)), fast)
+    b, w = xp.broadcast_arrays(xp.asarray(beta, float), xp.asarray(omega, float))
+    over = b > 2 * w
+    half = _root_of_discriminant(xp, b, w) / 2
+    fast = b / 2 + xp.where(over, half, 0.0)
+    slow = xp.where(over, w * (w / xp.where(fast > 0, fast, 1.0)), fast)
     imaginary = xp.where(over, 0.0, half)
     return xp.stack([-slow + 1j * imaginary, -fast - 1j * imaginary], axis=-1)
 
 
-def mode_rate(beta: Any, omega: Any) -> Any:
+def mode_rate(beta: ArrayLike, omega: ArrayLike) -> Array:
     """-max Re(lambda) of one mode: beta/2 below critical damping (beta < 2 omega), the slow root above it.
 
     Args:
@@ -58,9 +63,9 @@ def mode_rate(beta: Any, omega: Any) -> Any:
       Real array of the broadcast shape, 1/time.
     """
     xp = _namespace(beta, omega)
-    beta, omega = xp.asarray(beta, float), xp.asarray(omega, float)
-    over = beta > 2 * omega
+    b, w = xp.asarray(beta, float), xp.asarray(omega, float)
+    over = b > 2 * w
     # Elsewhere a pair of numbers at which the root has a finite derivative.
-    beta_over, omega_over = xp.where(over, beta, 1.0), xp.where(over, omega, 0.0)
+    beta_over, omega_over = xp.where(over, b, 1.0), xp.where(over, w, 0.0)
     root = _root_of_discriminant(xp, beta_over, omega_over)
-    return xp.where(over, 2 * omega_over * (omega_over / (beta_over + root)), beta / 2)
+    return xp.where(over, 2 * omega_over * (omega_over / (beta_over + root)), b / 2)

@@ -237,5 +237,5 @@ def game_noise(
     return float(np.sum(seen * sigma[:n_theta, :n_theta]))
 
 
-def _pair(momentum: Any) -> tuple[float, float]:
+def _pair(momentum: float | tuple[float, float]) -> tuple[float, float]:
     return momentum if isinstance(momentum, tuple) else (momentum, momentum)

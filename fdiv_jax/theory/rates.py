@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fdiv_jax.theory._inputs import Floats, linearisation, non_negative, positive
+from fdiv_jax.theory._inputs import FloatOrFloats, Floats, linearisation, non_negative, positive
 from fdiv_jax.theory.modes import mode_rate
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def damping_ratio(
     model_step: float = 1.0,
     critic_step: float = 1.0,
     activation: bool = False,
-) -> Any:
+) -> FloatOrFloats:
     """zeta = b d q / (2 k sqrt(a b c)): below 1 a mode circles, at 1 it is critically damped, above 1 creeps.
 
     For T = v this is critical_curvature / f''(1). Arguments as for `game_rate`, but with every coupling > 0.
@@ -103,7 +103,7 @@ def critical_curvature(
     model_step: float = 1.0,
     critic_step: float = 1.0,
     activation_slope: float = 1.0,
-) -> Any:
+) -> FloatOrFloats:
     """f''(1) at which the mode is critically damped: the fastest curvature for it.
 
         f''(1)* = g'(v0) q sqrt(b) / (2 k sqrt(a))

@@ -8,11 +8,9 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from fdiv_jax.files import open_own, parse_json, read_json, shown
+from fdiv_jax.files import JsonMapping, open_own, parse_json, read_json, shown
 
 NAME = ".lock"
 _TAKER = "taken_over_by"
@@ -133,7 +131,7 @@ class DirectoryLock:
             return "another process"
 
 
-def _named(holder: Mapping[str, Any]) -> str:
+def _named(holder: JsonMapping) -> str:
     return f"process {int(holder['pid'])} on {shown(holder['host'])[1:-1]}"
 
 
@@ -145,7 +143,7 @@ def _taker(descriptor: int) -> str | None:
         return None
 
 
-def _write(descriptor: int, content: Mapping[str, Any]) -> None:
+def _write(descriptor: int, content: JsonMapping) -> None:
     with contextlib.suppress(OSError):  # a full disk: the lock holds without the words
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(content).encode(), 0)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from typing import Any
 
-from fdiv_jax.files import parse_json, shown
+from fdiv_jax.files import JsonMapping, JsonObject, parse_json, shown
 
-__all__ = ["metrics_line", "metrics_row"]
+__all__ = ["Row", "metrics_line", "metrics_row"]
+
+Row = JsonObject
+"""The figures of a step by name, as a line of metrics.jsonl holds them; `step` and `warmup` among them."""
 
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 """As the JSON form of Protocol Buffers has them; bare, most readers refuse them."""
 
 
-def metrics_line(row: Mapping[str, Any]) -> str:
+def metrics_line(row: JsonMapping) -> str:
     """One step's figures as a line."""
 
-    def plain(value: Any) -> Any:
+    def plain(value: object) -> object:
         if not isinstance(value, float) or math.isfinite(value):
             return value
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
@@ -26,7 +27,7 @@ def metrics_line(row: Mapping[str, Any]) -> str:
     return json.dumps({name: plain(value) for name, value in row.items()}, allow_nan=False) + "\n"
 
 
-def metrics_row(line: str, where: str = "metrics.jsonl") -> dict[str, Any]:
+def metrics_row(line: str, where: str = "metrics.jsonl") -> Row:
     """The figures of a line; `where` is what an error names it by.
 
     Raises:

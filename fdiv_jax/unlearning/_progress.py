@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
 
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    TaskID,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Column
 
 from fdiv_jax.terminal import Console, TextColumn
+from fdiv_jax.unlearning.result import Row
 
 _FIXED = 3 + 7
 """Characters of a line for the spaces between its columns and the time that is left."""
@@ -53,7 +54,7 @@ class Display:
             columns.append(TimeElapsedColumn())
         self._progress = Progress(*columns, console=console, disable=not shown)
         self._batch_size = batch_size
-        self._tasks: dict[str, Any] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._last: tuple[int, float] | None = None
         self._taken: list[float] = []
 
@@ -70,7 +71,7 @@ class Display:
         """Anchor images drawn so far."""
         self._update("anchor images", done, total, "")
 
-    def step(self, done: int, total: int, row: Mapping[str, Any]) -> None:
+    def step(self, done: int, total: int, row: Row) -> None:
         """Steps done, and the figures of the last one."""
         now = time.monotonic()
         if self._last is not None and done > self._last[0]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fdiv_jax.divergences import Divergence
+from fdiv_jax.files import JsonObject
 from fdiv_jax.pipeline.inputs import LARGEST_SEED
 
 
@@ -26,12 +27,12 @@ def whole(name: str, value: Any, *, least: int, below: int | None = None) -> int
     return number
 
 
-def seed(name: str, value: Any) -> int:
+def seed(name: str, value: object) -> int:
     """A seed that JAX's keys tell from others."""
     return whole(name, value, least=0, below=LARGEST_SEED + 1)
 
 
-def span(name: str, value: Any) -> tuple[int, int]:
+def span(name: str, value: object) -> tuple[int, int]:
     """A pair of integers (first, last), 0 <= first <= last."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"{name} must be a pair (first, last), got {value!r}")
@@ -60,14 +61,14 @@ def real(
     return number
 
 
-def truth(name: str, value: Any) -> bool:
+def truth(name: str, value: object) -> bool:
     """True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return value
 
 
-def text(name: str, value: Any, hint: str = "") -> str:
+def text(name: str, value: object, hint: str = "") -> str:
     """A string with something in it."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, got {type(value).__name__} {value!r}")
@@ -76,7 +77,7 @@ def text(name: str, value: Any, hint: str = "") -> str:
     return value
 
 
-def texts(name: str, value: Any) -> tuple[str, ...]:
+def texts(name: str, value: object) -> tuple[str, ...]:
     """A sequence of strings."""
     if (
         isinstance(value, (str, bytes))
@@ -87,7 +88,7 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
+def one_of(name: str, value: object, allowed: Iterable[str]) -> str:
     """One of a few words."""
     words = tuple(allowed)
     if not isinstance(value, str) or value not in words:
@@ -95,13 +96,13 @@ def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
     return value
 
 
-def nearest(word: Any, known: Iterable[str]) -> str:
+def nearest(word: object, known: Iterable[str]) -> str:
     """ "; did you mean 'x'?", or nothing when no known word is alike."""
     near = difflib.get_close_matches(str(word), list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def known_keys(name: str, mapping: Any, fields: Iterable[str]) -> dict[str, Any]:
+def known_keys(name: str, mapping: object, fields: Iterable[str]) -> JsonObject:
     """The mapping, if all its keys are fields."""
     if not isinstance(mapping, Mapping):
         raise TypeError(f"{name} must be a mapping, got {type(mapping).__name__}")
@@ -129,6 +130,6 @@ def prompts_to_preserve(at: str | None, retained: Sequence[str]) -> None:
         raise ValueError("preservation.at 'retained': there are no retained prompts")
 
 
-def set_field(instance: Any, name: str, value: Any) -> None:
+def set_field(instance: object, name: str, value: object) -> None:
     """Set a field of a frozen dataclass while it is being made."""
     object.__setattr__(instance, name, value)

@@ -34,7 +34,7 @@ class Entry(dict[str, Any]):
     """
 
     line: int = 0
-    lines: dict[Any, int]
+    lines: dict[object, int]
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
 
     depth = 0
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
@@ -110,5 +110,5 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"{path}: a value that is not what its tag says ({one_line(error)})") from error
 
 
-def _written(key: Any) -> str:
+def _written(key: object) -> str:
     return one_line(key.written, 80) if isinstance(key, Unquoted) else shown(key)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from fdiv_jax.divergences import divergence
+from fdiv_jax.files import JsonObject
 from fdiv_jax.theory import QuadraticDistances, quadratic_descent
 from fdiv_jax.unlearning import _validate as check
 from fdiv_jax.unlearning._phrases import first_shown
@@ -45,7 +45,7 @@ _GRID = _RATIO ** np.arange(-28.0, 15.0)
 """Steps, in units of sigma^2 / (k_max w_f): 2 is the limit of stability where the weight is w_f."""
 _WINDOWS = 4
 """Groups of timesteps whose gradients start the Krylov space, so that it holds what weights by m prefer."""
-_PLAIN: dict[str, Any] = {
+_PLAIN: JsonObject = {
     "divergence": "kl",
     "loss": "closed",
     "sigma": 1.0,

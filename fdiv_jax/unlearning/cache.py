@@ -8,14 +8,12 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fdiv_jax.checkpoints import atomic_file
-from fdiv_jax.files import read_bytes
+from fdiv_jax.files import JsonMapping, read_bytes
 
 __all__ = ["ArrayCache", "digest"]
 
@@ -24,7 +22,7 @@ _HEADERS = 1 << 16
 """Bytes of a file beside its array, at most."""
 
 
-def digest(description: Mapping[str, Any]) -> str:
+def digest(description: JsonMapping) -> str:
     """The key of a description that JSON can hold."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fdiv_jax.files import shown
 from fdiv_jax.pipeline import Concept
@@ -167,7 +166,7 @@ def _prompts(path: Path, entry: Entry, key: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     """What a value of YAML is, for a message."""
     if value is None:
         return "nothing"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 from jaxtyping import Float
 
-from fdiv_jax.arrays import Figures, Predictions, RandomKey, Scalar
+from fdiv_jax.arrays import Figures, Predictions, PyTree, RandomKey, Scalar
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.nn import Critic
 from fdiv_jax.unlearning.comparison import Comparison
@@ -31,7 +31,7 @@ CriticValues = Float[jax.Array, "batch *patches"]
 """v of every prediction, or of every patch of every prediction."""
 TwoValues = tuple[CriticValues, CriticValues]
 """v at the reference and at the prediction."""
-Mean = Callable[[Any], Any]
+Mean = Callable[[PyTree], PyTree]
 """Averages a tree over the devices that share the batch; the identity on one device."""
 
 
@@ -46,9 +46,9 @@ class CriticState:
         optimiser: its moments.
     """
 
-    weights: Any
-    spectral: Any
-    optimiser: Any
+    weights: PyTree
+    spectral: PyTree
+    optimiser: optax.OptState
 
 
 @runtime_checkable
@@ -74,11 +74,11 @@ class Player(Protocol):
         """The critic's state before the first step, from a random key."""
         ...
 
-    def scores(self, weights: Any, spectral: Any, comparison: Comparison) -> TwoValues:
+    def scores(self, weights: PyTree, spectral: PyTree, comparison: Comparison) -> TwoValues:
         """v at the samples of P and of Q, before the activation: two arrays of one shape."""
         ...
 
-    def refresh(self, weights: Any, spectral: Any) -> Any:
+    def refresh(self, weights: PyTree, spectral: PyTree) -> PyTree:
         """`spectral` after a step of the weights."""
         ...
 
@@ -187,10 +187,10 @@ class ConvolutionalCritic:
         )
 
     @cached_property
-    def _graph(self) -> Any:
+    def _graph(self) -> nnx.GraphDef[Critic]:
         return nnx.split(nnx.eval_shape(lambda: self._build(jax.random.key(0))), nnx.Param, ...)[0]
 
-    def _critic(self, weights: Any, spectral: Any) -> Critic:
+    def _critic(self, weights: PyTree, spectral: PyTree) -> Critic:
         """A module with variables of its own: changes to it do not show in the states."""
         return nnx.merge(self._graph, *jax.tree.map(lambda leaf: leaf, (weights, spectral)))
 
@@ -199,7 +199,7 @@ class ConvolutionalCritic:
         _, weights, spectral = nnx.split(self._build(key), nnx.Param, ...)
         return CriticState(weights, spectral, self.optimiser.init(weights))
 
-    def scores(self, weights: Any, spectral: Any, comparison: Comparison) -> TwoValues:
+    def scores(self, weights: PyTree, spectral: PyTree, comparison: Comparison) -> TwoValues:
         """v at the samples of P and of Q, n h' w' each."""
         critic = self._critic(weights, spectral)
         both = jnp.concatenate(
@@ -210,7 +210,7 @@ class ConvolutionalCritic:
         v_p, v_q = jnp.split(v, 2)
         return v_p, v_q
 
-    def refresh(self, weights: Any, spectral: Any) -> Any:
+    def refresh(self, weights: PyTree, spectral: PyTree) -> PyTree:
         """The singular vectors after one more power iteration."""
         critic = self._critic(weights, spectral)
         critic.refresh()

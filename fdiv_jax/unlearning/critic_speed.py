@@ -7,7 +7,7 @@ features. Both are found by products alone, for any critic and any group of para
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from fdiv_jax.unlearning.comparison import Comparison
 from fdiv_jax.unlearning.critic import ConvolutionalCritic
 from fdiv_jax.unlearning.prepare import Prepared
 from fdiv_jax.unlearning.step import noised, predict
+from fdiv_jax.unlearning.trainable import Frozen
 
 __all__ = ["LeadingMode", "leading_mode"]
 
@@ -53,7 +54,9 @@ def leading_mode(prepared: Prepared, batch: Batch, seed: int = 0) -> LeadingMode
     omega, unravel_critic = ravel_pytree(state.weights)
 
     @jax.jit
-    def measure(theta: jax.Array, omega: jax.Array, frozen: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    def measure(
+        theta: jax.Array, omega: jax.Array, frozen: Frozen, batch: Batch
+    ) -> tuple[jax.Array, jax.Array]:
         t, x_t = noised(plan, batch, key)
 
         def scores(omega: jax.Array, theta: jax.Array) -> jax.Array:

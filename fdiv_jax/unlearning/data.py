@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fdiv_jax.arrays import PyTree
 from fdiv_jax.checkpoints import model_digest, parameters_digest
+from fdiv_jax.files import JsonObject
 from fdiv_jax.nn import Text
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import _validate as check
@@ -150,11 +152,11 @@ class Batches(Iterator[Batch]):
     def __next__(self) -> Batch:
         return next(self._iterator)
 
-    def position(self) -> dict[str, Any]:
+    def position(self) -> JsonObject:
         """The current position, as JSON holds it."""
         return dict(self._iterator.get_state())
 
-    def restore(self, position: dict[str, Any]) -> None:
+    def restore(self, position: JsonObject) -> None:
         """Continue from a `position`."""
         self._iterator.set_state(position)
 
@@ -215,7 +217,7 @@ def prepare_data(
     text = pipe.sized(pipe.encode_prompts(prompts), (len(prompts), *pipe.latent_shape))
     ids = pipe.tokenize(prompts) if tokens else ()
 
-    def rows(table: Any, chosen: list[str]) -> Any:
+    def rows(table: PyTree, chosen: list[str]) -> PyTree:
         at = [prompts.index(prompt) for prompt in chosen]
         return jax.tree.map(lambda part: np.asarray(part)[at], table)
 
@@ -316,7 +318,7 @@ def _with_mirrored(pipe: TextToImagePipeline, latents: np.ndarray, cache: ArrayC
     return np.concatenate([latents, mirrored], axis=1)
 
 
-def _rows(table: Any, places: np.ndarray) -> Any:
+def _rows(table: PyTree, places: np.ndarray) -> PyTree:
     return jax.tree.map(lambda part: jnp.asarray(part[places]), table)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from fdiv_jax.arrays import PyTree
 from fdiv_jax.theory import QuadraticDistances, descent_filter, krylov_basis
 from fdiv_jax.unlearning.batch import Batch
 from fdiv_jax.unlearning.concepts import PromptPair
@@ -26,8 +27,14 @@ from fdiv_jax.unlearning.data import AnchorData, prepare_data
 from fdiv_jax.unlearning.prepare import Cache, Prepared, array_cache
 from fdiv_jax.unlearning.state import Plan
 from fdiv_jax.unlearning.step import compare, look, noised, predict
+from fdiv_jax.unlearning.trainable import Frozen
 
 __all__ = ["Descent", "LinearisedRun", "Outputs", "check_first_order", "part_size"]
+
+Trained = Mapping[str, jax.Array | np.ndarray] | jax.Array | np.ndarray
+"""What learns: by names, or flat, (P,)."""
+Shapes = tuple[tuple[tuple[int, ...], np.dtype], ...]
+"""Shape and kind of number of each array of a tree."""
 
 
 class Outputs(NamedTuple):
@@ -148,7 +155,7 @@ class LinearisedRun:
         batches, shown = data.everything(part_size(prepared))
         return cls(prepared, batches, images.seed), shown
 
-    def at(self, trained: Any) -> LinearisedRun:
+    def at(self, trained: Trained) -> LinearisedRun:
         """The same samples, with J where what learns is `trained`, flat or as a mapping."""
         other = copy.copy(self)
         other.start = _flat(trained)
@@ -159,7 +166,7 @@ class LinearisedRun:
         """The images, n h w c."""
         return self._batches.latents.reshape(-1, *self._batches.latents.shape[2:])
 
-    def outputs(self, trained: Any = None) -> Outputs:
+    def outputs(self, trained: Trained | None = None) -> Outputs:
         """The outputs where what learns is `trained`, flat or as a mapping; by default before any step."""
         vector = self.start if trained is None else trained
         residual, timesteps = self._call("outputs", _flat(vector))
@@ -210,11 +217,11 @@ class LinearisedRun:
         """The m of every sample in the coordinates of a descent."""
         return QuadraticDistances.of(self.outputs().residual, self.push(descent.directions))
 
-    def _call(self, name: str, *vectors: Any) -> Any:
+    def _call(self, name: str, *vectors: jax.Array) -> PyTree:
         return self._products[name](*vectors, self.prepared.frozen, self._batches, self._keys)
 
 
-def _flat(trained: Any) -> jax.Array:
+def _flat(trained: Trained) -> jax.Array:
     return jnp.asarray(trained) if isinstance(trained, (jax.Array, np.ndarray)) else ravel_pytree(trained)[0]
 
 
@@ -231,17 +238,17 @@ def check_first_order(prepared: Prepared) -> None:
         raise NotImplementedError("the reference 'current' to first order; supported: 'frozen'")
 
 
-def _shapes(tree: Any) -> tuple[Any, ...]:
+def _shapes(tree: PyTree) -> Shapes:
     return tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
 
 
 @functools.lru_cache(maxsize=8)
-def _products(plan: Plan, structure: Any, shapes: tuple[Any, ...]) -> dict[str, Callable[..., Any]]:
+def _products(plan: Plan, structure: Any, shapes: Shapes) -> dict[str, Callable[..., PyTree]]:
     """The products, compiled once for all runs of one plan."""
     leaves = [jnp.zeros(shape, dtype) for shape, dtype in shapes]
     unravel = ravel_pytree(jax.tree.unflatten(structure, leaves))[1]
 
-    def at(frozen: Any, batch: Batch, key: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    def at(frozen: Frozen, batch: Batch, key: jax.Array) -> Callable[[jax.Array], jax.Array]:
         reference = look(plan, frozen, batch, key)
 
         def residual(vector: jax.Array) -> jax.Array:
@@ -252,17 +259,17 @@ def _products(plan: Plan, structure: Any, shapes: tuple[Any, ...]) -> dict[str, 
 
         return residual
 
-    def each(one: Callable[..., Any], average: bool) -> Callable[..., Any]:
+    def each(one: Callable[..., PyTree], average: bool) -> Callable[..., PyTree]:
         """`one` at every batch in turn; the mean over the batches, or all of them."""
 
         @jax.jit
-        def run(*arguments: Any) -> Any:
+        def run(*arguments: PyTree) -> PyTree:
             *vectors, frozen, batches, keys = arguments
             if not average:
                 return jax.lax.map(lambda part: one(*vectors, frozen, *part), (batches, keys))
             shape = jax.eval_shape(lambda part: one(*vectors, frozen, *part), _first((batches, keys)))
 
-            def add(total: jax.Array, part: Any) -> tuple[jax.Array, None]:
+            def add(total: jax.Array, part: PyTree) -> tuple[jax.Array, None]:
                 return total + one(*vectors, frozen, *part) / keys.shape[0], None
 
             return jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), (batches, keys))[0]
@@ -306,5 +313,5 @@ def _products(plan: Plan, structure: Any, shapes: tuple[Any, ...]) -> dict[str, 
     }
 
 
-def _first(tree: Any) -> Any:
+def _first(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[0], tree)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, Self, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,7 @@ class _OfDivergence:
     distance: SquaredDistance
     factor: Any = 1.0
 
-    def at(self, choice: Choice | None) -> Any:
+    def at(self, choice: Choice | None) -> Self:
         """The loss of the member `choice` of a switch; the loss itself, where there is one divergence."""
         if not isinstance(self.divergence, DivergenceSwitch):
             return self

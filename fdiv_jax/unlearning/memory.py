@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
+from fdiv_jax.arrays import RandomKey
 from fdiv_jax.nn.memory import array_bytes, peak_bytes, shapes_of
 from fdiv_jax.nn.room import require_room
 from fdiv_jax.pipeline.memory import latent_text
 from fdiv_jax.unlearning.batch import Batch, Prior
 from fdiv_jax.unlearning.run import compiled
-from fdiv_jax.unlearning.state import initial_state
+from fdiv_jax.unlearning.state import TrainState, initial_state
 from fdiv_jax.unlearning.step import make_step
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def abstract_batch(prepared: Prepared, rows: int) -> Batch:
     h, w, c = pipe.latent_shape
     text = latent_text(pipe, rows)
     latents, mask = _array(rows, h, w, c), _array(rows, h, w)
-    tokens: tuple[Any, ...] = ()
+    tokens: tuple[jax.Array, ...] = ()
     if prepared.frozen.encoders:
         tokens = tuple(_array(rows, pipe.text_length, dtype=jnp.int32) for _ in pipe.text_towers)
     return Batch(
@@ -82,7 +84,7 @@ def abstract_batch(prepared: Prepared, rows: int) -> Batch:
     )
 
 
-def _state(prepared: Prepared, key: Any) -> Any:
+def _state(prepared: Prepared, key: RandomKey) -> TrainState:
     return jax.eval_shape(
         lambda frozen, key: initial_state(prepared.plan, frozen, prepared.config.learning_rate, key),
         prepared.frozen,
@@ -90,5 +92,5 @@ def _state(prepared: Prepared, key: Any) -> Any:
     )
 
 
-def _array(*shape: int, dtype: Any = jnp.float32) -> Any:
+def _array(*shape: int, dtype: DTypeLike = jnp.float32) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Collection
+from typing import Protocol
 
 from fdiv_jax.pipeline import TextToImagePipeline
-from fdiv_jax.unlearning.result import UnlearningResult
+from fdiv_jax.unlearning.result import Row, UnlearningResult
 
 __all__ = ["Observer", "Watch"]
 
@@ -14,7 +14,7 @@ __all__ = ["Observer", "Watch"]
 class Observer(Protocol):
     """An observer of a run: sample sheets, events for TensorBoard, a report."""
 
-    def row(self, row: Mapping[str, Any]) -> None:
+    def row(self, row: Row) -> None:
         """A step's figures, as metrics.jsonl holds them."""
         ...
 
@@ -47,7 +47,7 @@ class Watch:
             looks = {*range(0, last, looks), last}
         self._looks = frozenset(looks)
 
-    def row(self, row: Mapping[str, Any]) -> None:
+    def row(self, row: Row) -> None:
         """Ignore the step's figures."""
 
     def due(self, done: int) -> bool:

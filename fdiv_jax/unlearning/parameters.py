@@ -9,8 +9,9 @@ from typing import Any
 
 import jax
 from flax import nnx
+from flax.typing import PathParts
 
-from fdiv_jax.arrays import Parameters
+from fdiv_jax.arrays import Parameters, PyTree
 from fdiv_jax.nn import named_parameters
 from fdiv_jax.unlearning._validate import nearest
 
@@ -83,7 +84,7 @@ class Network:
     def __init__(self, module: nnx.Module):
         """The structure of `module`, which must hold parameters and no other state."""
         self.graph, state = nnx.split(module)
-        self._paths: dict[str, tuple[tuple[Any, ...], type[nnx.Variable]]] = {}
+        self._paths: dict[str, tuple[PathParts, type[nnx.Variable]]] = {}
         for path, variable in nnx.to_flat_state(state):
             if not isinstance(variable, nnx.Param):
                 raise TypeError(
@@ -115,6 +116,6 @@ class Network:
         flat = [(path, kind(parameters[name])) for name, (path, kind) in self._paths.items()]
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
 
-    def __call__(self, parameters: Mapping[str, jax.Array], *inputs: Any) -> jax.Array:
+    def __call__(self, parameters: Mapping[str, jax.Array], *inputs: PyTree) -> jax.Array:
         """What a module with these parameters gives."""
         return self.module(parameters)(*inputs)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
 
 __all__ = ["Preempted", "TerminationGuard"]
 
@@ -34,7 +34,7 @@ class TerminationGuard:
         """Begin with `requested` False."""
         self.requested = False
         self._active = False
-        self._former: Any = None
+        self._former: signal.Handlers | Callable[..., object] | int | None = None
 
     def __enter__(self) -> TerminationGuard:
         if threading.current_thread() is threading.main_thread():

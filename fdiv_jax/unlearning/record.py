@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.data import AnchorData
-from fdiv_jax.unlearning.result import DivergedError, History
+from fdiv_jax.unlearning.result import DivergedError, History, Row
 
 __all__ = ["Record"]
 
@@ -21,13 +20,13 @@ class Record:
     def __init__(self, data: AnchorData, config: UnlearningConfig, warmup: int):
         """`warmup` steps of the critic alone come before those of the model."""
         self._data, self._config, self._warmup = data, config, warmup
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Row] = []
 
-    def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def restore(self, rows: Sequence[Row]) -> None:
         """Go on from the rows of earlier steps."""
         self.rows = [dict(row) for row in rows]
 
-    def add(self, index: int, metrics: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def add(self, index: int, metrics: Mapping[str, np.ndarray]) -> Row:
         """Record the metrics of a step, counted from 0; returns the row."""
         scalars = {name: value.item() for name, value in metrics.items() if np.ndim(value) == 0}
         row = {

@@ -9,7 +9,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,15 +16,16 @@ import numpy as np
 from fdiv_jax.arrays import Parameters
 from fdiv_jax.checkpoints import atomic_directory, check_place, save_lora
 from fdiv_jax.divergences import divergence
+from fdiv_jax.files import JsonMapping, JsonObject
 from fdiv_jax.pipeline import TextToImagePipeline
-from fdiv_jax.unlearning._metrics import metrics_line
+from fdiv_jax.unlearning._metrics import Row, metrics_line
 from fdiv_jax.unlearning.concepts import PromptPair
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.outcome import Outcome, outcome_of
 from fdiv_jax.unlearning.parameters import Selection
 from fdiv_jax.unlearning.trainable import LowRank, Trainable
 
-__all__ = ["RESULT", "DivergedError", "UnlearningResult", "check_output", "description", "versions"]
+__all__ = ["RESULT", "DivergedError", "Row", "UnlearningResult", "check_output", "description", "versions"]
 
 RESULT = "result.json"
 """The summary of a run, in its directory."""
@@ -85,20 +85,20 @@ class UnlearningResult:
     learned: Parameters = field(default_factory=dict, repr=False)
     trainable: Trainable | None = None
     divergence: Mapping[str, str] = field(default_factory=dict)
-    model: Mapping[str, Any] = field(default_factory=dict)
+    model: JsonMapping = field(default_factory=dict)
     devices: tuple[str, ...] = ()
     images: str = ""
     seconds: float = 0.0
     images_per_second: float = 0.0
     resumed_at: int = 0
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> JsonObject:
         """What `config.json` of the run directory holds: enough to repeat the run."""
         return description(
             self.config, self.pairs, self.retained, self.selection, self.model, self.devices, self.images
         )
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """The history as a list of one mapping a step."""
         names = list(self.history)
         return [
@@ -111,10 +111,10 @@ class UnlearningResult:
         """m at both ends, and a warning where it did not fall; None for the method `edit`."""
         return outcome_of(self.history, self.config.learning_rate)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> JsonObject:
         """What `result.json` of the run directory holds: how the run went, in a few numbers."""
         outcome, history = self.outcome, self.history
-        numbers: dict[str, Any] = {
+        numbers: JsonObject = {
             "steps": len(history.get("step", ())),
             "skipped_steps": int(np.sum(history.get("skipped", 0))),
             "seconds": round(self.seconds, 3),
@@ -156,10 +156,10 @@ def description(
     pairs: Sequence[PromptPair],
     retained: Sequence[str],
     selection: Selection,
-    model: Mapping[str, Any],
+    model: JsonMapping,
     devices: Sequence[str],
     images: str = "",
-) -> dict[str, Any]:
+) -> JsonObject:
     """What `config.json` of a run directory holds: enough to repeat the run."""
     d = divergence(config.divergence)
     return {

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from fdiv_jax.unlearning.losses import LossFamily
 from fdiv_jax.unlearning.memory import check_memory
 from fdiv_jax.unlearning.outcome import outcome_of
 from fdiv_jax.unlearning.prepare import Cache, prepare, share_program
-from fdiv_jax.unlearning.result import DivergedError, check_output
+from fdiv_jax.unlearning.result import DivergedError, Row, check_output
 from fdiv_jax.unlearning.run_directory import RunDirectory
 
 __all__ = ["Cell", "Score", "cells_of", "sweep"]
@@ -121,7 +121,7 @@ def sweep(
     progress: bool = True,
     cache: Cache = None,
     resume: bool = False,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Make the runs of a sweep that are not made yet, and write table.csv and table.json.
 
     Args:
@@ -156,7 +156,7 @@ def sweep(
             with RunDirectory.open(place / cell.name, prepared[cell.name].description(), resume=True):
                 pass  # refuses another configuration
     diverged: dict[str, str] = {}
-    groups: dict[Any, list[Cell]] = {}
+    groups: dict[tuple[object, ...], list[Cell]] = {}
     for cell in cells:
         if cell.name not in made:
             alike = dataclasses.replace(
@@ -167,7 +167,7 @@ def sweep(
     for runs in shared:
         check_memory(runs)
     for group, runs in zip(groups.values(), shared, strict=True):
-        none: list[Any] = [None] * len(group)
+        none = [None] * len(group)
         lost: dict[int, DivergedError] = {}
         results = iter(train(runs, none, [() for _ in group], progress, cache, diverged=lost))
         for number, cell in enumerate(group):
@@ -185,12 +185,12 @@ def sweep(
     return rows
 
 
-def _row(cell: Cell, place: Path, score: Score | None) -> dict[str, Any]:
+def _row(cell: Cell, place: Path, score: Score | None) -> Row:
     metrics = place / "metrics.jsonl"
     lines = list(enumerate(read_text(metrics, limit=1 << 30).splitlines(), 1))
     every = [metrics_row(line, f"{metrics}, line {number}") for number, line in lines]
     last = every[-_SPAN:]
-    row: dict[str, Any] = {
+    row: Row = {
         **_settings(cell),
         "final_loss": float(np.mean([each["loss"] for each in last])) if last else None,
         "final_m": float(np.mean([each["m"] for each in last])) if last else None,
@@ -208,7 +208,7 @@ def _row(cell: Cell, place: Path, score: Score | None) -> dict[str, Any]:
     return {**row, **kept_scores(place, make, within=place.parent)}
 
 
-def _settings(cell: Cell) -> dict[str, Any]:
+def _settings(cell: Cell) -> Row:
     config = cell.config
     return {
         "name": cell.name,
@@ -219,7 +219,7 @@ def _settings(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _write_table(rows: Sequence[Mapping[str, Any]], place: Path) -> None:
+def _write_table(rows: Sequence[Row], place: Path) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")

@@ -7,9 +7,9 @@ features of a prompt; the training step differentiates through it and does not k
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -246,5 +246,5 @@ def _master(value: jax.Array) -> jax.Array:
     return jnp.array(value, jnp.promote_types(value.dtype, jnp.float32))
 
 
-def _table_name(parameters: Mapping[str, Any]) -> str:
+def _table_name(parameters: Parameters) -> str:
     return next(name for name in parameters if name.endswith(_TABLE))

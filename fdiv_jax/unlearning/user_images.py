@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -177,7 +176,7 @@ def _read_line(folder: Path, line: str, where: str) -> _Listed:
     )
 
 
-def _name_below(folder: Path, name: Any, what: str) -> str:
+def _name_below(folder: Path, name: object, what: str) -> str:
     """The name of a file of the folder, written in one way."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise ValueError(f"{what} must be the name of a file, got {shown(name)}")

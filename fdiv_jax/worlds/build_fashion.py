@@ -28,6 +28,7 @@ from flax import nnx
 from fdiv_jax.assets import asset_directory
 from fdiv_jax.checkpoints import atomic_directory, save_component, state_dict
 from fdiv_jax.diffusion import NoiseSchedule
+from fdiv_jax.files import JsonObject
 from fdiv_jax.nn import (
     AutoencoderKL,
     CLIPTextConfig,
@@ -76,7 +77,7 @@ TEXT = CLIPTextConfig(
     bos_token_id=594,
     eos_token_id=595,
 )
-SCHEDULER: dict[str, Any] = {
+SCHEDULER: JsonObject = {
     "_class_name": "DDIMScheduler",
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
@@ -342,10 +343,10 @@ def match_frequencies(config: BuildConfig, network: JudgeNetwork, images: np.nda
     bias[...] = bias[...] + jnp.asarray(shift - shift.mean(), jnp.float32)
 
 
-def report_on_test_images(judge: Judge, config: BuildConfig) -> dict[str, Any]:
+def report_on_test_images(judge: Judge, config: BuildConfig) -> JsonObject:
     """Accuracy on all 10,000 real test images in every style."""
     images, labels = load_split("test", config.data)
-    report: dict[str, Any] = {
+    report: JsonObject = {
         "images": len(images) * len(STYLE_NAMES),
         "item_by_style": {},
         "item_by_item": {},

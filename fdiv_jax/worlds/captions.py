@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
+from fdiv_jax.files import JsonObject
 from fdiv_jax.worlds.styles import STYLES
 
 
@@ -98,13 +98,13 @@ def draw_captions(rng: np.random.Generator, items: np.ndarray, styles: np.ndarra
     return result
 
 
-def concepts() -> dict[str, Any]:
+def concepts() -> JsonObject:
     """The world's `concepts.json`: what can be unlearned, and what stands for its anchors.
 
     A concept's `phrase` is the part of a prompt that names it; `superclass` and `near` are what takes its
     place in the anchor prompt; `prompts` are the prompts that show it.
     """
-    result: dict[str, Any] = {}
+    result: JsonObject = {}
     for item in ITEMS:
         result[item.name] = {
             "kind": "item",

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,14 @@ from flax import nnx
 
 from fdiv_jax.assets import asset_directory
 from fdiv_jax.checkpoints import load_component
-from fdiv_jax.files import read_json
+from fdiv_jax.files import JsonMapping, JsonObject, read_json
 from fdiv_jax.nn import CLIPTextConfig, CLIPTextModel
 from fdiv_jax.nn.config import ModelConfig
 from fdiv_jax.worlds.captions import ITEM_NAMES, STYLE_NAMES
 from fdiv_jax.worlds.vocabulary import TEXT_LENGTH
+
+if TYPE_CHECKING:
+    from fdiv_jax.pipeline.tokens import Tokenizer
 
 JUDGE_TEXT = CLIPTextConfig(
     vocab_size=596,
@@ -87,7 +90,7 @@ class JudgeNetwork(nnx.Module):
         self.logit_bias = nnx.Param(jnp.asarray(-5.0))
 
     @classmethod
-    def from_config(cls, mapping: Mapping[str, Any], *, rngs: nnx.Rngs, **_: Any) -> JudgeNetwork:
+    def from_config(cls, mapping: JsonMapping, *, rngs: nnx.Rngs, **_: object) -> JudgeNetwork:
         """A network from its `config.json`; always in float32."""
         return cls(JudgeConfig.from_dict(mapping), rngs=rngs)
 
@@ -146,7 +149,9 @@ def _index(names: tuple[str, ...], name: str) -> int:
 class Judge:
     """The trained judge. `report` holds its accuracy on real test images, as measured when it was built."""
 
-    def __init__(self, network: JudgeNetwork, tokenizer: Any = None, report: dict[str, Any] | None = None):
+    def __init__(
+        self, network: JudgeNetwork, tokenizer: Tokenizer | None = None, report: JsonObject | None = None
+    ):
         """A judge of that network; the tokenizer is the world's."""
         self._graph, self._parameters = nnx.split(network)
         self._tokenizer = tokenizer
@@ -183,14 +188,16 @@ class Judge:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _judge(graph: Any, parameters: Any, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _judge(
+    graph: nnx.GraphDef[JudgeNetwork], parameters: nnx.State, images: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     network = nnx.merge(graph, parameters)
     items, styles, embeddings = network.heads(network.features(images))
     return jax.nn.softmax(items), jax.nn.softmax(styles), embeddings
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _embed_text(graph: Any, parameters: Any, tokens: jax.Array) -> jax.Array:
+def _embed_text(graph: nnx.GraphDef[JudgeNetwork], parameters: nnx.State, tokens: jax.Array) -> jax.Array:
     return nnx.merge(graph, parameters).encode_text(tokens)
 
 

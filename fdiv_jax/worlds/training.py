@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +14,17 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from fdiv_jax.arrays import PyTree
 from fdiv_jax.terminal import Console, TextColumn
 
-Parameters = Any
-Batch = Any
-LossFunction = Callable[[Parameters, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+LossFunction = Callable[[PyTree, PyTree, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
 def train(
     name: str,
-    parameters: Parameters,
+    parameters: PyTree,
     loss: LossFunction,
-    batch: Callable[[int], Batch],
+    batch: Callable[[int], PyTree],
     *,
     steps: int,
     learning_rate: float,
@@ -36,7 +34,7 @@ def train(
     average: float = 0.999,
     save_every: int = 200,
     decay_steps: int | None = None,
-) -> Parameters:
+) -> PyTree:
     """AdamW with warm-up and cosine decay; returns the exponential moving average of the parameters.
 
     The batch of step k and its random key depend on (seed, k) alone, so a run that was stopped goes on from
@@ -66,8 +64,8 @@ def train(
     )
 
     def update(
-        state: dict[str, Any], item: Batch, key: jax.Array
-    ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+        state: dict[str, PyTree], item: PyTree, key: jax.Array
+    ) -> tuple[dict[str, PyTree], dict[str, jax.Array]]:
         (value, figures), gradient = jax.value_and_grad(loss, has_aux=True)(state["parameters"], item, key)
         changes, moments = optimiser.update(gradient, state["optimiser"], state["parameters"])
         new = optax.apply_updates(state["parameters"], changes)

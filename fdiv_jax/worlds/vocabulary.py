@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
 from fdiv_jax.worlds.captions import CAPTIONS
+
+if TYPE_CHECKING:
+    from fdiv_jax.pipeline.tokens import Tokenizer
 
 TEXT_LENGTH = 16
 """Tokens a prompt is padded to: the longest caption needs 9."""
 
 
-def build_tokenizer() -> Any:
+def build_tokenizer() -> Tokenizer:
     """A `transformers.CLIPTokenizer` in which every word of the captions is one token.
 
     Any other word is spelled in bytes, so every prompt can be read, if not understood.
@@ -33,7 +36,7 @@ def build_tokenizer() -> Any:
     merges = learn_merges(words, {letter: i for i, letter in enumerate(letters)})
     tokens = [*letters, *(a + b for a, b in merges), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=cast(Any, merges), model_max_length=TEXT_LENGTH)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TEXT_LENGTH)
 
 
 def learn_merges(words: Counter[str], ids: dict[str, int]) -> list[tuple[str, str]]:
