@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float
 
-from fdiv_jax.arrays import Images, Latents, Predictions, RealTimesteps, Scalar, Timesteps, TokenIds
+from fdiv_jax.arrays import Images, Latents, Predictions, PyTree, RealTimesteps, Scalar, Timesteps, TokenIds
 from fdiv_jax.nn import CLIPTextModel, Text, TextConditioning
 
 __all__ = ["decode", "denoise", "encode_images", "encode_text", "features_of", "guided", "unguided"]
@@ -20,9 +20,7 @@ PairedText = Float[jax.Array, "rows tokens features"] | TextConditioning
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def encode_text(
-    graphs: tuple[nnx.GraphDef, ...], parameters: tuple[nnx.State, ...], tokens: tuple[TokenIds, ...]
-) -> Text:
+def encode_text(graphs: tuple[nnx.GraphDef, ...], parameters: PyTree, tokens: tuple[TokenIds, ...]) -> Text:
     """The conditioning for token ids; see `features_of`."""
     return features_of([nnx.merge(graph, own) for graph, own in zip(graphs, parameters, strict=True)], tokens)
 
@@ -38,21 +36,21 @@ def features_of(encoders: Sequence[CLIPTextModel], tokens: Sequence[TokenIds]) -
 
 @functools.partial(jax.jit, static_argnums=0)
 def denoise(
-    graph: nnx.GraphDef, parameters: nnx.State, latents: Latents, timesteps: Timesteps, text: Text
+    graph: nnx.GraphDef, parameters: PyTree, latents: Latents, timesteps: Timesteps, text: Text
 ) -> Predictions:
     """The UNet's raw output."""
     return nnx.merge(graph, parameters)(latents, timesteps, text)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def decode(graph: nnx.GraphDef, parameters: nnx.State, latents: Latents) -> Images:
+def decode(graph: nnx.GraphDef, parameters: PyTree, latents: Latents) -> Images:
     """Images of scaled latents."""
     vae = nnx.merge(graph, parameters)
     return vae.decode(latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def encode_images(graph: nnx.GraphDef, parameters: nnx.State, images: Images) -> Latents:
+def encode_images(graph: nnx.GraphDef, parameters: PyTree, images: Images) -> Latents:
     """Scaled latents of images, the mean of their distribution."""
     vae = nnx.merge(graph, parameters)
     return (vae.encode(images)[0] - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
@@ -66,7 +64,7 @@ def guided(graph: nnx.GraphDef) -> Callable[..., Predictions]:
     """The guided output as a function of (parameters, text, guidance, x, t); text has two rows per image."""
 
     def output(
-        parameters: nnx.State, text: PairedText, guidance: Scalar, x: Latents, t: RealTimesteps
+        parameters: PyTree, text: PairedText, guidance: Scalar, x: Latents, t: RealTimesteps
     ) -> Predictions:
         # each image beside its unconditional twin, so that a batch cut over devices stays where it is
         both = nnx.merge(graph, parameters)(jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2), text)
@@ -80,7 +78,7 @@ def guided(graph: nnx.GraphDef) -> Callable[..., Predictions]:
 def unguided(graph: nnx.GraphDef) -> Callable[..., Predictions]:
     """The output as a function of (parameters, text, x, t)."""
 
-    def output(parameters: nnx.State, text: Text, x: Latents, t: RealTimesteps) -> Predictions:
+    def output(parameters: PyTree, text: Text, x: Latents, t: RealTimesteps) -> Predictions:
         return nnx.merge(graph, parameters)(x, t, text)
 
     return output
