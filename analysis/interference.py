@@ -40,13 +40,14 @@ class Damage(NamedTuple):
     lost: np.ndarray
 
     def ranks(self) -> dict[str, Interval]:
-        """Rank correlations of the prediction with m, over all pairs and within targets, and with the change
-        of images; and the area under the curve with which either m tells the pairs that lose accuracy."""
+        """Rank correlations of the prediction with m, over all pairs and within targets; of either m with the
+        change of images; and the area under the curve with which either tells the pairs that lose accuracy."""
         hurt = np.where(np.isfinite(self.lost), self.lost > LOST, np.nan)
         return {
             "m": bootstrap(overall, self.predicted, self.measured),
             "m, within": bootstrap(within_targets, self.predicted, self.measured),
             "images": bootstrap(overall, self.predicted, self.images),
+            "images by measured": bootstrap(overall, self.measured, self.images),
             "lost by predicted": bootstrap(separation, self.predicted, hurt),
             "lost by measured": bootstrap(separation, self.measured, hurt),
         }
@@ -56,11 +57,11 @@ class Damage(NamedTuple):
         """log of measured over predicted m."""
         return np.log(self.measured / self.predicted)
 
-    def by_kind(self, concepts: Sequence[str]) -> dict[str, float]:
-        """The rank correlation with m of each kind of pair."""
+    def by_kind(self, concepts: Sequence[str], against: np.ndarray) -> dict[str, float]:
+        """The prediction's rank correlation with another table, for each kind of pair."""
         return {
             f"{erased} hurts {hurt}": overall(
-                np.where(_of_kind(concepts, erased, hurt), self.predicted, np.nan), self.measured
+                np.where(_of_kind(concepts, erased, hurt), self.predicted, np.nan), against
             )
             for erased, hurt in _KINDS
         }
@@ -93,7 +94,7 @@ def draw_damage(
         below.set(title=NAMES[name], box_aspect=1)
         for axis, rank in ((above, ranks[name]["m"]), (below, ranks[name]["images"])):
             text = f"Spearman {rank.value:.2f}\n[{rank.low:.2f}, {rank.high:.2f}]"
-            axis.text(0.04, 0.96, text, transform=axis.transAxes, va="top", fontsize=7.5)
+            axis.text(0.97, 0.04, text, transform=axis.transAxes, ha="right", fontsize=7.5)
     correlations = {
         name: [ranks[name]["m"], *(Interval(value, value, value) for value in naive[name].values())]
         for name in NAMES
@@ -141,4 +142,5 @@ def _bars(axis: Axes, rows: list[str], found: Mapping[str, list[Interval]], chan
     axis.set(yticks=range(len(rows)), ylim=(len(rows) - 0.5, -1.0), xlim=(low, 1.05))
     axis.set_yticklabels([text.replace(" ", "\n") for text in rows])
     axis.axvline(chance, color=INK, linewidth=0.7)
-    axis.legend(loc="upper left", handletextpad=0.1, borderpad=0.0, labelspacing=0.2)
+    legend = axis.legend(loc="upper left", handletextpad=0.1, borderpad=0.1, labelspacing=0.2, frameon=True)
+    legend.get_frame().set(facecolor="white", edgecolor="none", alpha=1)

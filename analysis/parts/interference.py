@@ -208,9 +208,17 @@ def run(context: Context) -> JsonObject:
         "interference_spearman_within_target": {
             name: each["m, within"].value for name, each in ranks.items()
         },
-        "interference_spearman_by_kind": {name: each.by_kind(concepts) for name, each in found.items()},
+        "interference_spearman_by_kind": {
+            name: each.by_kind(concepts, each.measured) for name, each in found.items()
+        },
         "interference_spearman_naive": naive,
-        "interference_spearman_images": {name: each["images"] for name, each in ranks.items()},
+        "interference_spearman_images": {
+            name: {"predicted": each["images"], "measured": each["images by measured"]}
+            for name, each in ranks.items()
+        },
+        "interference_spearman_images_by_kind": {
+            name: each.by_kind(concepts, each.images) for name, each in found.items()
+        },
         "interference_lost_accuracy_auc": {
             name: {key: each[f"lost by {key}"] for key in ("predicted", "measured")}
             for name, each in ranks.items()
