@@ -40,8 +40,9 @@ class Damage(NamedTuple):
     lost: np.ndarray
 
     def ranks(self) -> dict[str, Interval]:
-        """Rank correlations of the prediction with m, over all pairs and within targets; of either m with the
-        change of images; and the area under the curve with which either tells the pairs that lose accuracy."""
+        """Rank correlations of the prediction with m, over all pairs and within targets; of either m with
+        the change of images; and the area under the curve with which either tells the pairs that lose
+        accuracy."""
         hurt = np.where(np.isfinite(self.lost), self.lost > LOST, np.nan)
         return {
             "m": bootstrap(overall, self.predicted, self.measured),
