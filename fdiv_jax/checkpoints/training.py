@@ -250,12 +250,24 @@ def _key(index: int) -> str:
 
 
 def _write_arrays(directory: Path, leaves: Sequence[np.ndarray]) -> None:
-    import orbax.checkpoint as ocp
-
     stored = {_key(i): np.asarray(leaf) for i, leaf in enumerate(leaves) if np.size(leaf)}
     if stored:  # Orbax writes neither empty trees nor empty arrays
-        with _unlogged(), ocp.PyTreeCheckpointer(use_compression=False) as checkpointer:
+        with _unlogged(), _checkpointer() as checkpointer:
             checkpointer.save(directory, stored)
+
+
+def _checkpointer() -> Any:
+    """Orbax, for this process alone: of several that make a run only one writes, and each reads."""
+    import orbax.checkpoint as ocp
+
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        own, active_processes={own}, barrier_sync_key_prefix=f"process-{own}"
+    )
+    if jax.process_count() == 1:
+        options = ocp.options.MultiprocessingOptions()
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 @contextlib.contextmanager
@@ -283,7 +295,7 @@ def _read_arrays(directory: Path, leaves: Sequence[JsonMapping]) -> list[np.ndar
     }
     arrays: Mapping[str, np.ndarray] = {}
     if stored:
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             arrays = checkpointer.restore(directory, restore_args=stored)
     result = []
     for i, leaf in enumerate(leaves):

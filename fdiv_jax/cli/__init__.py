@@ -2,10 +2,10 @@
 
 A command is a module `fdiv_jax.cli.NAME` with a frozen dataclass `Command`: its fields are the arguments
 (read by tyro, their docstrings are the help), and `run(self)` does the work. Beside it there may be a
-function `default(arguments)`, which gives a `Command` that the options start from, and a mapping `HELP` of
-headings to the options that `--help` shows; `--help-all` shows all. What the user got wrong (a ValueError,
-TypeError, NotImplementedError or OSError) ends as one line on stderr and exit code 2; FDIV_JAX_TRACEBACK=1
-shows the traceback instead.
+function `default(arguments)`, which gives a `Command` that the options start from, a mapping `HELP` of
+headings to the options that `--help` shows (`--help-all` shows all), and a mapping `SHORT` of short options.
+What the user got wrong (a ValueError, TypeError, NotImplementedError or OSError) ends as one line on stderr
+and exit code 2; FDIV_JAX_TRACEBACK=1 shows the traceback instead.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ COMMANDS = {
     "divergences": "list the catalogue: generators, curvatures, conjugates",
     "explore": "everything that follows from one generator, e.g. explore 't*log(t)'",
     "export": "write a model, or what tuning changed, for diffusers, A1111 and ComfyUI",
+    "launch": "run a command in several processes that make one run together",
     "reproduce": "theory against measurement: the paper's figures and claims",
     "sample": "draw images from a model at prompts",
     "sweep": "unlearn a concept with many divergences, anchors and seeds",
@@ -122,6 +123,9 @@ def _out_of_memory(error: BaseException) -> str | None:
 
 def _run(name: str, arguments: list[str]) -> int:
     module = importlib.import_module(f"fdiv_jax.cli.{name}")
+    short = getattr(module, "SHORT", {})
+    own = arguments.index("--") if "--" in arguments else len(arguments)
+    arguments = [*(short.get(word, word) for word in arguments[:own]), *arguments[own:]]
     asked = _help_asked(arguments)
     default = module.default(arguments) if hasattr(module, "default") and not asked else None
     return _parsed(module.Command, arguments, f"fdiv-jax {name}", default, getattr(module, "HELP", None))

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from jax import process_count
 
 from fdiv_jax.cli._loading import Loading
 from fdiv_jax.cli._summary import report_counts, summarise
 from fdiv_jax.cli._tables import print_table
 from fdiv_jax.cli._unlearning_options import concept_score, configured, erasure_count
+from fdiv_jax.distributed.hosts import connected, is_leader
 from fdiv_jax.monitoring import make_observers
 from fdiv_jax.unlearning import Observer, UnlearningConfig, UnlearningResult, unlearn
 from fdiv_jax.unlearning.sequence import unlearn_sequence
@@ -75,6 +77,9 @@ class Command:
     the rest is kept; for models and targets that the judge knows."""
     print_config: bool = False
     """Print the configuration as JSON and do nothing."""
+    hosts: bool = False
+    """Join the other processes of the job, one per host, that Slurm, Open MPI, Cloud TPU or GKE started with
+    the same command; process 0 writes. Needs --parallel data or fsdp, and a directory that all share."""
     cache: Path | None = None
     """Directory where anchor images are kept; by default FDIV_JAX_CACHE or the user's cache directory."""
     loading: Annotated[Loading, tyro.conf.arg(name="")] = field(default_factory=Loading)
@@ -82,18 +87,25 @@ class Command:
 
     def run(self) -> None:
         """Load the model, unlearn, and sum up."""
-        from fdiv_jax.terminal import Console
-
         if self.print_config:
             print(json.dumps(self.config.to_dict(), indent=2))
             return
         for name in ("checkpoint_every", "sample_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 0, got {getattr(self, name)}")
+        with connected(self.hosts):
+            self._unlearn()
+
+    def _unlearn(self) -> None:
+        from fdiv_jax.terminal import Console
+
         output = self.output or default_output(self.config)
         console = Console(stderr=True)
         with console.waiting(f"loading {self.model}"):
             pipe = self.loading.load(self.model)
+        several = process_count() > 1
+        if self.sequential and several:
+            raise NotImplementedError(f"--sequential in {process_count()} processes; expected one process")
         if self.sequential:
             self._sequence(pipe, output, console)
         else:
@@ -108,6 +120,8 @@ class Command:
                 allow_changes=self.allow_changes,
                 takeover=self.takeover,
             )
+            if several and not is_leader():
+                return
             summarise(console, result)
             if self.judge:
                 self._judge(pipe, result, output, console)

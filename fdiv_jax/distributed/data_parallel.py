@@ -15,7 +15,11 @@ import numpy as np
 
 __all__ = ["DataParallel", "SingleDevice"]
 
-Make = Callable[[str | None], Callable[..., Any]]
+Axis = str | tuple[str, ...] | None
+"""Name of the axis, or of the axes, over which a batch is divided; None: it is whole."""
+Make = Callable[[Axis], Callable[..., Any]]
+NetworkFunction = Callable[..., jax.Array]
+"""A function of parameters by name, and of inputs."""
 
 
 class SingleDevice:
@@ -23,9 +27,13 @@ class SingleDevice:
 
     count = 1
 
-    def compile(self, make: Make, *, donate: bool = False) -> Callable[..., Any]:
-        """`make(None)`, compiled; `donate` lets it reuse the buffers of its first argument."""
-        return jax.jit(make(None), donate_argnums=(0,) if donate else ())
+    def compile(self, make: Make, *, step: bool = False) -> Callable[..., Any]:
+        """The function that `make` gives for an axis, compiled; here the axis is None.
+
+        It gives arrays with the samples along their first axis. With `step` it gives the next state, which
+        takes the buffers of its first argument, and metrics: such arrays, and scalars of the whole batch.
+        """
+        return jax.jit(make(None), donate_argnums=(0,) if step else ())
 
     def replicate(self, tree: Any) -> Any:
         """A state or constants, placed where the functions read them."""
@@ -42,6 +50,10 @@ class SingleDevice:
     def fetch(self, tree: Any) -> Any:
         """A state as one device holds it."""
         return tree
+
+    def network(self, network: NetworkFunction) -> NetworkFunction:
+        """The network as the functions are to call it: as it is."""
+        return network
 
 
 class DataParallel:
@@ -67,14 +79,14 @@ class DataParallel:
             lambda _, tree: tree, in_axes=(0, None), axis_name=self.AXIS, devices=self.devices
         )
 
-    def compile(self, make: Make, *, donate: bool = False) -> Callable[..., Any]:
+    def compile(self, make: Make, *, step: bool = False) -> Callable[..., Any]:
         """`make(AXIS)` compiled: every argument but the last, a key, with the devices' axis first."""
         function = make(self.AXIS)
         mapped = jax.pmap(
             lambda *arguments: function(*arguments[:-1], jax.random.wrap_key_data(arguments[-1])),
             axis_name=self.AXIS,
             devices=self.devices,
-            donate_argnums=(0,) if donate else (),
+            donate_argnums=(0,) if step else (),
         )
 
         def call(*arguments: Any) -> Any:
@@ -110,6 +122,10 @@ class DataParallel:
     def fetch(self, tree: Any) -> Any:
         """A state as the first device holds it; all hold the same."""
         return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
+
+    def network(self, network: NetworkFunction) -> NetworkFunction:
+        """The network as the functions are to call it: as it is."""
+        return network
 
     def _in_turn(self, found: Any) -> Any:
         return jax.block_until_ready(found) if self._share_threads else found

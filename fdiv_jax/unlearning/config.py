@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from fdiv_jax.distributed import Parallel
 from fdiv_jax.divergences import Divergence, divergence
 from fdiv_jax.nn import Remat
 from fdiv_jax.pipeline import Concept
@@ -36,13 +37,14 @@ __all__ = [
     "LossFamily",
     "Method",
     "OptimiserConfig",
+    "Parallel",
     "PreservationConfig",
     "Reference",
     "Scale",
     "UnlearningConfig",
 ]
 
-SETTINGS_SINCE = {"sigma": 1.0, "remat": "none"}
+SETTINGS_SINCE = {"sigma": 1.0, "remat": "none", "parallel": None}
 """Settings that configurations of earlier versions lack, and the values that those versions used."""
 
 Devices = Literal["single", "all"]
@@ -128,7 +130,11 @@ class UnlearningConfig:
     timestep_range: tuple[int, int] | None = None
     """First and last timestep to train on, both included; None: all of the schedule's."""
     devices: Devices = "single"
-    """Devices to train on: single, or all local ones, which share each batch."""
+    """Devices to train on: single, or all of them, which share each batch."""
+    parallel: Parallel | None = None
+    """How all devices share the work, by pmap (those of one process), data (jit over a mesh of the devices of
+    every process, each with the whole model) or fsdp (such a mesh, with the weights sharded over the devices
+    of each process and gathered where they are used); None: pmap where `devices` is all."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     """The optimiser of the trained parameters."""
     critic: CriticConfig = field(default_factory=CriticConfig)
@@ -168,6 +174,8 @@ class UnlearningConfig:
         _set(self, "sigma", check.real("sigma", self.sigma, above=0))
         check.one_of("remat", self.remat, get_args(Remat))
         check.one_of("devices", self.devices, get_args(Devices))
+        if self.parallel is not None:
+            check.one_of("parallel", self.parallel, get_args(Parallel))
         check.truth("normalise_curvature", self.normalise_curvature)
         check.text("trainable", self.trainable)
         if self.retained is not None:
@@ -223,6 +231,11 @@ class UnlearningConfig:
     def erasures(self) -> tuple[Erasure, ...]:
         """The concepts to unlearn, one or several."""
         return self.concepts or (Erasure(self.target, self.anchor, self.prompts),)
+
+    @property
+    def sharing(self) -> Parallel | None:
+        """How several devices share the work; None: there is one."""
+        return self.parallel or ("pmap" if self.devices == "all" else None)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON holds it; `from_dict` gives an equal one back."""

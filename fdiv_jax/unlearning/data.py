@@ -89,10 +89,10 @@ class AnchorData:
         places = rng.integers([len(self.images_of[pair]) for pair in pairs])
         return np.array([self.images_of[pair][place] for pair, place in zip(pairs, places, strict=True)])
 
-    def batch(self, seed: int, step: int, size: int) -> Batch:
-        """The batch of a step; see `choose`."""
+    def batch(self, seed: int, step: int, size: int, rows: slice = slice(None)) -> Batch:
+        """The batch of a step, or some rows of it; see `choose`."""
         pairs, images = self.choose(seed, step, size)
-        batch = self._batch(pairs, images)
+        batch = self._batch(pairs, images, rows)
         if self.prior is None:
             return batch
         if self.prior == "retained":
@@ -101,6 +101,7 @@ class AnchorData:
             start = int(rng.integers(self.retained))
             pairs = rng.permutation(targets + (start + np.arange(size)) % self.retained)
             images = self._images(rng, pairs)
+        pairs, images = pairs[rows], images[rows]
         prior = Prior(
             latents=jnp.asarray(self.latents[images]),
             text=_rows(self.anchor_text, pairs),
@@ -124,13 +125,15 @@ class AnchorData:
         shown = np.where(np.arange(count * size) < len(images), pairs[places], -1)
         return [self._batch(pairs[rows], images[rows]) for rows in chosen], shown
 
-    def _batch(self, pairs: np.ndarray, images: np.ndarray) -> Batch:
+    def _batch(self, pairs: np.ndarray, images: np.ndarray, rows: slice = slice(None)) -> Batch:
+        position = np.arange(len(pairs), dtype=np.int32)[rows]
+        pairs, images = pairs[rows], images[rows]
         return Batch(
             latents=jnp.asarray(self.latents[images]),
             target_text=_rows(self.target_text, pairs),
             anchor_text=_rows(self.anchor_text, pairs),
             mask=self._mask(images),
-            position=jnp.arange(len(pairs), dtype=jnp.int32),
+            position=jnp.asarray(position),
             negative=None if self.negative is None else jnp.asarray(self.negative[pairs], jnp.float32),
             tokens=_rows(self.tokens[0], pairs),
         )
@@ -143,9 +146,9 @@ class AnchorData:
 class Batches(Iterator[Batch]):
     """The batches of a run in order, prepared ahead of use; the position can be saved and restored."""
 
-    def __init__(self, data: AnchorData, seed: int, size: int, total: int):
-        """`total` batches of `size` samples."""
-        chain = grain.MapDataset.range(total).map(lambda step: data.batch(seed, int(step), size))
+    def __init__(self, data: AnchorData, seed: int, size: int, total: int, rows: slice = slice(None)):
+        """`total` batches of `size` samples, or these rows of each."""
+        chain = grain.MapDataset.range(total).map(lambda step: data.batch(seed, int(step), size, rows))
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
         self._iterator: Any = iter(chain.to_iter_dataset(options))
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import jax
 
+from fdiv_jax.distributed.hosts import is_leader
+from fdiv_jax.distributed.mesh import local_rows
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning._progress import Display
 from fdiv_jax.unlearning.config import UnlearningConfig
@@ -22,6 +24,7 @@ from fdiv_jax.unlearning.prepare import Cache, Prepared, prepare
 from fdiv_jax.unlearning.result import DivergedError, UnlearningResult
 from fdiv_jax.unlearning.run import Run
 from fdiv_jax.unlearning.run_directory import RunDirectory
+from fdiv_jax.unlearning.shared_directory import FollowedDirectory, open_shared
 
 __all__ = ["train", "unlearn"]
 
@@ -80,7 +83,7 @@ def unlearn(
         directory = None
         if output is not None:
             directory = stack.enter_context(
-                RunDirectory.open(
+                open_shared(
                     output,
                     prepared.description(),
                     resume=resume,
@@ -90,13 +93,14 @@ def unlearn(
             )
             if directory.finished:
                 raise FileExistsError(f"output {output}: its run is finished; pipeline/ holds the result")
-        its_observers = observers(directory.path) if observers is not None and directory is not None else ()
+        watched = observers is not None and directory is not None and is_leader()
+        its_observers = observers(directory.path) if watched else ()
         return train([prepared], [directory], [its_observers], progress, cache, checkpoint_every)[0]
 
 
 def train(
     cells: Sequence[Prepared],
-    directories: Sequence[RunDirectory | None],
+    directories: Sequence[RunDirectory | FollowedDirectory | None],
     observers: Sequence[Sequence[Observer]],
     progress: bool = True,
     cache: Cache = None,
@@ -110,7 +114,7 @@ def train(
     them all; or, where `diverged` is given, its error is put there by the run's number, and the others go on.
     """
     first = cells[0]
-    with Display(progress, first.config.batch_size) as display, TerminationGuard() as guard:
+    with Display(progress and is_leader(), first.config.batch_size) as display, TerminationGuard() as guard:
         if first.config.method == "edit":
             each = zip(cells, directories, observers, strict=True)
             return [_edited(cell, directory, its_observers) for cell, directory, its_observers in each]
@@ -126,7 +130,8 @@ def train(
             for cell, directory, its_observers in zip(cells, directories, observers, strict=True)
         ]
         started, total = time.monotonic(), max(run.total for run in runs)
-        batches = Batches(data, first.config.seed, first.config.batch_size, total)
+        size = first.config.batch_size
+        batches = Batches(data, first.config.seed, size, total, local_rows(size))
         lost: list[Run] = []
         if runs[0].position is not None:
             batches.restore(runs[0].position)
@@ -155,7 +160,7 @@ def train(
                     lost.append(run)
             if active[-1].record.rows:
                 display.step(index + 1, total, active[-1].record.rows[-1])
-            if guard.requested and index + 1 < total:
+            if guard.asked(index + 1) and index + 1 < total:
                 for run in runs:
                     run.save()
                 saved = "the state is saved" if any(directories) else "nothing is kept"
@@ -176,7 +181,9 @@ def train(
 
 
 def _edited(
-    prepared: Prepared, directory: RunDirectory | None, observers: Sequence[Observer]
+    prepared: Prepared,
+    directory: RunDirectory | FollowedDirectory | None,
+    observers: Sequence[Observer],
 ) -> UnlearningResult:
     """The closed-form edit, which takes no steps."""
     started = time.monotonic()

@@ -7,6 +7,9 @@ import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
+import jax
+from jax.experimental import multihost_utils
+
 __all__ = ["Preempted", "TerminationGuard"]
 
 
@@ -24,7 +27,8 @@ class TerminationGuard:
     """While its block runs, the first SIGTERM sets `requested`; the second does what it does by default.
 
     Outside the main thread, where Python takes no signals, it does nothing. The handler that was there before
-    comes back with the end of the block.
+    comes back with the end of the block. Of several processes that make a run any may be asked; `asked` tells
+    all of them after the same step, by JAX's preemption service, which takes the signal itself.
 
     Attributes:
         requested: SIGTERM has come.
@@ -37,7 +41,7 @@ class TerminationGuard:
         self._former: signal.Handlers | Callable[..., object] | int | None = None
 
     def __enter__(self) -> TerminationGuard:
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
             self._former = signal.signal(signal.SIGTERM, self._request)
             self._active = True
         return self
@@ -48,6 +52,12 @@ class TerminationGuard:
         if self._active:  # None: a handler that was not set from Python
             signal.signal(signal.SIGTERM, signal.SIG_DFL if self._former is None else self._former)
             self._active = False
+
+    def asked(self, step: int) -> bool:
+        """Whether the run is to end after this step, the same in all processes that make it."""
+        if jax.process_count() == 1:
+            return self.requested
+        return multihost_utils.reached_preemption_sync_point(step)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

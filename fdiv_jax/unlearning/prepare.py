@@ -16,6 +16,7 @@ import numpy as np
 
 from fdiv_jax.checkpoints import model_digest
 from fdiv_jax.diffusion import NoiseSchedule
+from fdiv_jax.distributed import devices_of
 from fdiv_jax.files import default_cache
 from fdiv_jax.nn import Remat, UNet2DConditionModel, with_remat
 from fdiv_jax.pipeline import TextToImagePipeline
@@ -132,7 +133,7 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
     trainable, frozen, selection = trainable_of(
         pipe, config.trainable, words, rank=config.lora.rank, alpha=config.lora.alpha
     )
-    devices = tuple(jax.local_devices() if config.devices == "all" else jax.local_devices()[:1])
+    devices = devices_of(config.sharing)
     if (config.batch_size // config.accumulation) % len(devices):
         raise ValueError(
             f"batch_size {config.batch_size} for {len(devices)} devices and an accumulation of "

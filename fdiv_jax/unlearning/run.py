@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdiv_jax.distributed import DataParallel, SingleDevice
+from fdiv_jax.distributed import Parallel, Runner, runner_of
 from fdiv_jax.divergences import divergence
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning.data import AnchorData
@@ -18,6 +19,7 @@ from fdiv_jax.unlearning.prepare import Prepared
 from fdiv_jax.unlearning.record import Record
 from fdiv_jax.unlearning.result import DivergedError, UnlearningResult
 from fdiv_jax.unlearning.run_directory import RunDirectory
+from fdiv_jax.unlearning.shared_directory import FollowedDirectory
 from fdiv_jax.unlearning.state import Plan, TrainState, initial_state, with_rate_of
 from fdiv_jax.unlearning.step import make_reference, make_step
 
@@ -31,14 +33,14 @@ class Run:
         self,
         prepared: Prepared,
         data: AnchorData,
-        directory: RunDirectory | None,
+        directory: RunDirectory | FollowedDirectory | None,
         observers: Sequence[Observer],
     ):
         """Starts at the last good checkpoint of the directory, if there is one."""
         config, plan = prepared.config, prepared.plan
         self.prepared, self.directory, self.observers = prepared, directory, observers
-        devices = prepared.devices if config.devices == "all" else None
-        self.runner, self.reference, self._step = compiled(plan, devices)
+        devices = prepared.devices if config.sharing else None
+        self.runner, self.reference, self._step = compiled(plan, devices, config.sharing)
         self.frozen = self.runner.replicate(prepared.frozen)
         critic_key, self.key = jax.random.split(jax.random.key(config.seed))
         state = initial_state(plan, prepared.frozen, config.learning_rate, critic_key)
@@ -149,10 +151,11 @@ class Run:
 
 @functools.lru_cache(maxsize=64)
 def compiled(
-    plan: Plan, devices: tuple[Any, ...] | None
-) -> tuple[SingleDevice | DataParallel, Callable[..., Any], Callable[..., Any]]:
+    plan: Plan, devices: tuple[Any, ...] | None = None, parallel: Parallel | None = None
+) -> tuple[Runner, Callable[..., Any], Callable[..., Any]]:
     """The runner, the reference and the step; runs that differ in prompts, data, seed or learning rate alone
     share them."""
-    runner = SingleDevice() if devices is None else DataParallel(devices)
-    reference = runner.compile(lambda axis: make_reference(plan))
-    return runner, reference, runner.compile(lambda axis: make_step(plan, axis=axis), donate=True)
+    runner = runner_of(devices, parallel)
+    placed = dataclasses.replace(plan, network=runner.network(plan.network))
+    reference = runner.compile(lambda axis: make_reference(placed))
+    return runner, reference, runner.compile(lambda axis: make_step(placed, axis=axis), step=True)

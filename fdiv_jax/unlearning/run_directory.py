@@ -30,10 +30,10 @@ from fdiv_jax.unlearning.config import SETTINGS_SINCE
 from fdiv_jax.unlearning.preemption import Preempted, TerminationGuard
 from fdiv_jax.unlearning.state import FORMER_NAMES
 
-__all__ = ["Preempted", "RunDirectory", "TerminationGuard"]
+__all__ = ["METRICS", "Preempted", "RunDirectory", "TerminationGuard"]
 
 _DESCRIPTION = "config.json"
-_METRICS = "metrics.jsonl"
+METRICS = "metrics.jsonl"
 _RESULT = "pipeline"
 _PARTIAL = ".result"
 _STALE = re.compile(rf"{LEFTOVER.pattern}|{re.escape(_PARTIAL)}")
@@ -41,6 +41,8 @@ _STALE = re.compile(rf"{LEFTOVER.pattern}|{re.escape(_PARTIAL)}")
 _LONGEST = 1 << 30
 """Bytes of a metrics file, at most."""
 _ABSENT = "(absent)"
+_PLACEMENT = ("devices: ", "parallel: ")
+"""Settings of the configuration that say where its work is done, and change nothing but the last bits."""
 
 
 class RunDirectory:
@@ -84,7 +86,8 @@ class RunDirectory:
         Args:
             path: of the directory.
             description: what JSON can hold; `config`, `model` and `images` are compared with those of the run
-                that is resumed, `versions` and `devices` too, but differences in them give a warning only.
+                that is resumed, `versions` and `devices` too, but differences in them, and in how the
+                configuration shares the work out (`devices`, `parallel`), give a warning only.
             resume: go on with the run that is there.
             takeover: take the directory from a process that holds its lock.
             allow_changes: go on with another configuration or model.
@@ -123,7 +126,7 @@ class RunDirectory:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows of the metrics, of earlier processes too; on resuming, known after `restore`."""
-        where = str(self.path / _METRICS)
+        where = str(self.path / METRICS)
         return [metrics_row(line.decode(), f"{where}, line {i}") for i, line in enumerate(self._lines, 1)]
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -144,7 +147,7 @@ class RunDirectory:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, size)
-            message = f"{self.path / _METRICS}: a row could not be added: {error.strerror}"
+            message = f"{self.path / METRICS}: a row could not be added: {error.strerror}"
             raise OSError(error.errno, f"{message}; those before it are whole") from error
         self._lines.append(line)
 
@@ -158,14 +161,14 @@ class RunDirectory:
             try:
                 os.fsync(self._descriptor)
             except OSError as error:
-                message = f"{self.path / _METRICS} could not be flushed to disk: {error.strerror}"
+                message = f"{self.path / METRICS} could not be flushed to disk: {error.strerror}"
                 raise OSError(error.errno, message) from error
         return b"".join(self._lines)
 
     def save(self, step: int, state: Any, extra: Mapping[str, Any]) -> Path:
         """A checkpoint, the metrics so far in it; see `TrainingCheckpoints.save`."""
         self._admit()
-        path = self.checkpoints.save(step, state, extra, {_METRICS: self.metrics_bytes()})
+        path = self.checkpoints.save(step, state, extra, {METRICS: self.metrics_bytes()})
         self.saved = step
         return path
 
@@ -191,10 +194,10 @@ class RunDirectory:
             )
         if self._changed is not None:  # what does not fit the checkpoint is refused by now
             _write(self.path / _DESCRIPTION, self._changed)
-        content = b"" if restored is None else restored.files.get(_METRICS, b"")
+        content = b"" if restored is None else restored.files.get(METRICS, b"")
         if not self._begins_with(content):
             warnings.warn(
-                f"{self.path / _METRICS} was removed or changed since the checkpoint of step "
+                f"{self.path / METRICS} was removed or changed since the checkpoint of step "
                 f"{restored.step if restored else 0}; it is written again from there",
                 RuntimeWarning,
                 stacklevel=3,
@@ -246,9 +249,9 @@ class RunDirectory:
             _write(file, _render(description))
             self._rewind(b"")
             return
-        if self.finished and not (self.path / _METRICS).exists():
+        if self.finished and not (self.path / METRICS).exists():
             raise FileNotFoundError(
-                f"output {self.path}: its run is finished, but {_METRICS} is missing; expected it beside "
+                f"output {self.path}: its run is finished, but {METRICS} is missing; expected it beside "
                 f"{_RESULT}/. Put it back, or remove the directory to make the run again"
             )
         try:
@@ -259,7 +262,8 @@ class RunDirectory:
         if not isinstance(earlier, list):
             raise ValueError(f"{file}: `earlier` is no list; the run cannot be resumed")
         asked = description.get("config")
-        changes = _differences("", _completed(former.get("config"), asked), asked)
+        differences = _differences("", _completed(former.get("config"), asked), asked)
+        changes = [text for text in differences if not text.startswith(_PLACEMENT)]
         for key in ("model", "images"):
             changes += _differences(key, former.get(key), description.get(key))
         if changes and not allow_changes:
@@ -267,11 +271,9 @@ class RunDirectory:
                 f"output {self.path} was begun otherwise: {'; '.join(changes)} (stored -> asked); expected "
                 "the same, or allow_changes"
             )
-        other = [
-            text
-            for key in ("versions", "devices")
-            for text in _differences(key, former.get(key), description.get(key))
-        ]
+        other = [text for text in differences if text not in changes]
+        for key in ("versions", "devices"):
+            other += _differences(key, former.get(key), description.get(key))
         if other:
             text = f"{self.path} is resumed on another system: {'; '.join(other)} (then -> now)"
             warnings.warn(f"{text}; results may differ in the last bits", RuntimeWarning, stacklevel=4)
@@ -281,7 +283,7 @@ class RunDirectory:
     def _rewind(self, content: bytes) -> None:
         """Make the metrics exactly this; what only has to be cut off needs no room on the disk."""
         self._close()
-        file = self.path / _METRICS
+        file = self.path / METRICS
         # a file that has another name (a hard link) is not written in its place either
         if content and self._begins_with(content) and file.stat().st_nlink == 1:
             self._descriptor = open_own(file, os.O_WRONLY | os.O_APPEND)
@@ -292,7 +294,7 @@ class RunDirectory:
         self._lines = content.splitlines(keepends=True)
 
     def _begins_with(self, content: bytes) -> bool:
-        file = self.path / _METRICS
+        file = self.path / METRICS
         return not content or (file.exists() and read_bytes(file, limit=_LONGEST).startswith(content))
 
     def _admit(self) -> None:

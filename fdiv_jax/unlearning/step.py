@@ -32,6 +32,7 @@ from fdiv_jax.arrays import (
     Scalar,
     Timesteps,
 )
+from fdiv_jax.distributed import Axis
 from fdiv_jax.unlearning.batch import Batch, Prior
 from fdiv_jax.unlearning.comparison import Comparison
 from fdiv_jax.unlearning.critic import CriticState, ascend
@@ -266,7 +267,7 @@ def apply_update(
     return after, {"gradient_norm": norm, "skipped": ~finite}
 
 
-def make_step(plan: Plan, *, axis: str | None = None) -> StepFunction:
+def make_step(plan: Plan, *, axis: Axis = None) -> StepFunction:
     """The step: (state, frozen, batch, reference, the step's key) -> (state, metrics), pure, to be jitted or
     pmapped.
 
@@ -280,7 +281,8 @@ def make_step(plan: Plan, *, axis: str | None = None) -> StepFunction:
 
     Args:
         plan: what the step is made of.
-        axis: name of the pmapped axis over which the batch is divided; None on one device.
+        axis: name of the axis, or of the axes, over which the batch is divided by hand (`jax.pmap`,
+            `jax.shard_map`); None where the function sees all of it.
     """
 
     def mean(tree: Any) -> Any:
@@ -336,13 +338,21 @@ def _seen(
 
 
 def _cut(tree: Any, parts: int) -> Any:
-    """n ... -> parts n/parts ..., in order; `parts` divides n, see `prepare`."""
-    return jax.tree.map(lambda leaf: leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:]), tree)
+    """n ... -> parts n/parts ..., where part p has the samples p, p + parts, ...; `parts` divides n, see
+    `prepare`.
+
+    Devices that share a batch, each with a run of its samples, so have an equal share of every part.
+    """
+
+    def cut(leaf: Any) -> Any:
+        return jnp.swapaxes(leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), 0, 1)
+
+    return jax.tree.map(cut, tree)
 
 
 def _joined(tree: Any) -> Any:
-    """parts n/parts ... -> n ..., in order."""
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+    """parts n/parts ... -> n ..., as they were before `_cut`."""
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), tree)
 
 
 def _where(condition: jax.Array, new: Any, old: Any) -> Any:

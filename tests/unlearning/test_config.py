@@ -56,6 +56,7 @@ def test_frozen_and_hashable():
         ),
         ({"scale": "median"}, ValueError, "mean, sum, schedule"),
         ({"devices": "two"}, ValueError, "single, all"),
+        ({"parallel": "model"}, ValueError, "parallel must be one of pmap, data, fsdp, got 'model'"),
         ({"normalise_curvature": 1}, TypeError, "True or False"),
         (
             {"normalise_curvature": True, "divergence": "total_variation"},

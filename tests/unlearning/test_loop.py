@@ -372,9 +372,10 @@ def test_a_configuration_is_asked_for(pipe):
 
 
 @pytest.mark.slow
-def test_the_real_network_on_four_devices(run, pipe, quiet):
+@pytest.mark.parametrize("parallel", ["pmap", "fsdp"])
+def test_the_real_network_on_four_devices(parallel, run, pipe, quiet):
     one, _, _ = run
-    four = unlearn(pipe, dataclasses.replace(one.config, devices="all"), **quiet)
+    four = unlearn(pipe, dataclasses.replace(one.config, parallel=parallel), **quiet)
     assert len(four.devices) == 4
     for name in ("loss", "m", "gradient_norm"):
         np.testing.assert_allclose(four.history[name], one.history[name], rtol=2e-3, err_msg=name)

@@ -79,7 +79,7 @@ def stored(prepared):
     """Bytes that XLA stores for a step of 32 samples: (temporary ones, all but the model)."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     state, batch = memory._state(prepared, key), memory.abstract_batch(prepared, 32)
-    step = compiled(prepared.plan, None)[2]
+    step = compiled(prepared.plan)[2]
     told = (
         step.lower(state, shapes_of(prepared.frozen), batch, batch.latents, key).compile().memory_analysis()
     )

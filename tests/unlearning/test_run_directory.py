@@ -156,6 +156,23 @@ def test_resumed_on_another_system(tmp_path):
         pass
 
 
+def test_a_run_goes_on_with_its_work_shared_out_otherwise(tmp_path):
+    settings = DESCRIPTION["config"]
+    begun = {**DESCRIPTION, "config": {**settings, "devices": "single"}}
+    with begin(tmp_path, begun):
+        pass
+    other = {**DESCRIPTION, "config": {**settings, "devices": "all", "parallel": "fsdp"}}
+    message = r'devices: "single" -> "all"; parallel: null -> "fsdp" .*last bits'
+    with pytest.warns(RuntimeWarning, match=message), begin(tmp_path, other, resume=True) as run:
+        run.restore(LIKE)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["config"]["parallel"] == "fsdp"
+    assert stored["earlier"][0]["config"]["devices"] == "single"
+    another = {**other, "config": {**other["config"], "learning_rate": 0.7}}
+    with pytest.raises(ValueError, match="learning_rate"), begin(tmp_path, another, resume=True):
+        pass
+
+
 def test_changes_that_the_checkpoint_does_not_fit_leave_the_description(tmp_path):
     with begin(tmp_path) as run:
         run.log({"step": 1})

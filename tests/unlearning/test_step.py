@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fdiv_jax.diffusion import NoiseSchedule
-from fdiv_jax.distributed import DataParallel, SingleDevice
+from fdiv_jax.distributed import DataMesh, DataParallel, ShardedMesh, SingleDevice
 from fdiv_jax.unlearning import (
     Batch,
     CriticConfig,
@@ -28,12 +28,14 @@ from fdiv_jax.unlearning import (
 )
 from fdiv_jax.unlearning.preservation import without_conflict
 from fdiv_jax.unlearning.timesteps import TimestepRange, draw_noise
+from fdiv_jax.unlearning.trainable import LowRank
 from tests.tiny import SCHEDULER
 from tests.unlearning.conftest import relative_error
 
 SCHEDULE = NoiseSchedule.from_config(SCHEDULER)
 CRITIC = CriticConfig(warmup=2, hidden_channels=(6,), head_channels=6, learning_rate=1e-3)
 KEY = jax.random.key(7)
+LOW_RANK = LowRank(("attn2.to_k.kernel", "attn2.to_v.kernel"), 2, 2.0)
 
 
 def loss_of(name="squared_hellinger", family="closed", critic=CRITIC):
@@ -65,8 +67,9 @@ def one_step(plan, toy, b, rate=0.5, state=None, frozen=None):
 def run(runner, plan, toy, steps):
     """The states after 0 .. steps steps, and the metrics of each step."""
     frozen = Frozen(toy.parameters())
+    plan = dataclasses.replace(plan, network=runner.network(plan.network))
     look = runner.compile(lambda axis: make_reference(plan))
-    step = runner.compile(lambda axis: make_step(plan, axis=axis))
+    step = runner.compile(lambda axis: make_step(plan, axis=axis), step=True)
     state = runner.replicate(initial_state(plan, frozen, 1e-2, jax.random.key(1)))
     frozen = runner.replicate(frozen)
     states, rows = [jax.device_get(runner.fetch(state))], []
@@ -129,22 +132,26 @@ def test_one_step_of_gradient_descent_by_hand(toy):
 
 
 @pytest.mark.parametrize(
-    ("name", "family"),
+    ("name", "family", "kind", "changes", "parts"),
     [
-        ("squared_hellinger", "closed"),
-        pytest.param("squared_hellinger", "variational", marks=pytest.mark.slow),
-        pytest.param("jensen_shannon", "exact", marks=pytest.mark.slow),
+        ("squared_hellinger", "closed", DataParallel, {}, 1),
+        ("squared_hellinger", "closed", DataMesh, {}, 2),
+        ("squared_hellinger", "closed", ShardedMesh, {"trainable": LOW_RANK}, 2),
+        pytest.param("squared_hellinger", "variational", DataParallel, {}, 1, marks=pytest.mark.slow),
+        pytest.param("squared_hellinger", "variational", DataMesh, {}, 1, marks=pytest.mark.slow),
+        pytest.param("jensen_shannon", "exact", ShardedMesh, {}, 1, marks=pytest.mark.slow),
     ],
 )
-def test_four_devices_are_one(name, family, toy):
+def test_four_devices_are_one(name, family, kind, changes, parts, toy, monkeypatch):
     """Same global batch, same draws, same result to float32's accuracy: parameters, moments, critic, figures.
 
     On the way: while the critic warms up, it alone learns.
     """
     assert jax.local_device_count() == 4
+    monkeypatch.setattr(ShardedMesh, "SMALL", 8)
     o = loss_of(name, family)
-    plan = plan_of(toy, o)
-    four, rows_of_four = run(DataParallel(), plan, toy, steps=4)
+    plan = dataclasses.replace(plan_of(toy, o), **changes)
+    four, rows_of_four = run(kind(), dataclasses.replace(plan, accumulation=parts), toy, steps=4)
     one, rows = run(SingleDevice(), plan, toy, steps=4)
     assert relative_error(four[-1].trained, one[-1].trained) < 2e-5
     if family == "variational":
@@ -162,12 +169,6 @@ def test_four_devices_are_one(name, family, toy):
         assert moved(a.trained, b.trained) == moved(a.optimiser, b.optimiser) == (k >= plan.warmup)
         assert (rows[k]["gradient_norm"] > 0) == (k >= plan.warmup)
     assert plan.warmup == (CRITIC.warmup if family == "variational" else 0)
-
-
-def test_a_batch_that_the_devices_do_not_divide_is_refused():
-    runner = DataParallel(jax.local_devices()[:2])
-    with pytest.raises(ValueError, match="batch of 7 for 2 devices"):
-        runner.shard(batch(7))
 
 
 def test_draws_depend_on_the_position_alone():

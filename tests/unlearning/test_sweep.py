@@ -57,8 +57,8 @@ def swept(pipe, cache, tmp_path_factory):
     calls = []
     compiled = running.compiled
 
-    def counted(plan, devices):
-        runner, reference, step = compiled(plan, devices)
+    def counted(*what):
+        runner, reference, step = compiled(*what)
 
         def count(frozen, batch, key):
             calls.append(np.asarray(batch.latents).tobytes())

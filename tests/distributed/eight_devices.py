@@ -1,0 +1,106 @@
+"""Eight virtual devices in a process of their own: `python eight_devices.py` prints JSON.
+
+`losses`: of 20 steps of the toy network, by way and number of devices. `data` and `fsdp`: what the compiler
+says of one step of a UNet on eight devices, bytes a device, and the bytes of its collectives by kind.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_RESULT = re.compile(rf"= (\(?[a-z].*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(")
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
+
+
+def collective_bytes(program):
+    """Bytes of the results of each kind of collective in the text of a compiled program."""
+    found = dict.fromkeys(COLLECTIVES, 0)
+    for line in program.splitlines():
+        match = _RESULT.search(line)
+        if match:
+            for kind, shape in _ARRAY.findall(match[1]):
+                size = math.prod(int(n) for n in shape.split(",") if n)
+                found[match[2]] += size * (1 if kind == "pred" else int(re.sub(r"\D", "", kind)) // 8)
+    return found
+
+
+def losses():
+    """Of every step, by way and number of devices."""
+    toy = ToyNetwork()
+    plan, found = plan_of(toy), {}
+    for count in (1, 2, 4, 8):
+        for name in ("pmap", "data", "fsdp"):
+            _, rows = run(runner_of(jax.devices()[:count], name), plan, toy, steps=20)
+            found[f"{name} {count}"] = [float(row["loss"]) for row in rows]
+    return found
+
+
+def wide():
+    """A plan and the frozen weights of a small UNet with wide layers."""
+    config = UNetConfig(
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        block_out_channels=(64,),
+        layers_per_block=1,
+        cross_attention_dim=64,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+    shapes = nnx.eval_shape(lambda: UNet2DConditionModel(config, rngs=nnx.Rngs(0)))
+    unet = fill(shapes, np.random.default_rng(0))
+    network = Network(unet)
+    names = select(network.parameters(unet), "cross-attn").names
+    plan = dataclasses.replace(plan_of(network), trainable=Weights(names))
+    return plan, Frozen(network.parameters(unet))
+
+
+def compiled_step(name):
+    """What the compiler says of a step on eight devices, five samples each."""
+    plan, frozen = wide()
+    runner = runner_of(None, name)
+    placed = dataclasses.replace(plan, network=runner.network(plan.network))
+    state = runner.replicate(initial_state(plan, frozen, 1e-3, jax.random.key(0)))
+    text = jnp.ones((40, 5, 64))
+    rows = dataclasses.replace(batch(40), target_text=text, anchor_text=text)
+    step = runner.compile(lambda axis: make_step(placed, axis=axis), step=True)
+    arguments = (state, runner.replicate(frozen), runner.shard(rows), runner.shard(rows.latents))
+    program = step.lower(*arguments, jax.random.key(0)).compile()
+    memory = program.memory_analysis()
+    return {
+        "arguments": memory.argument_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "collectives": collective_bytes(program.as_text()),
+        "trained": array_bytes(state.trained),
+        "state": array_bytes(state),
+        "frozen": array_bytes(frozen),
+    }
+
+
+if __name__ == "__main__":
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    # XLA otherwise begins whatever can be begun, here every gathering of weights, see `Prepared`.
+    os.environ["XLA_FLAGS"] = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", 8)
+    import jax.numpy as jnp
+    import numpy as np
+    from flax import nnx
+
+    from fdiv_jax.distributed import ShardedMesh, runner_of
+    from fdiv_jax.nn import UNet2DConditionModel, UNetConfig
+    from fdiv_jax.nn.memory import array_bytes
+    from fdiv_jax.unlearning import Frozen, Weights, initial_state, make_step
+    from fdiv_jax.unlearning.parameters import Network, select
+    from tests.tiny import fill
+    from tests.unlearning.conftest import ToyNetwork
+    from tests.unlearning.test_step import batch, plan_of, run
+
+    told = {"data": compiled_step("data"), "fsdp": compiled_step("fsdp")}
+    ShardedMesh.SMALL = 8
+    jax.config.update("jax_disable_most_optimizations", True)
+    print(json.dumps({**told, "losses": losses()}))
