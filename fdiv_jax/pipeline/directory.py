@@ -128,7 +128,8 @@ def load_pipeline(
     else:
         loaded = _of_file(file, directory, classes, dtype, param_dtype)
     components: dict[str, Any] = {
-        name: with_attention(each.model, attention) for name, each in loaded.items()
+        name: each.model if attention == "auto" else with_attention(each.model, attention)
+        for name, each in loaded.items()
     }
     components |= {name: _load_tokenizer(directory / name) for name in entries if name in _TOKENIZERS}
     if kind == "StableDiffusionPipeline":
