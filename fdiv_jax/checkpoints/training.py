@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,9 @@ import numpy as np
 from fdiv_jax.arrays import PyTree
 from fdiv_jax.checkpoints.atomic import atomic_directory, clean_leftovers
 from fdiv_jax.files import JsonMapping, JsonObject, listed, parse_json, read_json, read_text, shown
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 __all__ = ["Restored", "TrainingCheckpoints", "error_number"]
 
@@ -256,7 +260,7 @@ def _write_arrays(directory: Path, leaves: Sequence[np.ndarray]) -> None:
             checkpointer.save(directory, stored)
 
 
-def _checkpointer() -> Any:
+def _checkpointer() -> "ocp.Checkpointer":
     """Orbax, for this process alone: of several that make a run only one writes, and each reads."""
     import orbax.checkpoint as ocp
 
