@@ -1,7 +1,10 @@
-"""Data that ships with the package: the embedded world's model and its judge.
+"""Data that ships with the package; only files, which the layers above read.
 
-Only files, which the layers above read (`fdiv_jax.pipeline`, `fdiv_jax.worlds`). They are written by
-`python -m fdiv_jax.worlds.build_fashion`.
+fashion, fashion_judge     the embedded world's model and its judge, written by
+                           `python -m fdiv_jax.worlds.build_fashion`
+clip                       the merges of CLIP's tokenizer, with their licence
+families                   what the published models of a family set and shapes do not show: scheduler,
+                           scaling factor, activations, padding; from their configurations on the hub
 """
 
 import importlib.resources

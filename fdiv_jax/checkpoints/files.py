@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,10 +19,12 @@ __all__ = [
     "DTYPES",
     "PICKLE_SUFFIXES",
     "STORED_DTYPES",
+    "Header",
     "TensorFiles",
     "cast",
     "errors_from",
     "is_pickle",
+    "read_header",
     "read_metadata",
     "save_tensors",
     "write_tensors",
@@ -217,6 +219,24 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
             return dict(file.metadata() or {})
     except SafetensorError as error:
         raise _unreadable(path, error) from error
+
+
+class Header(NamedTuple):
+    """What a safetensors file says of itself; no tensor is read."""
+
+    shapes: dict[str, tuple[int, ...]]
+    types: dict[str, str]
+    """The names that the format has for types: "F32", "F8_E4M3", ..."""
+    metadata: dict[str, str]
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """The header of a safetensors file; raises as `read_metadata`."""
+    metadata = read_metadata(path)
+    with safe_open(path, framework="np") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        shapes = {name: tuple(each.get_shape()) for name, each in slices.items()}
+        return Header(shapes, {name: each.get_dtype() for name, each in slices.items()}, metadata)
 
 
 def is_pickle(path: Path) -> bool:

@@ -26,6 +26,7 @@ from flax import nnx
 from fdiv_jax.checkpoints.delta import DELTA
 from fdiv_jax.checkpoints.files import TensorFiles, cast, is_pickle, read_metadata, write_tensors
 from fdiv_jax.checkpoints.lora_names import KOHYA_PREFIXES, Layers, Part, other_kind, stated_family
+from fdiv_jax.checkpoints.original_kinds import TITLES
 from fdiv_jax.checkpoints.original_names import Family, family, unet_original_name
 from fdiv_jax.checkpoints.peft_config import METADATA, PeftConfig, peft_metadata
 from fdiv_jax.checkpoints.state_dicts import kernel_to_weight, weight_to_kernel, without_ones
@@ -42,11 +43,6 @@ _KOHYA_VERSION: dict[Family, tuple[str, str]] = {
     "sd1": ("sd_v1", "False"),
     "sd2": ("sd_v2", "True"),
     "sdxl": ("sdxl_base_v1-0", "False"),
-}
-_TITLES: dict[Family, str] = {
-    "sd1": "Stable Diffusion 1.x",
-    "sd2": "Stable Diffusion 2.x",
-    "sdxl": "Stable Diffusion XL",
 }
 _WIDTHS: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 _CROSS_ATTENTION = re.compile(r"attn2.+to_[kv]\b.*(lora_A|down)\b.*weight|attn2.+to_[kv]_lora\.down\.weight")
@@ -286,7 +282,7 @@ def _check_family(
     width = tensors[name].shape[1:2] if name else ()
     if width and widths and width[0] not in widths:
         told, known = (
-            f"{one} ({_TITLES[_WIDTHS[one]]})" if one in _WIDTHS else str(one) for one in (*width, widths[0])
+            f"{one} ({TITLES[_WIDTHS[one]]})" if one in _WIDTHS else str(one) for one in (*width, widths[0])
         )
         raise ValueError(
             f"{path} is for a UNet that attends to text of width {told}, as {name} shows; the model attends "
@@ -294,7 +290,7 @@ def _check_family(
         )
     stated = stated_family(header, tensors)
     if not width and stated is not None and stated != own:
-        raise ValueError(f"{path} is for {_TITLES[stated]}, the model is of the family {_TITLES[own]}")
+        raise ValueError(f"{path} is for {TITLES[stated]}, the model is of the family {TITLES[own]}")
 
 
 def _part_names(component: str, layout: str) -> tuple[str, str]:

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
-from fdiv_jax.checkpoints.files import TensorFiles, cast, read_metadata, write_tensors
+from fdiv_jax.checkpoints.files import TensorFiles, cast, errors_from, read_header, write_tensors
+from fdiv_jax.checkpoints.original_kinds import Layout, check_kind, check_types
 from fdiv_jax.checkpoints.original_names import (
     clip_original_name,
     family,
@@ -30,17 +31,20 @@ from fdiv_jax.checkpoints.original_names import (
 )
 from fdiv_jax.checkpoints.state_dicts import load_state_dict, state_dict, tensor_names
 from fdiv_jax.files import listed
+from fdiv_jax.nn import AutoencoderKL
 
-__all__ = ["load_single_file", "save_single_file", "stored_dtypes"]
+__all__ = ["file_layout", "load_autoencoder", "load_single_file", "save_single_file", "stored_dtypes"]
 
 _VAE_MATRIX = re.compile(r"(?:en|de)coder\.mid\.attn_1\.(?:q|k|v|proj_out)\.weight")
 _QKV = re.compile(r"(?P<layer>.+\.attn)\.(?P<part>[qkv])\.(?P<leaf>weight|bias)")
 # Skipped in the towers' files: buffers, tensors that only training reads, and layers that the model lacks.
 _NOT_READ = re.compile(
-    r"transformer\.text_model\.embeddings\.position_ids|model\.(?:attn_mask|logit_scale|text_projection)"
-    r"|model\.transformer\.resblocks\..+"
+    r"transformer\.(?:text_model\.)?embeddings\.position_ids|transformer\.text_projection\.weight"
+    r"|(?:transformer\.|model\.)?logit_scale|model\.(?:attn_mask|text_projection)"
+    r"|model\.transformer\.resblocks\..+|loss\..+|model_ema\..+"
 )
 _MAX_LISTED = 4
+_WRITTEN = Layout()
 
 
 class _Place(NamedTuple):
@@ -102,7 +106,8 @@ def load_single_file(
     Args:
         path: the file.
         modules: the modules by component, as for `save_single_file`, with the configurations of the file's
-            model; they may be abstract, from `nnx.eval_shape`.
+            model; they may be abstract, from `nnx.eval_shape`. Without "vae" the file's autoencoder is not
+            read.
 
     Returns:
         The modules with the file's parameters. Averages, schedules and other tensors beside the components
@@ -110,17 +115,51 @@ def load_single_file(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a damaged file, or tensors of a component that are missing, unexpected or misshapen.
+        ValueError: a damaged file, one that is no model or a part of one, or tensors of a component that are
+            missing, unexpected or misshapen.
+        NotImplementedError: a model of another kind, or weights in fp8.
     """
     path = Path(path)
-    read_metadata(path)
+    layout = file_layout(path)
+    places = _places(modules, layout, loading=True)
     with TensorFiles([path]) as tensors:
         return {
             component: load_state_dict(
                 modules[component], _Component(path, tensors, place, modules[component]), source=str(path)
             )
-            for component, place in _places(modules).items()
+            for component, place in places.items()
         }
+
+
+def load_autoencoder(
+    path: str | os.PathLike[str], module: AutoencoderKL, prefix: str
+) -> tuple[AutoencoderKL, dict[str, str]]:
+    """Read the autoencoder of a file of the original layout, below `prefix`; raises as `load_single_file`.
+
+    Returns:
+        The module with the file's parameters, and the dtype of each tensor in the file by the module's names.
+    """
+    path = Path(path)
+    place = _Place(prefix, vae_original_name(len(module.config.block_out_channels)))
+    with TensorFiles([path]) as tensors:
+        filled = load_state_dict(module, _Component(path, tensors, place, module), source=str(path))
+        names = tensor_names(module)
+        return filled, {name: tensors.dtype(place.locate(name)[0]).name for name in names}
+
+
+def file_layout(path: Path) -> Layout:
+    """The layout of a file, by its header alone.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, one that is no model or a part of one.
+        NotImplementedError: a model of another kind, or weights in fp8.
+    """
+    header = read_header(path)
+    with errors_from(path):
+        layout = check_kind(header.shapes)
+        check_types(header.types)
+    return layout
 
 
 def stored_dtypes(
@@ -128,12 +167,13 @@ def stored_dtypes(
 ) -> dict[str, dict[str, str]]:
     """Each tensor's dtype in a file of the original layout, by component and by the module's name for it; of
     a file that `load_single_file` reads."""
+    places = _places(modules, file_layout(Path(path)), loading=True)
     with TensorFiles([Path(path)]) as tensors:
         return {
             component: {
                 name: tensors.dtype(place.locate(name)[0]).name for name in tensor_names(modules[component])
             }
-            for component, place in _places(modules).items()
+            for component, place in places.items()
         }
 
 
@@ -172,28 +212,37 @@ class _Component(Mapping[str, np.ndarray]):
         return len(self._where)
 
 
-def _places(modules: Mapping[str, nnx.Module]) -> dict[str, _Place]:
+def _places(
+    modules: Mapping[str, nnx.Module], layout: Layout = _WRITTEN, *, loading: bool = False
+) -> dict[str, _Place]:
     configs: dict[str, Any] = {name: getattr(module, "config", None) for name, module in modules.items()}
     if "unet" not in configs:
         raise ValueError(f"components {', '.join(modules) or 'none'}, expected unet among them")
     kind = family(configs["unet"])
     expected = {"unet", "vae", "text_encoder"} | ({"text_encoder_2"} if kind == "sdxl" else set())
-    if set(modules) != expected:
+    if set(modules) != expected and not (loading and set(modules) == expected - {"vae"}):
         raise ValueError(
             f"components {', '.join(sorted(modules))} for a model of the family {kind}, "
             f"expected {', '.join(sorted(expected))}"
         )
-    places = {
-        "unet": _Place("model.diffusion_model.", unet_original_name(configs["unet"])),
-        "vae": _Place("first_stage_model.", vae_original_name(len(configs["vae"].block_out_channels))),
-    }
+    root = layout.root
+    places = {"unet": _Place(layout.unet, unet_original_name(configs["unet"]))}
+    if "vae" in modules:
+        levels = len(configs["vae"].block_out_channels)
+        places["vae"] = _Place(f"{root}{layout.vae}", vae_original_name(levels))
     if kind == "sdxl":
-        places["text_encoder"] = _Place("conditioner.embedders.0.", clip_original_name)
-        places["text_encoder_2"] = _Place("conditioner.embedders.1.", open_clip_name)
+        places["text_encoder"] = _Place(f"{root}conditioner.embedders.0.", clip_original_name)
+        places["text_encoder_2"] = _Place(f"{root}conditioner.embedders.1.", open_clip_name)
+    elif kind == "sd2":
+        places["text_encoder"] = _Place(f"{root}cond_stage_model.", open_clip_name)
     else:
-        tower = clip_original_name if kind == "sd1" else open_clip_name
-        places["text_encoder"] = _Place("cond_stage_model.", tower)
+        tower = _bare_clip_name if layout.bare else clip_original_name
+        places["text_encoder"] = _Place(f"{root}cond_stage_model.", tower)
     return places
+
+
+def _bare_clip_name(name: str) -> str:
+    return clip_original_name(name.removeprefix("text_model."))
 
 
 def _to_original(name: str, value: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from flax import nnx
 
 from fdiv_jax.checkpoints.original_names import family
+from fdiv_jax.checkpoints.original_shapes import CHANNELS_A_HEAD
 from fdiv_jax.nn import UNetConfig, VAEConfig
 from fdiv_jax.nn.config import ModelConfig, per_block
 
@@ -27,7 +28,6 @@ _VAE = {
     "use_post_quant_conv": True,
     "mid_block_add_attention": True,
 }
-_CHANNELS_A_HEAD = 64
 
 
 def unstated_settings(modules: Mapping[str, nnx.Module], prediction_type: str = "epsilon") -> list[str]:
@@ -51,7 +51,7 @@ def unstated_settings(modules: Mapping[str, nnx.Module], prediction_type: str = 
     levels = len(config.block_out_channels)
     usual = (8,) * levels
     if kind != "sd1":
-        usual = tuple(channels // _CHANNELS_A_HEAD for channels in config.block_out_channels)
+        usual = tuple(channels // CHANNELS_A_HEAD for channels in config.block_out_channels)
     heads = per_block("attention_head_dim", config.attention_head_dim, levels)
     attending = [name.startswith("CrossAttn") for name in config.down_block_types]
     attending[-1] |= config.mid_block_type == "UNetMidBlock2DCrossAttn"

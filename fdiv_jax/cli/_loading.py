@@ -29,15 +29,20 @@ class Files:
     offline: bool = False
     """Load a model of the hub from the local cache only."""
     config: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """For a model of one file: a model of the same architecture, for its configurations, tokenizer and
-    scheduler."""
+    """For a model of one file that is not as published: a model of the same architecture, for its
+    configurations, tokenizer and scheduler."""
+    vae: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """An autoencoder instead of the model's own, or for a file without one: a file, or a directory."""
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    """The prediction of the UNet, for a file of Stable Diffusion 2.x that does not say: epsilon (512 px) or
+    v_prediction (768 px)."""
     param_dtype: Precision = "float32"
     """The precision in which the parameters are kept."""
     lora: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="FILE[:STRENGTH]")] = ()
     """A LoRA file to add to the model's weights, with its strength; may be given several times."""
 
     def load(self, model: str | Path) -> TextToImagePipeline:
-        """The pipeline of a directory, a world or a hub id, with the LoRA files added."""
+        """The pipeline of a directory, a file, a world or a hub id, with the LoRA files added."""
         return self._load(model, "float32")
 
     def fit(self, model: str | Path) -> bool:
@@ -59,6 +64,8 @@ class Files:
         pipe = fdiv_jax.load_pipeline(
             model,
             config=self.config,
+            vae=self.vae,
+            prediction_type=self.prediction_type,
             variant=self.variant,
             revision=self.revision,
             offline=self.offline,
@@ -78,7 +85,7 @@ class Loading(Files):
     """The precision of the computation; norms, softmax and losses stay in float32."""
 
     def load(self, model: str | Path) -> TextToImagePipeline:
-        """The pipeline of a directory, a world or a hub id."""
+        """The pipeline of a directory, a file, a world or a hub id."""
         return self._load(model, self.dtype)
 
 

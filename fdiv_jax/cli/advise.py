@@ -46,7 +46,8 @@ class Command:
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """The model: `fashion` (the embedded world), a diffusers directory, or a hub id."""
+    """The model: `fashion` (the embedded world), a diffusers directory, one .safetensors file, or a hub
+    id."""
     config: Annotated[UnlearningConfig, tyro.conf.arg(name="")]
     """What to unlearn and how."""
     concept_file: Path | None = None

@@ -21,6 +21,8 @@ __all__ = ["Command", "cast_pipeline", "extract"]
 
 Format = Literal["diffusers", "single-file", "lora", "kohya", "delta"]
 _OF_CHANGES = ("lora", "kohya", "delta")
+_OF_ONE_FILE = ("config", "vae", "prediction_type")
+"""Options that complete a model of one file."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Command:
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """The model: a diffusers directory, a run directory of `fdiv-jax unlearn`, or `fashion`."""
+    """The model: a diffusers directory, a run directory of `fdiv-jax unlearn`, one .safetensors file, or
+    `fashion`."""
     format: Format
     """The form to write: diffusers, single-file, lora, kohya or delta."""
     output: Path
@@ -121,10 +124,11 @@ class Command:
         """
         own, other = self.files, dataclasses.replace(self.files, lora=self._loras_of_base(model))
         if self.base is None:  # as the run loaded it
-            recorded = _recorded(Path(model), "config")
-            other = dataclasses.replace(other, config=recorded if isinstance(recorded, str) else None)
+            recorded = {key: _recorded(Path(model), key) for key in _OF_ONE_FILE}
+            known = {key: value if isinstance(value, str) else None for key, value in recorded.items()}
+            other = dataclasses.replace(other, **known)
         elif Path(model).is_dir():
-            own = dataclasses.replace(own, config=None)
+            own = dataclasses.replace(own, **dict.fromkeys(_OF_ONE_FILE))
         if not Path(model).is_dir():
             other = dataclasses.replace(other, revision=None)
         if base is not None and not own.fit(model) and other.fit(base):

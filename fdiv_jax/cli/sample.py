@@ -23,7 +23,8 @@ class Command:
     """Draw images from a model at one or more prompts: a contact sheet with one row per prompt."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """The model: `fashion` (the embedded world), a diffusers directory, or a hub id."""
+    """The model: `fashion` (the embedded world), a diffusers directory, one .safetensors file, or a hub
+    id."""
     prompts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT")]
     """One or more prompts, each in quotes: "a sneaker, sketch style"."""
     seed: int = 0

@@ -33,7 +33,8 @@ class Command:
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """The model: `fashion` (the embedded world), a diffusers directory, or a hub id."""
+    """The model: `fashion` (the embedded world), a diffusers directory, one .safetensors file, or a hub
+    id."""
     config: Annotated[UnlearningConfig, tyro.conf.arg(name="")]
     """Settings that all runs share."""
     divergences: tuple[str, ...]

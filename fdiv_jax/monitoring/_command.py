@@ -10,6 +10,9 @@ from fdiv_jax.unlearning import UnlearningConfig
 
 __all__ = ["changes", "repeating"]
 
+_BESIDE = ("config", "vae", "prediction_type")
+"""What completes a model of one file."""
+
 
 def changes(config: UnlearningConfig) -> JsonObject:
     """Settings that differ from the defaults, by dotted names, as JSON holds them."""
@@ -17,15 +20,25 @@ def changes(config: UnlearningConfig) -> JsonObject:
     return {name: value for name, value in _flat(config.to_dict()).items() if value != default[name]}
 
 
-def repeating(model: str, config: UnlearningConfig) -> str:
-    """The command that makes the run again; for several concepts, which no option can say, Python."""
+def repeating(model: Mapping[str, Any], config: UnlearningConfig) -> str:
+    """The command that makes the run again; for several concepts, which no option can say, Python.
+
+    `model` is the run's own account of it: its name, and what it was loaded with.
+    """
+    name = str(model.get("name") or "MODEL")
+    beside = {key: str(model[key]) for key in _BESIDE if model.get(key)}
+    loras = [(str(file), strength) for file, strength in model.get("loras") or ()]
     if config.concepts:
+        options = "".join(f", {key}={value!r}" for key, value in beside.items())
+        added = "".join(f".with_lora({file!r}, {strength})" for file, strength in loras)
         return (
             "import json, fdiv_jax\n"
             'config = fdiv_jax.UnlearningConfig.from_dict(json.load(open("config.json"))["config"])\n'
-            f"result = fdiv_jax.unlearn(fdiv_jax.load_pipeline({model or 'MODEL'!r}), config)"
+            f"result = fdiv_jax.unlearn(fdiv_jax.load_pipeline({name!r}{options}){added}, config)"
         )
-    words = ["fdiv-jax", "unlearn", shlex.quote(model or "MODEL")]
+    words = ["fdiv-jax", "unlearn", shlex.quote(name)]
+    words += [_option(key.replace("_", "-"), value) for key, value in beside.items()]
+    words += [_option("lora", f"{file}:{strength}") for file, strength in loras]
     for name, value in changes(config).items():
         words.append(_option(name.replace("_", "-"), value))
     return " ".join(words)

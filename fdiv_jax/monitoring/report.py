@@ -122,7 +122,7 @@ def page(
         _compared(pipe, result, images) if images else "",
         _kept(pipe, result, images) if images else "",
         _pairs(result),
-        _section("To repeat it", f"<pre>{_text(repeating(result.model.get('name', ''), config))}</pre>"),
+        _section("To repeat it", f"<pre>{_text(repeating(result.model, config))}</pre>"),
         _made_with(result),
     ]
     return (

@@ -1,13 +1,22 @@
-"""The tokenizer class of CLIP, without the advice that comes with it."""
+"""CLIP's tokenizer: its class, without the advice that comes with it, and the one of the published models."""
 
 from __future__ import annotations
 
+import functools
+import gzip
 import os
 from typing import Any
 
-__all__ = ["clip_tokenizer_class"]
+from fdiv_jax.assets import asset_directory
 
+__all__ = ["CLIP_TOKENS", "clip_tokenizer_class", "published_tokenizer"]
+
+CLIP_TOKENS = 49_408
+"""Tokens of the published models: bytes, bytes that end a word, merges, and the two ends of a text."""
 _QUIET = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+_PRINTED = (*range(33, 127), *range(161, 173), *range(174, 256))
+"""The bytes that byte-level BPE writes as the character of that number; the others follow from 256 on."""
 
 
 def clip_tokenizer_class() -> Any:
@@ -20,3 +29,32 @@ def clip_tokenizer_class() -> Any:
         if before is None:
             del os.environ[_QUIET]
     return CLIPTokenizer
+
+
+def published_tokenizer(pad_token: str, length: int = 77) -> Any:
+    """The tokenizer of the published Stable Diffusion models, which ships with the package.
+
+    Its vocabulary follows from CLIP's merges: the 256 bytes, the same at the end of a word, one token per
+    merge, start and end of a text. Radford et al., Learning Transferable Visual Models From Natural Language
+    Supervision, 2021.
+
+    Args:
+        pad_token: fills up short prompts: "<|endoftext|>" for Stable Diffusion 1.x and the first tower of
+            XL, "!" for 2.x and the second tower of XL.
+        length: tokens to which prompts are cut and filled up.
+    """
+    vocabulary, merges = _vocabulary()
+    return clip_tokenizer_class()(
+        vocab=dict(vocabulary), merges=list(merges), pad_token=pad_token, model_max_length=length
+    )
+
+
+@functools.cache
+def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The number of each token, and the merges in their order."""
+    packed = (asset_directory("clip") / "merges.txt.gz").read_bytes()
+    lines = gzip.decompress(packed).decode().splitlines()[1:]  # the first names the format
+    merges = [(first, second) for first, second in (line.split(" ") for line in lines)]
+    characters = [chr(one) for one in (*_PRINTED, *range(256, 512 - len(_PRINTED)))]
+    tokens = [*characters, *(f"{one}</w>" for one in characters), *map("".join, merges), _START, _END]
+    return {token: number for number, token in enumerate(tokens)}, merges

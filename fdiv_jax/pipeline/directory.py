@@ -12,18 +12,18 @@ import dataclasses
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
-from flax import nnx
 from jax.typing import DTypeLike
 
-from fdiv_jax.checkpoints import atomic_directory, load_component, load_single_file, save_component
-from fdiv_jax.checkpoints.components import SMALLER, LoadedComponent, describe_component
+from fdiv_jax.checkpoints import atomic_directory, load_component, save_component
+from fdiv_jax.checkpoints.components import LoadedComponent, describe_component
 from fdiv_jax.checkpoints.files import errors_from
-from fdiv_jax.checkpoints.single_file import stored_dtypes
+from fdiv_jax.checkpoints.single_file import file_layout
 from fdiv_jax.checkpoints.weight_files import has_weights
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.files import check_regular, read_json
@@ -36,12 +36,13 @@ from fdiv_jax.nn import (
     with_attention,
 )
 from fdiv_jax.nn.attention import Implementation, check_implementation
-from fdiv_jax.nn.memory import array_bytes
-from fdiv_jax.nn.room import require_room
 from fdiv_jax.pipeline.clip_tokenizer import clip_tokenizer_class
 from fdiv_jax.pipeline.concepts import read_concepts
 from fdiv_jax.pipeline.finding import WORLDS, find_model, is_single_file
 from fdiv_jax.pipeline.kept import USUALLY_KEPT, kept_components, write_kept
+from fdiv_jax.pipeline.one_file import describe_file, load_file, read_file
+from fdiv_jax.pipeline.vae_source import check_vae, load_vae
+from fdiv_jax.terminal import printable
 
 if TYPE_CHECKING:
     from fdiv_jax.pipeline.text_to_image import TextToImagePipeline
@@ -74,6 +75,8 @@ def load_pipeline(
     model: str | os.PathLike[str],
     *,
     config: str | os.PathLike[str] | None = None,
+    vae: str | os.PathLike[str] | None = None,
+    prediction_type: str | None = None,
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
     attention: Implementation = "auto",
@@ -89,7 +92,12 @@ def load_pipeline(
         model: "fashion" (the world in the package), a diffusers directory, a hub id "owner/model", or one
             file of safetensors in the original layout, as A1111 and ComfyUI keep models.
         config: for one file, a model of the same architecture, in any other of these forms: its
-            configurations, tokenizer and scheduler are read, its weights are not.
+            configurations, tokenizer and scheduler are read, its weights are not. Without it they follow from
+            the file's names and shapes, and what was found is said on stderr.
+        vae: an autoencoder instead of the model's, or for a file without one: a file of safetensors in the
+            original layout, a directory with its `config.json`, or a diffusers directory, whose vae it is.
+        prediction_type: for one file without `config`: "epsilon" or "v_prediction", where the file does not
+            say what its UNet predicts.
         dtype: the precision of the computation: float32, bfloat16 or float16, as a dtype or by its name;
             norms, softmax and time embedding stay in float32.
         param_dtype: the precision in which the parameters are kept.
@@ -100,107 +108,145 @@ def load_pipeline(
 
     Raises:
         FileNotFoundError: no such directory or hub model, or one without `model_index.json` or a component.
-        NotADirectoryError: a file that is no model, or a model of one file without `config`.
-        ValueError: `config` for a model that has its own; a file that is damaged or pickled, tensors missing,
+        NotADirectoryError: a file that is no model.
+        ValueError: `config` or `prediction_type` for a model that has its own; a file that is damaged,
+            pickled, a part of a model or a LoRA, one that does not say what it predicts, tensors missing,
             left over or of another shape, or an unknown `attention` or precision.
-        NotImplementedError: a kind of pipeline or component that is not supported.
+        NotImplementedError: a kind of pipeline, component or file that is not supported.
     """
     from fdiv_jax.pipeline.text_to_image import TextToImagePipeline
 
     check_implementation(attention)
     dtype, param_dtype = _precision("dtype", dtype), _precision("param_dtype", param_dtype)
-    file = _single_file(model, config)
-    directory = find_model(
-        model if config is None else config, variant=variant, revision=revision, offline=offline
+    file = _single_file(model, config, prediction_type)
+    given = {"config": config, "vae": vae, "prediction_type": prediction_type}
+    settings: dict[str, Any] = {
+        "name": str(model),
+        "loaded_with": {name: str(value) for name, value in given.items() if value is not None},
+    }
+    if file is not None and config is None:
+        found = describe_file(file, vae=vae, prediction_type=prediction_type)
+        print(printable(found.told), file=sys.stderr)
+        loaded = read_file(file, found, vae=vae, dtype=dtype, param_dtype=param_dtype)
+        kind = found.model_index["_class_name"]
+        scheduler, path, extras, tokenizers = found.scheduler, file, found.model_index, found.tokenizers
+    else:
+        directory = find_model(
+            model if config is None else config, variant=variant, revision=revision, offline=offline
+        )
+        check_regular(directory)
+        index = read_json(directory / "model_index.json")
+        kind = _pipeline_kind(directory, index)
+        entries = {name: _entry(directory, index, name) for name in _PIPELINES[kind]}
+        classes = {name: _CLASSES[entry[-1]] for name, entry in entries.items() if name not in _TOKENIZERS}
+        if file is None:
+            loaded = _of_directory(directory, classes, variant, vae, dtype, param_dtype)
+        else:
+            loaded = _of_file(file, directory, classes, vae, dtype, param_dtype)
+        tokenizers = {name: _load_tokenizer(directory / name) for name in entries if name in _TOKENIZERS}
+        for tokenizer, encoder in zip(_TOKENIZERS, ("text_encoder", "text_encoder_2"), strict=True):
+            if tokenizer in tokenizers:
+                _check_tokenizer(directory / tokenizer, tokenizers[tokenizer], loaded[encoder].model)
+        path = directory / "scheduler" / "scheduler_config.json"
+        scheduler = read_json(path, finite=False)  # diffusers writes -Infinity
+        extras = {key: value for key, value in index.items() if key not in _LIBRARIES}
+        settings["concepts"] = read_concepts(directory / "concepts.json")
+        settings["kept"] = kept_components(directory, index, ("scheduler", *_LIBRARIES), variant)
+    components: dict[str, Any] = {
+        name: each.model if attention == "auto" else with_attention(each.model, attention)
+        for name, each in loaded.items()
+    }
+    process = scheduler
+    if kind == "StableDiffusionPipeline":  # diffusers overrides the files here; latents are not clipped
+        components["unet"].config = _mended_size(components["unet"].config, loaded["unet"].config)
+        process = {**scheduler, "clip_sample": False, "steps_offset": 1}
+    with errors_from(path):
+        schedule = NoiseSchedule.from_config(process)
+    return TextToImagePipeline(
+        **components,
+        **tokenizers,
+        schedule=schedule,
+        scheduler_config=scheduler,
+        extras=extras,
+        stored_dtypes={name: each.stored_dtypes for name, each in loaded.items()},
+        **settings,
     )
-    check_regular(directory)
-    index = read_json(directory / "model_index.json")
+
+
+def _pipeline_kind(directory: Path, index: Mapping[str, Any]) -> str:
     kind = index.get("_class_name")
     if not isinstance(kind, str) or kind not in _PIPELINES:
         named = (
             f"pipeline {kind!r}" if kind is not None else "model_index.json names no pipeline (_class_name)"
         )
         raise NotImplementedError(f"{directory}: {named}; supported: {', '.join(_PIPELINES)}")
-    entries = {name: _entry(directory, index, name) for name in _PIPELINES[kind]}
-    classes = {name: _CLASSES[entry[-1]] for name, entry in entries.items() if name not in _TOKENIZERS}
-    if file is None:
-        loaded = _of_directory(directory, classes, variant, dtype, param_dtype)
-    else:
-        loaded = _of_file(file, directory, classes, dtype, param_dtype)
-    components: dict[str, Any] = {
-        name: each.model if attention == "auto" else with_attention(each.model, attention)
-        for name, each in loaded.items()
-    }
-    components |= {name: _load_tokenizer(directory / name) for name in entries if name in _TOKENIZERS}
-    if kind == "StableDiffusionPipeline":
-        components["unet"].config = _mended_size(components["unet"].config, loaded["unet"].config)
-    for tokenizer, encoder in zip(_TOKENIZERS, ("text_encoder", "text_encoder_2"), strict=True):
-        if tokenizer in components:
-            _check_tokenizer(directory / tokenizer, components[tokenizer], components[encoder])
-    path = directory / "scheduler" / "scheduler_config.json"
-    scheduler = read_json(path, finite=False)  # diffusers writes -Infinity
-    process = scheduler
-    if kind == "StableDiffusionPipeline":  # diffusers overrides the file here; latents are not clipped
-        process = {**scheduler, "clip_sample": False, "steps_offset": 1}
-    with errors_from(path):
-        schedule = NoiseSchedule.from_config(process)
-    return TextToImagePipeline(
-        **components,
-        schedule=schedule,
-        scheduler_config=scheduler,
-        concepts=read_concepts(directory / "concepts.json"),
-        name=str(model),
-        extras={key: value for key, value in index.items() if key not in _LIBRARIES},
-        stored_dtypes={name: each.stored_dtypes for name, each in loaded.items()},
-        configured_by="" if config is None else str(config),
-        kept=kept_components(directory, index, ("scheduler", *_LIBRARIES), variant),
-    )
+    return kind
 
 
-def _single_file(model: str | os.PathLike[str], config: str | os.PathLike[str] | None) -> Path | None:
+def _single_file(
+    model: str | os.PathLike[str], config: str | os.PathLike[str] | None, prediction_type: str | None
+) -> Path | None:
     """The file of a model of one file; None for the other forms of models."""
-    if config is None:
-        return None
-    if str(model) in WORLDS or not is_single_file(model):
+    single = str(model) not in WORLDS and is_single_file(model)
+    if config is not None and not single:
         raise ValueError(
             f"config {str(config)!r} beside the model {str(model)!r}; expected it with a model of one file "
             "that ends in .safetensors"
         )
-    if Path(config).is_file():
+    if prediction_type is not None and (config is not None or not single):
+        raise ValueError(
+            f"prediction_type {prediction_type!r} beside the model {str(config or model)!r}, whose scheduler "
+            "says it; expected it with a model of one file, without config"
+        )
+    if config is not None and Path(config).is_file():
         raise NotADirectoryError(f"config {str(config)!r} is a file, expected a diffusers directory")
-    return Path(model)
+    return Path(model) if single else None
 
 
 Classes = Mapping[str, type[Any]]
 Loaded = dict[str, LoadedComponent[Any]]
 
 
+Place = str | os.PathLike[str]
+
+
 def _of_directory(
-    directory: Path, classes: Classes, variant: str | None, dtype: Any, param_dtype: Any
+    directory: Path, classes: Classes, variant: str | None, vae: Place | None, dtype: Any, param_dtype: Any
 ) -> Loaded:
-    """The networks of a directory, by component."""
-    variants = _variants(directory, classes, variant)
-    return {
+    """The networks of a directory, by component; the autoencoder is another one where `vae` names it."""
+    own = {name: kind for name, kind in classes.items() if name != "vae" or vae is None}
+    variants = _variants(directory, own, variant)
+    loaded = {
         name: load_component(
             directory / name, kind, variant=variants[name], dtype=dtype, param_dtype=param_dtype
         )
-        for name, kind in classes.items()
+        for name, kind in own.items()
     }
+    return loaded | _other_vae(vae, directory, dtype, param_dtype)
 
 
-def _of_file(file: Path, directory: Path, classes: Classes, dtype: Any, param_dtype: Any) -> Loaded:
+def _of_file(
+    file: Path, directory: Path, classes: Classes, vae: Place | None, dtype: Any, param_dtype: Any
+) -> Loaded:
     """The networks of one file, by component, configured as those of a directory."""
+    with errors_from(file):
+        check_vae(file_layout(file), vae)
     described = {
         name: describe_component(directory / name, kind, dtype=dtype, param_dtype=param_dtype)
         for name, kind in classes.items()
+        if name != "vae" or vae is None
     }
     modules = {name: module for name, (module, _) in described.items()}
-    size = sum(array_bytes(nnx.state(module)) for module in modules.values())
-    require_room(size, f"{file}: a model of its size", SMALLER)
-    filled, dtypes = load_single_file(file, modules), stored_dtypes(file, modules)
-    return {
-        name: LoadedComponent(filled[name], config, dtypes[name]) for name, (_, config) in described.items()
-    }
+    configs = {name: config for name, (_, config) in described.items()}
+    return load_file(file, modules, configs) | _other_vae(vae, directory, dtype, param_dtype)
+
+
+def _other_vae(vae: Place | None, directory: Path, dtype: Any, param_dtype: Any) -> Loaded:
+    """The autoencoder that `vae` names, with settings of the directory's own that a file does not show."""
+    if vae is None:
+        return {}
+    own = read_json(directory / "vae" / "config.json")
+    return {"vae": load_vae(vae, own, dtype=dtype, param_dtype=param_dtype)}
 
 
 def _entry(directory: Path, index: Mapping[str, Any], name: str) -> list[Any]:

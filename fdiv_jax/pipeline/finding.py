@@ -18,7 +18,6 @@ __all__ = ["WORLDS", "find_model", "is_single_file"]
 WORLDS = ("fashion",)
 """Names of the models that ship with the package."""
 _INDEX = "model_index.json"
-_LAYOUT = "of the same architecture by `config`, for its configurations, tokenizer and scheduler"
 _ADDRESS = re.compile(r"https?://[^/]+/([\w.-]+/[\w.-]+)(?:/.*)?")
 
 
@@ -45,8 +44,8 @@ def find_model(model: str | os.PathLike[str], **hub: Any) -> Path:
             f"model {str(model)!r} is a file, expected a diffusers directory{_of_file(directory)}"
         )
     raise FileNotFoundError(
-        f"model {str(model)!r}: no such directory; expected {', '.join(WORLDS)}, a diffusers directory "
-        f"or a hub id owner/model{_meant(str(model))}"
+        f"model {str(model)!r}: no such directory or file; expected {', '.join(WORLDS)}, a diffusers "
+        f"directory, one file of safetensors, or a hub id owner/model{_meant(str(model))}"
     )
 
 
@@ -92,7 +91,7 @@ def _instead(directory: Path) -> str:
     if models:
         return f"; it holds models: {', '.join(models[:4])}"
     if tensors and not (directory / "config.json").is_file():
-        return f"; to load the file {tensors[0].name} name it, and a directory {_LAYOUT}"
+        return f"; to load the file {tensors[0].name} name it"
     return ""
 
 
@@ -101,6 +100,4 @@ def _of_file(file: Path) -> str:
         return "; it is pickled, and reading a pickle runs any code it holds, so it is not read here"
     if _of_component(file.parent):
         return f"; it is of a component of the model {file.parent.parent}"
-    if file.suffix == ".safetensors":
-        return f"; to load a model of one file name, beside it, a directory {_LAYOUT}"
-    return ""
+    return "" if file.suffix == ".safetensors" else ", or one file of safetensors"

@@ -17,10 +17,10 @@ __all__ = ["origin", "with_lora"]
 
 
 def origin(pipe: TextToImagePipeline) -> dict[str, Any]:
-    """The origin of a pipeline as JSON values: `name`, `config` of a model of one file, and `loras` that were
-    added."""
-    known = {"config": pipe.configured_by, "loras": [list(lora) for lora in pipe.loras]}
-    return {"name": pipe.name, **{key: value for key, value in known.items() if value}}
+    """The origin of a pipeline as JSON values: `name`, what it was loaded with (`config`, `vae`,
+    `prediction_type`), and `loras` that were added."""
+    loras = {"loras": [list(lora) for lora in pipe.loras]} if pipe.loras else {}
+    return {"name": pipe.name, **pipe.loaded_with, **loras}
 
 
 def with_lora(

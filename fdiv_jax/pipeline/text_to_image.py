@@ -64,7 +64,7 @@ class TextToImagePipeline:
         text_encoder_2: the second text tower, of Stable Diffusion XL; None for models with one.
         tokenizer_2: its tokenizer.
         kept: components that are not run, such as a safety checker; copied when the pipeline is saved.
-        configured_by: the model whose configurations a model of one file was read with.
+        loaded_with: what `load_pipeline` was told beside the name: `config`, `vae`, `prediction_type`.
         loras: (file, strength) of the LoRA files that were added, see `with_lora`.
     """
 
@@ -81,7 +81,7 @@ class TextToImagePipeline:
     text_encoder_2: CLIPTextModelWithProjection | None = None
     tokenizer_2: Tokenizer | None = None
     kept: Mapping[str, KeptComponent] = dataclasses.field(default_factory=dict, repr=False)
-    configured_by: str = ""
+    loaded_with: Mapping[str, str] = dataclasses.field(default_factory=dict)
     loras: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:

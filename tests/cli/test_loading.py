@@ -17,16 +17,22 @@ WORDS = [
     "bfloat16",
     "--config",
     "other/model",
+    "--vae",
+    "vae.safetensors",
+    "--prediction-type",
+    "v_prediction",
 ]
 READ = {
     "config": "other/model",
+    "vae": "vae.safetensors",
+    "prediction_type": "v_prediction",
     "variant": "fp16",
     "revision": "v2",
     "offline": True,
     "param_dtype": "bfloat16",
 }
 NOTHING = {"variant": None, "revision": None, "offline": False, "param_dtype": "float32", "dtype": "float32"}
-NOTHING |= {"config": None}
+NOTHING |= {"config": None, "vae": None, "prediction_type": None}
 COMMANDS = {
     "sample": ["a bag"],
     "unlearn": ["--target", "sneaker"],

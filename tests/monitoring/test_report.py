@@ -260,7 +260,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_the_command_makes_the_same_run(config):
-    program, name, *words = shlex.split(repeating("a model", config))
+    program, name, *words = shlex.split(repeating({"name": "a model"}, config))
     assert (program, name) == ("fdiv-jax", "unlearn")
     command = tyro.cli(Command, args=words)
     assert command.config == config
@@ -269,7 +269,7 @@ def test_the_command_makes_the_same_run(config):
 
 def test_several_concepts_are_repeated_from_python():
     config = UnlearningConfig(concepts=(Erasure("sneaker"), Erasure("shirt", "empty")))
-    text = repeating("fashion", config)
+    text = repeating({"name": "fashion"}, config)
     compile(text, "report", "exec")
     assert "config.json" in text
     assert changes(config) == {"concepts": config.to_dict()["concepts"]}

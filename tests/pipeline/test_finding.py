@@ -59,15 +59,14 @@ WRONG = {
     "a folder with a checkpoint": (
         "",
         only("v1-5.safetensors"),
-        "to load the file v1-5.safetensors name it, and",
-    ),
-    "a checkpoint": (
-        "v1-5.safetensors",
-        only("v1-5.safetensors"),
-        "to load a model of one file name, beside it, a dir",
+        "to load the file v1-5.safetensors name it$",
     ),
     "a pickle": ("v1-5.ckpt", only("v1-5.ckpt"), "is a file, .*it is pickled"),
-    "a text": ("notes.txt", only("notes.txt"), "is a file, expected a diffusers directory$"),
+    "a text": (
+        "notes.txt",
+        only("notes.txt"),
+        "is a file, expected a diffusers directory, or one file of safetensors$",
+    ),
     "no class": ("", index(_class_name="gone"), "names no pipeline"),
     "another pipeline": ("", index(_class_name="FluxPipeline"), "pipeline 'FluxPipeline'; supported: Stable"),
     "a refiner": ("", index(text_encoder=[None, None]), "text_encoder is left out of model_index.json"),
