@@ -49,10 +49,7 @@ _ADAPTER = re.compile(r"lora|hada_|lokr_|(^|[._])b?oft_|\.diff(_b)?$|on_input$")
 _ORIGINAL_VAE = re.compile(r"(encoder\.down|decoder\.up)\.0\.block\.0\.")
 _DIFFUSERS_VAE = re.compile(r"(encoder\.down|decoder\.up)_blocks\.0\.")
 _PARTS = (
-    (
-        re.compile(r"(model\.)?(diffusion_model\.)?input_blocks\.0\.0\.weight"),
-        "a UNet alone",
-    ),
+    (re.compile(r"(model\.)?(diffusion_model\.)?input_blocks\.0\.0\.weight"), "a UNet alone"),
     (re.compile(r"(unet\.)?down_blocks\.0\.resnets\.0\."), "a UNet alone, in diffusers' layout"),
     (re.compile(r"(.+\.)?(text_model\.|vision_model\.|transformer\.resblocks\.)"), "a CLIP encoder alone"),
 )

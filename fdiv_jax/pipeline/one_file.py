@@ -96,7 +96,7 @@ def describe_file(
             configs["unet"]["sample_size"], configs["vae"]["sample_size"] = _BASE_LATENTS, _BASE_PIXELS
         tokenizers = _tokenizers(published, configs)
     scheduler = {**published["scheduler"], "prediction_type": prediction.kind}
-    if prediction.zero_snr:
+    if prediction.zero_snr and prediction.kind == "v_prediction":
         scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     size = configs["vae"]["sample_size"]
     told = f"{file}: {TITLES[kind]}, {prediction.kind} ({prediction.reason}), {size} px"

@@ -22,6 +22,8 @@ from fdiv_jax.nn import (
     UNet2DConditionModel,
     abstract_network,
 )
+from fdiv_jax.pipeline.one_file import describe_file
+from tests.pipeline.original_files import original_shapes, write_header
 
 DATA = Path(__file__).parent / "data"
 CLASSES = {
@@ -88,6 +90,32 @@ def test_the_scheduler_is_read(name):
     roots = np.linspace(0.00085**0.5, 0.012**0.5, 1000)
     np.testing.assert_allclose(schedule.betas, roots**2, rtol=1e-5)
     assert sampling_plan(schedule, 50).timesteps[0] == 981  # leading spacing, offset 1
+
+
+FAMILY = {
+    "stable-diffusion-1-5": "sd1",
+    "stable-diffusion-2-1": "sd2",
+    "stable-diffusion-xl-base-1-0": "sdxl",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILY)
+def test_one_file_of_the_published_shapes_has_the_published_configuration(name, tmp_path):
+    """From the header alone: the file is sparse and has no bytes but that."""
+    modules = {part: built(name, part) for part in PARAMETERS[name]}
+    shapes = original_shapes(modules)
+    if FAMILY[name] == "sd2":  # with the layer of OpenCLIP ViT-H that the model does not use, and its step
+        tower = "cond_stage_model.model.transformer.resblocks."
+        last = {key: shape for key, shape in shapes.items() if key.startswith(f"{tower}22.")}
+        shapes |= {key.replace("blocks.22.", "blocks.23."): shape for key, shape in last.items()}
+    metadata = {"modelspec.prediction_type": read(name)["scheduler"].get("prediction_type", "epsilon")}
+    found = describe_file(write_header(tmp_path / "model.safetensors", shapes, metadata=metadata))
+    assert found.family == FAMILY[name]
+    for part, module in modules.items():
+        assert type(module.config).from_dict(found.configs[part]) == module.config, part
+    ours, theirs = (NoiseSchedule.from_config(each) for each in (found.scheduler, read(name)["scheduler"]))
+    assert repr(ours) == repr(theirs)
 
 
 @pytest.mark.slow
