@@ -111,14 +111,17 @@ def test_the_networks_give_what_diffusers_gives(model, tmp_path):
     import torch
 
     family, tensors, config = model
+    if family == "sd2-epsilon":
+        pytest.skip("the networks are those of sd2-v")
     file = write(tmp_path / "model.safetensors", with_the_rest(family, tensors, ema=False))
     ours, other = load_pipeline(file), theirs(family, file, config)
     latents = np.random.default_rng(0).standard_normal((1, 8, 8, 4)).astype(np.float32)
     moved = torch.tensor(latents.transpose(0, 3, 1, 2).copy())
     text = ours.encode_prompts(["a photo of a cat!"])
     added = None
+    options = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
     with torch.no_grad():
-        encoded = other.encode_prompt("a photo of a cat!", "cpu", 1, False)
+        encoded = other.encode_prompt("a photo of a cat!", **options)
         if family == "sdxl":
             sizes = torch.tensor([[16.0, 16, 0, 0, 16, 16]])  # 8 latents of 2 px
             added = {"text_embeds": encoded[2], "time_ids": sizes}
@@ -128,7 +131,7 @@ def test_the_networks_give_what_diffusers_gives(model, tmp_path):
     pairs = [
         (hidden, encoded[0].numpy()),
         (ours.denoise(latents, np.array([500]), text), predicted.numpy().transpose(0, 2, 3, 1)),
-        (ours.decode(latents), np.clip(decoded.numpy().transpose(0, 2, 3, 1), -1, 1)),
+        (ours.decode(latents), decoded.numpy().transpose(0, 2, 3, 1)),
     ]
     for found, expected in pairs:
         error = np.abs(found - expected).max()
@@ -142,7 +145,8 @@ def test_the_layers_that_distilled_models_leave_out_are_seen():
     from fdiv_jax.checkpoints.state_dicts import tensor_names
     from fdiv_jax.nn import UNet2DConditionModel, abstract_network
 
-    for name, config in DISTILLED.items():
+    for name in ("bk-sdm-tiny", "bk-sdm-v2-small", "ssd-1b", "vega"):
+        config = DISTILLED[name]
         kind = "sdxl" if "addition_embed_type" in config else "sd2" if "v2" in name else "sd1"
         wide = [64 * (width // 8) for width in config["block_out_channels"]]
         heads = 8 if kind == "sd1" else [width // 64 for width in wide]
