@@ -20,7 +20,7 @@ def changes(config: UnlearningConfig) -> JsonObject:
     return {name: value for name, value in _flat(config.to_dict()).items() if value != default[name]}
 
 
-def repeating(model: Mapping[str, Any], config: UnlearningConfig) -> str:
+def repeating(model: JsonMapping, config: UnlearningConfig) -> str:
     """The command that makes the run again; for several concepts, which no option can say, Python.
 
     `model` is the run's own account of it: its name, and what it was loaded with.
