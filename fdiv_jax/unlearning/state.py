@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,9 +74,9 @@ class TrainState:
 
     step: Count
     trained: Parameters
-    optimiser: Any
+    optimiser: optax.OptState
     critic: CriticState | None = None
-    average: Any = ()
+    average: Parameters | tuple[()] = ()
 
     @property
     def learned(self) -> Parameters:
