@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from fdiv_jax.arrays import PyTree
 from fdiv_jax.files import JsonMapping
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
@@ -47,7 +49,7 @@ def abstract_network(kind: type[ModuleT], config: JsonMapping, **precision: DTyp
         ValueError: as for the class's configuration.
     """
     make = kind.from_config  # type: ignore[attr-defined]
-    key = (kind, repr(config), repr(sorted(precision.items())), jax.config.jax_enable_x64)
+    key = (kind, repr(config), repr(sorted(precision.items())), jnp.result_type(float) == jnp.float64)
     return nnx.merge(*_parts(_Asked(key, lambda rngs: make(config, rngs=rngs, **precision))))
 
 
@@ -60,6 +62,6 @@ class _Asked:
 
 
 @lru_cache(maxsize=16)
-def _parts(asked: _Asked) -> tuple[Any, Any]:
+def _parts(asked: _Asked) -> tuple[nnx.GraphDef, PyTree]:
     """Tracing is most of the time that a small model takes to load; many models share a configuration."""
     return nnx.split(abstract_module(asked.make))
