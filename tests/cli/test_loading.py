@@ -1,5 +1,7 @@
 """The same options of loading on every command that loads a model, passed on in the same words."""
 
+import json
+
 import pytest
 
 import fdiv_jax
@@ -93,3 +95,24 @@ def test_a_variant_of_the_base_alone(tmp_path, capsys):
     assert has_weights(base / "unet", "fp16")
     assert cli.main(["export", str(tuned), *options, "--overwrite", "--variant", "non_ema"]) == 2
     assert "name no variant" in capsys.readouterr().err
+
+
+def test_the_base_of_a_run_is_loaded_as_the_run_loaded_it(monkeypatch, tmp_path):
+    """What completed its model of one file is in the run's config.json; MODEL itself has all of it inside."""
+    calls = {}
+
+    def load(model, **options):
+        calls[str(model)] = options
+        if len(calls) == 2:
+            raise FileNotFoundError("stop here")
+
+    monkeypatch.setattr(fdiv_jax, "load_pipeline", load)
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "model_index.json").write_text("{}")
+    beside = {"vae": "vae.safetensors", "prediction_type": "v_prediction"}
+    (tmp_path / "config.json").write_text(json.dumps({"model": {"name": "base.safetensors", **beside}}))
+    output = ["--output", str(tmp_path / "x.safetensors")]
+    assert cli.main(["export", str(tmp_path), "--format", "delta", *output]) == 2
+    options = ("config", "vae", "prediction_type")
+    found = [{key: each[key] for key in options} for each in calls.values()]
+    assert found == [dict.fromkeys(options), {"config": None, **beside}]
