@@ -7,17 +7,18 @@ A function takes arguments that every device holds (a state, constants), a batch
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fdiv_jax.arrays import PyTree
+
 __all__ = ["DataParallel", "SingleDevice"]
 
 Axis = str | tuple[str, ...] | None
 """Name of the axis, or of the axes, over which a batch is divided; None: it is whole."""
-Make = Callable[[Axis], Callable[..., Any]]
+Make = Callable[[Axis], Callable[..., PyTree]]
 NetworkFunction = Callable[..., jax.Array]
 """A function of parameters by name, and of inputs."""
 
@@ -27,7 +28,7 @@ class SingleDevice:
 
     count = 1
 
-    def compile(self, make: Make, *, step: bool = False) -> Callable[..., Any]:
+    def compile(self, make: Make, *, step: bool = False) -> Callable[..., PyTree]:
         """The function that `make` gives for an axis, compiled; here the axis is None.
 
         It gives arrays with the samples along their first axis. With `step` it gives the next state, which
@@ -35,19 +36,19 @@ class SingleDevice:
         """
         return jax.jit(make(None), donate_argnums=(0,) if step else ())
 
-    def replicate(self, tree: Any) -> Any:
+    def replicate(self, tree: PyTree) -> PyTree:
         """A state or constants, placed where the functions read them."""
         return jax.tree.map(jnp.asarray, tree)
 
-    def shard(self, batch: Any) -> Any:
+    def shard(self, batch: PyTree) -> PyTree:
         """A batch, placed where the functions read it."""
         return batch
 
-    def metrics(self, metrics: Any) -> Any:
+    def metrics(self, metrics: PyTree) -> PyTree:
         """The metrics of the whole batch, on the host."""
         return jax.device_get(metrics)
 
-    def fetch(self, tree: Any) -> Any:
+    def fetch(self, tree: PyTree) -> PyTree:
         """A state as one device holds it."""
         return tree
 
@@ -70,7 +71,7 @@ class DataParallel:
 
     AXIS = "devices"
 
-    def __init__(self, devices: Sequence[Any] | None = None):
+    def __init__(self, devices: Sequence[jax.Device] | None = None):
         """Use `devices`, by default all local ones."""
         self.devices = list(jax.local_devices() if devices is None else devices)
         self.count = len(self.devices)
@@ -79,7 +80,7 @@ class DataParallel:
             lambda _, tree: tree, in_axes=(0, None), axis_name=self.AXIS, devices=self.devices
         )
 
-    def compile(self, make: Make, *, step: bool = False) -> Callable[..., Any]:
+    def compile(self, make: Make, *, step: bool = False) -> Callable[..., PyTree]:
         """`make(AXIS)` compiled: every argument but the last, a key, with the devices' axis first."""
         function = make(self.AXIS)
         mapped = jax.pmap(
@@ -89,21 +90,21 @@ class DataParallel:
             donate_argnums=(0,) if step else (),
         )
 
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: PyTree) -> PyTree:
             key = jax.random.key_data(arguments[-1])
             found = mapped(*arguments[:-1], np.broadcast_to(np.asarray(key), (self.count, *key.shape)))
             return self._in_turn(found)
 
         return call
 
-    def replicate(self, tree: Any) -> Any:
+    def replicate(self, tree: PyTree) -> PyTree:
         """A copy on every device."""
         return self._in_turn(self._spread(np.arange(self.count), tree))
 
-    def shard(self, batch: Any) -> Any:
+    def shard(self, batch: PyTree) -> PyTree:
         """n ... -> devices n/devices ..., in order."""
 
-        def cut(leaf: Any) -> Any:
+        def cut(leaf: PyTree) -> PyTree:
             if leaf.shape[0] % self.count:
                 raise ValueError(
                     f"batch of {leaf.shape[0]} for {self.count} devices; expected a multiple of them"
@@ -112,14 +113,14 @@ class DataParallel:
 
         return jax.tree.map(cut, batch)
 
-    def metrics(self, metrics: Any) -> Any:
+    def metrics(self, metrics: PyTree) -> PyTree:
         """The metrics of the global batch, on the host, samples in the order of the batch."""
         return jax.tree.map(
             lambda leaf: leaf[0] if leaf.ndim == 1 else leaf.reshape(-1, *leaf.shape[2:]),
             jax.device_get(metrics),
         )
 
-    def fetch(self, tree: Any) -> Any:
+    def fetch(self, tree: PyTree) -> PyTree:
         """A state as the first device holds it; all hold the same."""
         return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
 
@@ -127,5 +128,5 @@ class DataParallel:
         """The network as the functions are to call it: as it is."""
         return network
 
-    def _in_turn(self, found: Any) -> Any:
+    def _in_turn(self, found: PyTree) -> PyTree:
         return jax.block_until_ready(found) if self._share_threads else found

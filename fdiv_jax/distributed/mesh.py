@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import Primitive
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fdiv_jax.arrays import Parameters
+from fdiv_jax.arrays import Parameters, PyTree
 from fdiv_jax.distributed.data_parallel import Make, NetworkFunction
 
 __all__ = ["DataMesh", "ShardedMesh", "local_rows"]
@@ -42,7 +42,7 @@ class DataMesh:
         ValueError: processes with different numbers of devices.
     """
 
-    def __init__(self, devices: Sequence[Any] | None = None):
+    def __init__(self, devices: Sequence[jax.Device] | None = None):
         """Use `devices`, by default all those of all processes."""
         given = jax.devices() if devices is None else devices
         self.devices = sorted(given, key=lambda device: (device.process_index, device.id))
@@ -55,37 +55,37 @@ class DataMesh:
         self.mesh = self._mesh()
         self._share_threads = self.count > 1 and self.devices[0].platform == "cpu"
 
-    def compile(self, make: Make, *, step: bool = False) -> Callable[..., Any]:
+    def compile(self, make: Make, *, step: bool = False) -> Callable[..., PyTree]:
         """The function that `make` gives, compiled for the mesh; see `SingleDevice.compile`.
 
         Attributes:
             lower: of the compiled function, its program for arguments, placed or abstract.
         """
-        programs: dict[Any, Any] = {}
+        programs: dict[PyTree, Callable[..., PyTree]] = {}
 
-        def program(arguments: tuple[Any, ...]) -> Any:
+        def program(arguments: tuple[PyTree, ...]) -> PyTree:
             specs = tuple(_spec(argument) for argument in arguments)
             if specs not in programs:
                 function = self._program(make, step, specs)
                 programs[specs] = jax.jit(function, donate_argnums=(0,) if step else ())
             return programs[specs]
 
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: PyTree) -> PyTree:
             key = np.asarray(jax.random.key_data(arguments[-1]))
             found = program(arguments[:-1])(*arguments[:-1], key)
             return jax.block_until_ready(found) if self._share_threads else found
 
-        def lower(*arguments: Any) -> Any:
+        def lower(*arguments: PyTree) -> PyTree:
             key = jax.eval_shape(jax.random.key_data, arguments[-1])
             return program(arguments[:-1]).lower(*arguments[:-1], key)
 
         call.lower = lower  # type: ignore[attr-defined]
         return call
 
-    def replicate(self, tree: Any) -> Any:
+    def replicate(self, tree: PyTree) -> PyTree:
         """A state or constants, placed where the functions read them."""
 
-        def put(leaf: Any) -> jax.Array:
+        def put(leaf: PyTree) -> jax.Array:
             sharding = self._sharding(leaf)
             if self.processes == 1:
                 return jax.device_put(leaf, sharding)
@@ -94,7 +94,7 @@ class DataMesh:
 
         return jax.tree.map(put, tree)
 
-    def shard(self, batch: Any) -> Any:
+    def shard(self, batch: PyTree) -> PyTree:
         """The rows of a batch that this process prepares (see `local_rows`), as its part of the global one.
 
         Raises:
@@ -102,7 +102,7 @@ class DataMesh:
         """
         sharding = NamedSharding(self.mesh, _ROWS)
 
-        def place(leaf: Any) -> jax.Array:
+        def place(leaf: PyTree) -> jax.Array:
             rows = leaf.shape[0] * self.processes
             if rows % self.count:
                 raise ValueError(f"batch of {rows} for {self.count} devices; expected a multiple of them")
@@ -112,14 +112,14 @@ class DataMesh:
 
         return jax.tree.map(place, batch)
 
-    def metrics(self, metrics: Any) -> Any:
+    def metrics(self, metrics: PyTree) -> PyTree:
         """The metrics of the global batch, on the host, samples in the order of the batch."""
         return jax.tree.map(
             lambda leaf: leaf[0] if leaf.ndim == 1 else leaf.reshape(-1, *leaf.shape[2:]),
             self.fetch(metrics),
         )
 
-    def fetch(self, tree: Any) -> Any:
+    def fetch(self, tree: PyTree) -> PyTree:
         """A state as one device would hold it, on the host."""
         return jax.tree.map(_whole, tree)
 
@@ -130,15 +130,15 @@ class DataMesh:
     def _mesh(self) -> Mesh:
         return Mesh(np.array(self.devices).reshape(-1, 1), _AXES)
 
-    def _sharding(self, leaf: Any) -> NamedSharding:
+    def _sharding(self, leaf: PyTree) -> NamedSharding:
         """Where an array of the state or the constants lies."""
         return NamedSharding(self.mesh, _COPY)
 
-    def _program(self, make: Make, step: bool, specs: tuple[PartitionSpec, ...]) -> Callable[..., Any]:
+    def _program(self, make: Make, step: bool, specs: tuple[PartitionSpec, ...]) -> Callable[..., PyTree]:
         """The function, before it is compiled, for arguments that lie so; in place of the key its data."""
         function = make(_AXES)
 
-        def share(*arguments: Any) -> Any:
+        def share(*arguments: PyTree) -> PyTree:
             found = function(*arguments[:-1], jax.random.wrap_key_data(arguments[-1]))
             # a figure of the batch gets the devices' axis, by which `metrics` knows it from those of samples
             return (found[0], jax.tree.map(lambda leaf: leaf[None], found[1])) if step else found
@@ -153,13 +153,13 @@ class DataMesh:
             check_vma=False,
         )
 
-        def program(*arguments: Any) -> Any:
+        def program(*arguments: PyTree) -> PyTree:
             found = mapped(*arguments)
             return (found[0], self._told(found[1])) if step else found
 
         return program
 
-    def _told(self, metrics: Any) -> Any:
+    def _told(self, metrics: PyTree) -> PyTree:
         """Figures placed so that every process can read all of them."""
         spec = _ROWS if self.processes == 1 else _COPY
         return jax.lax.with_sharding_constraint(metrics, NamedSharding(self.mesh, spec))
@@ -178,7 +178,7 @@ class ShardedMesh(DataMesh):
     SMALL = 1024
     """Numbers in an array up to which every device has a copy."""
 
-    def metrics(self, metrics: Any) -> Any:
+    def metrics(self, metrics: PyTree) -> PyTree:
         """The metrics of the global batch, on the host, samples in the order of the batch."""
         return self.fetch(metrics)
 
@@ -189,7 +189,7 @@ class ShardedMesh(DataMesh):
     def _mesh(self) -> Mesh:
         return Mesh(np.array(self.devices).reshape(self.processes, -1), _AXES)
 
-    def _sharding(self, leaf: Any) -> NamedSharding:
+    def _sharding(self, leaf: PyTree) -> NamedSharding:
         devices = self.mesh.shape["fsdp"]
         axes = [axis for axis, size in enumerate(leaf.shape) if size % devices == 0]
         spec = _COPY
@@ -198,7 +198,7 @@ class ShardedMesh(DataMesh):
             spec = PartitionSpec(*(None,) * largest, "fsdp")
         return NamedSharding(self.mesh, spec)
 
-    def _program(self, make: Make, step: bool, specs: tuple[PartitionSpec, ...]) -> Callable[..., Any]:
+    def _program(self, make: Make, step: bool, specs: tuple[PartitionSpec, ...]) -> Callable[..., PyTree]:
         function = make(None)
 
         def place(leaf: jax.Array) -> jax.Array:
@@ -208,7 +208,7 @@ class ShardedMesh(DataMesh):
             spec = _ROWS if leaf.ndim else _COPY
             return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, spec))
 
-        def program(*arguments: Any) -> Any:
+        def program(*arguments: PyTree) -> PyTree:
             found = function(*arguments[:-1], jax.random.wrap_key_data(arguments[-1]))
             if not step:
                 return jax.tree.map(rows, found)
@@ -230,27 +230,27 @@ class Gathered:
     network: NetworkFunction
     whole: NamedSharding
 
-    def __call__(self, parameters: Parameters, *inputs: Any) -> jax.Array:
+    def __call__(self, parameters: Parameters, *inputs: PyTree) -> jax.Array:
         """What the network gives."""
 
-        def gather(parameters: Parameters, *inputs: Any) -> jax.Array:
+        def gather(parameters: Parameters, *inputs: PyTree) -> jax.Array:
             return self.network(jax.lax.with_sharding_constraint(parameters, self.whole), *inputs)
 
         return jax.checkpoint(gather, policy=_but_gathered)(parameters, *inputs)
 
 
-def _but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+def _but_gathered(primitive: Primitive, *_: object, **__: object) -> bool:
     """Keep every result for the derivative, except those of gathering, which is done again."""
     return primitive.name != "sharding_constraint"
 
 
-def _spec(argument: Any) -> PartitionSpec:
+def _spec(argument: PyTree) -> PartitionSpec:
     """Where the arrays of an argument lie: all of them alike, see `replicate` and `shard`."""
     leaves = jax.tree.leaves(argument)
     return leaves[0].sharding.spec if leaves else _COPY
 
 
-def _whole(leaf: Any) -> np.ndarray:
+def _whole(leaf: PyTree) -> np.ndarray:
     """An array of which this process holds every part, on the host."""
     if not isinstance(leaf, jax.Array):
         return np.asarray(leaf)

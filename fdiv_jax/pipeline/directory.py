@@ -26,7 +26,7 @@ from fdiv_jax.checkpoints.files import errors_from
 from fdiv_jax.checkpoints.single_file import file_layout
 from fdiv_jax.checkpoints.weight_files import has_weights
 from fdiv_jax.diffusion import NoiseSchedule
-from fdiv_jax.files import check_regular, read_json
+from fdiv_jax.files import JsonMapping, check_regular, read_json
 from fdiv_jax.nn import (
     AutoencoderKL,
     CLIPTextModel,
@@ -41,6 +41,7 @@ from fdiv_jax.pipeline.concepts import read_concepts
 from fdiv_jax.pipeline.finding import WORLDS, find_model, is_single_file
 from fdiv_jax.pipeline.kept import USUALLY_KEPT, kept_components, write_kept
 from fdiv_jax.pipeline.one_file import describe_file, load_file, read_file
+from fdiv_jax.pipeline.tokens import Tokenizer
 from fdiv_jax.pipeline.vae_source import check_vae, load_vae
 from fdiv_jax.terminal import printable
 
@@ -173,7 +174,7 @@ def load_pipeline(
     )
 
 
-def _pipeline_kind(directory: Path, index: Mapping[str, Any]) -> str:
+def _pipeline_kind(directory: Path, index: JsonMapping) -> str:
     kind = index.get("_class_name")
     if not isinstance(kind, str) or kind not in _PIPELINES:
         named = (
@@ -211,7 +212,12 @@ Place = str | os.PathLike[str]
 
 
 def _of_directory(
-    directory: Path, classes: Classes, variant: str | None, vae: Place | None, dtype: Any, param_dtype: Any
+    directory: Path,
+    classes: Classes,
+    variant: str | None,
+    vae: Place | None,
+    dtype: DTypeLike,
+    param_dtype: DTypeLike,
 ) -> Loaded:
     """The networks of a directory, by component; the autoencoder is another one where `vae` names it."""
     own = {name: kind for name, kind in classes.items() if name != "vae" or vae is None}
@@ -226,7 +232,7 @@ def _of_directory(
 
 
 def _of_file(
-    file: Path, directory: Path, classes: Classes, vae: Place | None, dtype: Any, param_dtype: Any
+    file: Path, directory: Path, classes: Classes, vae: Place | None, dtype: DTypeLike, param_dtype: DTypeLike
 ) -> Loaded:
     """The networks of one file, by component, configured as those of a directory."""
     with errors_from(file):
@@ -241,7 +247,7 @@ def _of_file(
     return load_file(file, modules, configs) | _other_vae(vae, directory, dtype, param_dtype)
 
 
-def _other_vae(vae: Place | None, directory: Path, dtype: Any, param_dtype: Any) -> Loaded:
+def _other_vae(vae: Place | None, directory: Path, dtype: DTypeLike, param_dtype: DTypeLike | None) -> Loaded:
     """The autoencoder that `vae` names, with settings of the directory's own that a file does not show."""
     if vae is None:
         return {}
@@ -249,7 +255,7 @@ def _other_vae(vae: Place | None, directory: Path, dtype: Any, param_dtype: Any)
     return {"vae": load_vae(vae, own, dtype=dtype, param_dtype=param_dtype)}
 
 
-def _entry(directory: Path, index: Mapping[str, Any], name: str) -> list[Any]:
+def _entry(directory: Path, index: JsonMapping, name: str) -> list[Any]:
     """The entry of a component in `model_index.json`: [library, class]."""
     library, expected = _LIBRARIES[name]
     entry = index.get(name, [None, None])
@@ -357,7 +363,7 @@ def _load_tokenizer(directory: Path) -> Any:
         raise ValueError(f"{directory}: not a CLIP tokenizer ({error})") from error
 
 
-def _check_tokenizer(directory: Path, tokenizer: Any, encoder: CLIPTextModel) -> None:
+def _check_tokenizer(directory: Path, tokenizer: Tokenizer, encoder: CLIPTextModel) -> None:
     """Check that a tokenizer can pad and cut, and that every token has a row of the embedding."""
     length = tokenizer.model_max_length
     if not isinstance(length, int) or length < 3:
@@ -371,7 +377,7 @@ def _check_tokenizer(directory: Path, tokenizer: Any, encoder: CLIPTextModel) ->
         )
 
 
-def _mended_size(config: UNetConfig, stored: Mapping[str, Any]) -> UNetConfig:
+def _mended_size(config: UNetConfig, stored: JsonMapping) -> UNetConfig:
     """The configuration with 64 latents per side where a file from before diffusers 0.9 wrongly says less."""
     version = re.match(r"0\.(\d+)", str(stored.get("_diffusers_version", "")))
     if version and int(version[1]) < 9 and isinstance(config.sample_size, int) and config.sample_size < 64:
@@ -379,7 +385,7 @@ def _mended_size(config: UNetConfig, stored: Mapping[str, Any]) -> UNetConfig:
     return config
 
 
-def _save_tokenizer(tokenizer: Any, directory: Path) -> None:
+def _save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     """Write a tokenizer as transformers does, and the two files that older programs read."""
     tokenizer.save_pretrained(str(directory))
     if not (directory / "vocab.json").is_file():
@@ -391,5 +397,5 @@ def _save_tokenizer(tokenizer: Any, directory: Path) -> None:
         (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n", encoding="utf-8")
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def _write_json(path: Path, content: JsonMapping) -> None:
     path.write_text(json.dumps(content, indent=2, default=list) + "\n", encoding="utf-8")

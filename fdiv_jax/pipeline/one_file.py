@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flax import nnx
+from jax.typing import DTypeLike
 
 from fdiv_jax.assets import asset_directory
 from fdiv_jax.checkpoints import load_single_file
@@ -33,6 +34,7 @@ from fdiv_jax.nn import (
 from fdiv_jax.nn.memory import array_bytes
 from fdiv_jax.nn.room import require_room
 from fdiv_jax.pipeline.clip_tokenizer import CLIP_TOKENS, published_tokenizer
+from fdiv_jax.pipeline.tokens import Tokenizer
 from fdiv_jax.pipeline.vae_source import check_vae, load_vae
 
 __all__ = ["PREDICTIONS", "OneFile", "describe_file", "load_file", "read_file"]
@@ -54,7 +56,7 @@ class OneFile(NamedTuple):
     layout: Layout
     configs: dict[str, JsonObject]
     """The configuration of each network, by component."""
-    tokenizers: dict[str, Any]
+    tokenizers: dict[str, Tokenizer]
     scheduler: JsonObject
     model_index: JsonObject
     told: str
@@ -106,7 +108,12 @@ def describe_file(
 
 
 def read_file(
-    file: Path, found: OneFile, *, vae: str | os.PathLike[str] | None, dtype: Any, param_dtype: Any
+    file: Path,
+    found: OneFile,
+    *,
+    vae: str | os.PathLike[str] | None,
+    dtype: DTypeLike,
+    param_dtype: DTypeLike,
 ) -> dict[str, LoadedComponent[Any]]:
     """The networks of a file, by component.
 

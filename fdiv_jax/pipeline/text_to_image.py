@@ -16,8 +16,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
-from fdiv_jax.arrays import AnyTimesteps, Images, Latents, Predictions, StoredImages, TokenIds
+from fdiv_jax.arrays import AnyTimesteps, Images, Latents, Predictions, PyTree, StoredImages, TokenIds
 from fdiv_jax.diffusion import NoiseSchedule, Sampler, sample
+from fdiv_jax.files import JsonMapping
 from fdiv_jax.nn import (
     AutoencoderKL,
     CLIPTextModel,
@@ -73,10 +74,10 @@ class TextToImagePipeline:
     text_encoder: CLIPTextModel
     tokenizer: Tokenizer
     schedule: NoiseSchedule
-    scheduler_config: Mapping[str, Any]
+    scheduler_config: JsonMapping
     concepts: Mapping[str, Concept] = dataclasses.field(default_factory=dict)
     name: str = ""
-    extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    extras: JsonMapping = dataclasses.field(default_factory=dict)
     stored_dtypes: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict, repr=False)
     text_encoder_2: CLIPTextModelWithProjection | None = None
     tokenizer_2: Tokenizer | None = None
@@ -423,7 +424,7 @@ class TextToImagePipeline:
         return [x[i : i + size] for i in range(0, len(x), size)]
 
 
-def _share_out(x: jax.Array, others: Any, parameters: Any) -> tuple[jax.Array, Any, Any]:
+def _share_out(x: Latents, others: PyTree, parameters: PyTree) -> tuple[Latents, PyTree, PyTree]:
     """Cut a batch over the local devices, with the parameters on each of them, if their number divides it."""
     devices = jax.local_devices()
     if len(devices) == 1 or len(x) % len(devices):

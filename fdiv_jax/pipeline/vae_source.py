@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+
+from jax.typing import DTypeLike
 
 from fdiv_jax.checkpoints import load_component
 from fdiv_jax.checkpoints.components import LoadedComponent
@@ -33,7 +35,7 @@ def check_vae(layout: Layout, vae: str | os.PathLike[str] | None) -> None:
 
 
 def load_vae(
-    vae: str | os.PathLike[str], settings: JsonMapping, *, dtype: Any, param_dtype: Any
+    vae: str | os.PathLike[str], settings: JsonMapping, *, dtype: DTypeLike, param_dtype: DTypeLike
 ) -> LoadedComponent[AutoencoderKL]:
     """The autoencoder of a file or a directory.
 
@@ -72,7 +74,7 @@ def load_vae(
     return LoadedComponent(filled, config, types)
 
 
-def _prefix(names: Any) -> str:
+def _prefix(names: Iterable[str]) -> str:
     """What stands in front of the names of an autoencoder."""
     layout = find_layout(names)
     if layout is not None and layout.vae is not None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from fdiv_jax.distributed import Parallel
 from fdiv_jax.divergences import Divergence, divergence
+from fdiv_jax.files import JsonMapping, JsonObject
 from fdiv_jax.nn import Remat
 from fdiv_jax.pipeline import Concept
 from fdiv_jax.unlearning import _validate as check
@@ -237,12 +238,12 @@ class UnlearningConfig:
         """How several devices share the work; None: there is one."""
         return self.parallel or ("pmap" if self.devices == "all" else None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The configuration as JSON holds it; `from_dict` gives an equal one back."""
         return _plain(dataclasses.asdict(self))
 
     @classmethod
-    def from_dict(cls, mapping: Mapping[str, Any]) -> UnlearningConfig:
+    def from_dict(cls, mapping: JsonMapping) -> UnlearningConfig:
         """Read what `to_dict` gave.
 
         Raises:
@@ -267,7 +268,7 @@ _PARTS: dict[str, type] = {
 }
 
 
-def _concepts(value: Any) -> tuple[Concept, ...]:
+def _concepts(value: object) -> tuple[Concept, ...]:
     if isinstance(value, (str, Mapping)) or not isinstance(value, (tuple, list)):
         raise TypeError(f"defined must be a sequence of concepts, got {value!r}")
     for each in value:
@@ -281,7 +282,7 @@ def _concepts(value: Any) -> tuple[Concept, ...]:
     )
 
 
-def _erasures(value: Any) -> tuple[Erasure, ...]:
+def _erasures(value: object) -> tuple[Erasure, ...]:
     if isinstance(value, (str, Mapping)) or not isinstance(value, (tuple, list)):
         raise TypeError(f"concepts must be a sequence of erasures, got {value!r}")
     fields = tuple(f.name for f in dataclasses.fields(Erasure))

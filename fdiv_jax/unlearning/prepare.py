@@ -17,7 +17,7 @@ import numpy as np
 from fdiv_jax.checkpoints import model_digest
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.distributed import devices_of
-from fdiv_jax.files import default_cache
+from fdiv_jax.files import JsonObject, default_cache
 from fdiv_jax.nn import Remat, UNet2DConditionModel, with_remat
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.pipeline.loras import origin
@@ -66,11 +66,11 @@ class Prepared:
     plan: Plan
     frozen: Frozen
     selection: Selection
-    devices: tuple[Any, ...]
+    devices: tuple[jax.Device, ...]
     model: str
     own: OwnImages | None = None
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> JsonObject:
         """The fields of an `UnlearningResult` that are known before the first step."""
         return {
             "config": self.config,
@@ -82,7 +82,7 @@ class Prepared:
             "images": "" if self.own is None else self.own.digest,
         }
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> JsonObject:
         """What `config.json` of the run directory holds: enough to repeat the run."""
         return description(**self.facts())
 
@@ -207,7 +207,7 @@ def share_program(runs: Sequence[Prepared]) -> list[Prepared]:
     Runs whose plans differ in more keep plans of their own. The numbers are those of the runs with their own
     plans, to rounding.
     """
-    groups: dict[Any, list[int]] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
     for number, run in enumerate(runs):
         own: Any = run.plan.loss
         loss = dataclasses.replace(own, divergence=None, factor=1.0)

@@ -9,10 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fdiv_jax.distributed import Parallel, Runner, runner_of
 from fdiv_jax.divergences import divergence
+from fdiv_jax.files import JsonObject
 from fdiv_jax.pipeline import TextToImagePipeline
+from fdiv_jax.unlearning.batch import Batch
 from fdiv_jax.unlearning.data import AnchorData
 from fdiv_jax.unlearning.observer import Observer
 from fdiv_jax.unlearning.prepare import Prepared
@@ -21,7 +24,7 @@ from fdiv_jax.unlearning.result import DivergedError, UnlearningResult
 from fdiv_jax.unlearning.run_directory import RunDirectory
 from fdiv_jax.unlearning.shared_directory import FollowedDirectory
 from fdiv_jax.unlearning.state import Plan, TrainState, initial_state, with_rate_of
-from fdiv_jax.unlearning.step import make_reference, make_step
+from fdiv_jax.unlearning.step import Metrics, References, make_reference, make_step
 
 __all__ = ["Run", "compiled"]
 
@@ -54,7 +57,7 @@ class Run:
             self.key = jax.random.wrap_key_data(jnp.asarray(restored.extra["key"], jnp.uint32))
             self.record.restore(directory.rows)
         self.state: TrainState = self.runner.replicate(state)
-        self._waiting: tuple[int, Any] | None = None
+        self._waiting: tuple[int, Metrics] | None = None
 
     @property
     def total(self) -> int:
@@ -65,7 +68,7 @@ class Run:
         """The random key of the next step."""
         return jax.random.fold_in(self.key, self.done)
 
-    def step(self, batch: Any, reference: Any, position: dict[str, Any]) -> None:
+    def step(self, batch: Batch, reference: References, position: JsonObject) -> None:
         """One step, on the runner's share of the batch; `position` is where the batches go on.
 
         Raises:
@@ -85,7 +88,7 @@ class Run:
         before, self._waiting = self._waiting, None
         self._check(before)
 
-    def _check(self, waiting: tuple[int, Any] | None) -> None:
+    def _check(self, waiting: tuple[int, Metrics] | None) -> None:
         if waiting is None:
             return
         metrics = self._read(waiting)
@@ -98,7 +101,7 @@ class Run:
             self._write()
             raise
 
-    def _read(self, waiting: tuple[int, Any]) -> Mapping[str, Any]:
+    def _read(self, waiting: tuple[int, Metrics]) -> Mapping[str, np.ndarray]:
         index, metrics = waiting[0], self.runner.metrics(waiting[1])
         row = self.record.add(index, metrics)
         if self.directory is not None:

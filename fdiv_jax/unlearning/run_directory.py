@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fdiv_jax.arrays import PyTree
 from fdiv_jax.checkpoints import (
     Restored,
     TrainingCheckpoints,
@@ -22,12 +23,21 @@ from fdiv_jax.checkpoints import (
 )
 from fdiv_jax.checkpoints.atomic import LEFTOVER, flush
 from fdiv_jax.checkpoints.training import error_number
-from fdiv_jax.files import check_no_links, open_own, read_bytes, read_json, refuse_links
+from fdiv_jax.files import (
+    JsonMapping,
+    JsonObject,
+    check_no_links,
+    open_own,
+    read_bytes,
+    read_json,
+    refuse_links,
+)
 from fdiv_jax.unlearning._lock import NAME as LOCK
 from fdiv_jax.unlearning._lock import DirectoryLock
 from fdiv_jax.unlearning._metrics import metrics_line, metrics_row
 from fdiv_jax.unlearning.config import SETTINGS_SINCE
 from fdiv_jax.unlearning.preemption import Preempted, TerminationGuard
+from fdiv_jax.unlearning.result import Row
 from fdiv_jax.unlearning.state import FORMER_NAMES
 
 __all__ = ["METRICS", "Preempted", "RunDirectory", "TerminationGuard"]
@@ -71,7 +81,7 @@ class RunDirectory:
     def open(
         cls,
         path: str | os.PathLike[str],
-        description: Mapping[str, Any],
+        description: JsonMapping,
         *,
         resume: bool,
         takeover: bool = False,
@@ -124,12 +134,12 @@ class RunDirectory:
         return (self.path / _RESULT).exists()
 
     @property
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """The rows of the metrics, of earlier processes too; on resuming, known after `restore`."""
         where = str(self.path / METRICS)
         return [metrics_row(line.decode(), f"{where}, line {i}") for i, line in enumerate(self._lines, 1)]
 
-    def log(self, row: Mapping[str, Any]) -> None:
+    def log(self, row: JsonMapping) -> None:
         """Add a row to the metrics; it survives the death of the process.
 
         Raises:
@@ -165,14 +175,14 @@ class RunDirectory:
                 raise OSError(error.errno, message) from error
         return b"".join(self._lines)
 
-    def save(self, step: int, state: Any, extra: Mapping[str, Any]) -> Path:
+    def save(self, step: int, state: PyTree, extra: JsonMapping) -> Path:
         """A checkpoint, the metrics so far in it; see `TrainingCheckpoints.save`."""
         self._admit()
         path = self.checkpoints.save(step, state, extra, {METRICS: self.metrics_bytes()})
         self.saved = step
         return path
 
-    def restore(self, like: Any, *, at_most: int | None = None) -> Restored | None:
+    def restore(self, like: PyTree, *, at_most: int | None = None) -> Restored | None:
         """The newest checkpoint that is whole, None where there is none; see `TrainingCheckpoints.restore`.
 
         The metrics become those of the checkpoint, so that every step is in them once, whatever the death of
@@ -241,7 +251,7 @@ class RunDirectory:
         flush(self.path)
         shutil.rmtree(self.checkpoints.directory, ignore_errors=True)
 
-    def _begin(self, description: dict[str, Any], allow_changes: bool) -> None:
+    def _begin(self, description: JsonObject, allow_changes: bool) -> None:
         clean_leftovers(self.path)
         shutil.rmtree(self.path / _PARTIAL, ignore_errors=True)
         file = self.path / _DESCRIPTION
@@ -325,7 +335,7 @@ def _check(path: Path, resume: bool) -> None:
     check_place(path)
 
 
-def _plain(description: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(description: JsonMapping) -> JsonObject:
     """As JSON gives it back, so that it can be compared with what was stored."""
     return json.loads(json.dumps(dict(description)))
 
@@ -354,7 +364,7 @@ def _flatten(name: str, value: Any) -> dict[str, str]:
     return {key: text for part in parts for key, text in part.items()}
 
 
-def _render(description: Mapping[str, Any]) -> bytes:
+def _render(description: JsonMapping) -> bytes:
     return (json.dumps(description, indent=2) + "\n").encode()
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from fdiv_jax.arrays import PyTree
 from fdiv_jax.checkpoints import Restored, TrainingCheckpoints
 from fdiv_jax.distributed.hosts import barrier, hear, is_leader, tell
+from fdiv_jax.files import JsonMapping
 from fdiv_jax.unlearning._metrics import metrics_row
+from fdiv_jax.unlearning.result import Row
 from fdiv_jax.unlearning.run_directory import METRICS, RunDirectory
 from fdiv_jax.unlearning.state import FORMER_NAMES
 
@@ -22,7 +25,7 @@ __all__ = ["FollowedDirectory", "open_shared"]
 class LeadingDirectory(RunDirectory):
     """The directory as the process that writes it has it."""
 
-    def restore(self, like: Any, *, at_most: int | None = None) -> Restored | None:
+    def restore(self, like: PyTree, *, at_most: int | None = None) -> Restored | None:
         """As `RunDirectory.restore`; the other processes are told which checkpoint it is."""
         restored = super().restore(like, at_most=at_most)
         tell("restored", "" if restored is None else str(restored.step))
@@ -42,16 +45,16 @@ class FollowedDirectory:
         """The directory at `path`, which the leader has opened."""
         self.path = path
         self.saved: int | None = None
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Row] = []
 
-    def log(self, row: Mapping[str, Any]) -> None:
+    def log(self, row: JsonMapping) -> None:
         """The leader logs."""
 
-    def save(self, step: int, state: Any, extra: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: PyTree, extra: JsonMapping) -> None:
         """The leader saves."""
         self.saved = step
 
-    def restore(self, like: Any, *, at_most: int | None = None) -> Restored | None:
+    def restore(self, like: PyTree, *, at_most: int | None = None) -> Restored | None:
         """The checkpoint that the leader goes on from.
 
         Raises:
@@ -78,7 +81,7 @@ class FollowedDirectory:
 
 @contextlib.contextmanager
 def open_shared(
-    path: str | os.PathLike[str], description: Mapping[str, Any], **options: Any
+    path: str | os.PathLike[str], description: JsonMapping, **options: Any
 ) -> Iterator[RunDirectory | FollowedDirectory]:
     """The run directory for this process, of one or of several; see `RunDirectory.open`.
 

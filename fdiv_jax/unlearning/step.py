@@ -14,7 +14,7 @@ a batch, `make_step` does the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -218,7 +218,7 @@ def descend(
     return descent, critic, figures
 
 
-def accumulate(part_of: Callable[[Any], Descent], parts: Any, count: int) -> Descent:
+def accumulate(part_of: Callable[[PyTree], Descent], parts: PyTree, count: int) -> Descent:
     """The descent of a whole batch from those of its parts, one after the other: the memory is one part's.
 
     Args:
@@ -285,7 +285,7 @@ def make_step(plan: Plan, *, axis: Axis = None) -> StepFunction:
             `jax.shard_map`); None where the function sees all of it.
     """
 
-    def mean(tree: Any) -> Any:
+    def mean(tree: PyTree) -> PyTree:
         return tree if axis is None else jax.lax.pmean(tree, axis)
 
     def step(
@@ -337,29 +337,29 @@ def _seen(
     return compare(plan, state.trained, frozen, batch, reference, prediction, key)
 
 
-def _cut(tree: Any, parts: int) -> Any:
+def _cut(tree: PyTree, parts: int) -> PyTree:
     """n ... -> parts n/parts ..., where part p has the samples p, p + parts, ...; `parts` divides n, see
     `prepare`.
 
     Devices that share a batch, each with a run of its samples, so have an equal share of every part.
     """
 
-    def cut(leaf: Any) -> Any:
+    def cut(leaf: jax.Array) -> jax.Array:
         return jnp.swapaxes(leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), 0, 1)
 
     return jax.tree.map(cut, tree)
 
 
-def _joined(tree: Any) -> Any:
+def _joined(tree: PyTree) -> PyTree:
     """parts n/parts ... -> n ..., as they were before `_cut`."""
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), tree)
 
 
-def _where(condition: jax.Array, new: Any, old: Any) -> Any:
+def _where(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
-def _finite(tree: Any) -> jax.Array:
+def _finite(tree: PyTree) -> jax.Array:
     """Whether all numbers are finite.
 
     The flags of the tensors are sorted because XLA does not fuse a sort. It fuses a reduction with whatever
