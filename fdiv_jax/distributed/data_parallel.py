@@ -7,6 +7,7 @@ A function takes arguments that every device holds (a state, constants), a batch
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,7 @@ class DataParallel:
 
     AXIS = "devices"
 
-    def __init__(self, devices: Sequence[jax.Device] | None = None):
+    def __init__(self, devices: Sequence[Any] | None = None):
         """Use `devices`, by default all local ones."""
         self.devices = list(jax.local_devices() if devices is None else devices)
         self.count = len(self.devices)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,7 +43,7 @@ class DataMesh:
         ValueError: processes with different numbers of devices.
     """
 
-    def __init__(self, devices: Sequence[jax.Device] | None = None):
+    def __init__(self, devices: Sequence[Any] | None = None):
         """Use `devices`, by default all those of all processes."""
         given = jax.devices() if devices is None else devices
         self.devices = sorted(given, key=lambda device: (device.process_index, device.id))

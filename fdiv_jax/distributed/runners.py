@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
@@ -16,7 +16,7 @@ Parallel = Literal["pmap", "data", "fsdp"]
 Runner = SingleDevice | DataParallel | DataMesh
 
 
-def devices_of(parallel: Parallel | None) -> tuple[jax.Device, ...]:
+def devices_of(parallel: Parallel | None) -> tuple[Any, ...]:
     """The devices that take part: the first local one, the local ones, or those of all processes.
 
     Raises:
@@ -30,7 +30,7 @@ def devices_of(parallel: Parallel | None) -> tuple[jax.Device, ...]:
     return tuple(jax.local_devices() if parallel == "pmap" else jax.local_devices()[:1])
 
 
-def runner_of(devices: Sequence[jax.Device] | None, parallel: Parallel | None) -> Runner:
+def runner_of(devices: Sequence[Any] | None, parallel: Parallel | None) -> Runner:
     """What runs functions on these devices (None: on all) in this way; None: on the default device."""
     if parallel is None:
         return SingleDevice()

@@ -247,7 +247,7 @@ def _of_file(
     return load_file(file, modules, configs) | _other_vae(vae, directory, dtype, param_dtype)
 
 
-def _other_vae(vae: Place | None, directory: Path, dtype: DTypeLike, param_dtype: DTypeLike | None) -> Loaded:
+def _other_vae(vae: Place | None, directory: Path, dtype: DTypeLike, param_dtype: DTypeLike) -> Loaded:
     """The autoencoder that `vae` names, with settings of the directory's own that a file does not show."""
     if vae is None:
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from jax.typing import DTypeLike
@@ -74,7 +74,7 @@ def load_vae(
     return LoadedComponent(filled, config, types)
 
 
-def _prefix(names: Iterable[str]) -> str:
+def _prefix(names: Collection[str]) -> str:
     """What stands in front of the names of an autoencoder."""
     layout = find_layout(names)
     if layout is not None and layout.vae is not None:

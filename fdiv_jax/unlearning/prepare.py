@@ -66,7 +66,7 @@ class Prepared:
     plan: Plan
     frozen: Frozen
     selection: Selection
-    devices: tuple[jax.Device, ...]
+    devices: tuple[Any, ...]
     model: str
     own: OwnImages | None = None
 
