@@ -115,7 +115,7 @@ def barrier(name: str, seconds: float = PATIENCE) -> None:
     if jax.process_count() == 1:
         return
     try:
-        global_state.client.wait_at_barrier(f"fdiv-jax/{name}", int(1000 * seconds))
+        _service().wait_at_barrier(f"fdiv-jax/{name}", int(1000 * seconds))
     except jax.errors.JaxRuntimeError as error:
         raise LostProcessError(f"{_lost()} ({name}: waited {seconds:g} s at most)") from error
 
@@ -123,7 +123,7 @@ def barrier(name: str, seconds: float = PATIENCE) -> None:
 def tell(name: str, value: str) -> None:
     """Tell the other processes something; the leader does, once for a name. Nothing where there are none."""
     if jax.process_count() > 1:
-        global_state.client.key_value_set(f"fdiv-jax/{name}", value)
+        _service().key_value_set(f"fdiv-jax/{name}", value)
 
 
 def hear(name: str, seconds: float = PATIENCE) -> str:
@@ -133,9 +133,14 @@ def hear(name: str, seconds: float = PATIENCE) -> str:
         LostProcessError: it told nothing in time, or has ended.
     """
     try:
-        return global_state.client.blocking_key_value_get(f"fdiv-jax/{name}", int(1000 * seconds))
+        return _service().blocking_key_value_get(f"fdiv-jax/{name}", int(1000 * seconds))
     except jax.errors.JaxRuntimeError as error:
         raise LostProcessError(f"{_lost()} ({name}: waited {seconds:g} s at most)") from error
+
+
+def _service() -> Any:
+    """The client of JAX's coordination service."""
+    return global_state.client
 
 
 def _lost() -> str:

@@ -93,8 +93,8 @@ def unlearn(
             )
             if directory.finished:
                 raise FileExistsError(f"output {output}: its run is finished; pipeline/ holds the result")
-        watched = observers is not None and directory is not None and is_leader()
-        its_observers = observers(directory.path) if watched else ()
+        watch = observers if is_leader() else None
+        its_observers = watch(directory.path) if watch is not None and directory is not None else ()
         return train([prepared], [directory], [its_observers], progress, cache, checkpoint_every)[0]
 
 

@@ -1,6 +1,7 @@
 """One process of a run of twelve steps: `python joint_run.py OUTPUT`, started by `launch`, or alone.
 
-With DIES_AT in the environment, the process that does not write kills itself at its checkpoint of that step.
+With DIES_AT in the environment, the process that does not write kills itself at its checkpoint of that step;
+with ENDS_AT it asks itself to end, by SIGTERM, when that step is recorded.
 """
 
 import os
@@ -13,7 +14,7 @@ if __name__ == "__main__":
     import jax
 
     from fdiv_jax.distributed.hosts import LostProcessError, connected
-    from fdiv_jax.unlearning import AnchorImagesConfig, UnlearningConfig, unlearn
+    from fdiv_jax.unlearning import AnchorImagesConfig, Preempted, UnlearningConfig, unlearn
     from fdiv_jax.unlearning.shared_directory import FollowedDirectory
     from tests.tiny import tiny_pipeline
 
@@ -26,6 +27,12 @@ if __name__ == "__main__":
             Path(f"{output}.died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def end(directory, row):
+        if row["step"] == int(os.environ["ENDS_AT"]):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    if "ENDS_AT" in os.environ:
+        FollowedDirectory.log = end
     if "DIES_AT" in os.environ:
         FollowedDirectory.save = die
     try:
@@ -48,5 +55,8 @@ if __name__ == "__main__":
                 resume=True,
                 checkpoint_every=4,
             )
+    except Preempted as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
     except LostProcessError as error:
         sys.exit(f"lost: {error}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -124,7 +125,10 @@ def losses(output):
 
 @pytest.mark.slow
 def test_one_of_two_processes_is_killed(tmp_path):
-    """The other ends within a minute and says why; the run goes on, in two processes or in one."""
+    """The other ends within a minute and says why; the run goes on, in two processes or in one.
+
+    One that is asked to end takes the other with it, after a checkpoint.
+    """
     killed = tmp_path / "killed"
     status, said = joint(tmp_path, killed, 2, DIES_AT="8")
     assert Path(f"{killed}.died").exists(), said
@@ -142,3 +146,9 @@ def test_one_of_two_processes_is_killed(tmp_path):
     assert losses(killed) == whole
     for row, expected in zip(losses(alone), whole, strict=True):
         np.testing.assert_allclose(row["loss"], expected["loss"], rtol=1e-4)
+
+    status, said = joint(tmp_path, tmp_path / "asked", 2, ENDS_AT="2")
+    assert status == 143, said
+    step = int(re.findall(r"asked to end after step (\d+) of 12; the state is saved", said)[0])
+    assert said.count(f"asked to end after step {step} of 12") == 2  # both after the same step
+    assert (tmp_path / "asked" / "checkpoints" / f"step-{step:08}").is_dir()
