@@ -388,6 +388,9 @@ def test_batches_go_on_from_a_position(data):
     whole = list(Batches(data, 3, 4, 9))
     assert len(whole) == 9
     assert all(same(batch, data.batch(3, step, 4)) for step, batch in enumerate(whole))
+    halves = zip(Batches(data, 3, 4, 9, slice(0, 2)), Batches(data, 3, 4, 9, slice(2, 4)), strict=True)
+    joined = [jax.tree.map(lambda a, b: np.concatenate([a, b]), *pair) for pair in halves]
+    assert all(same(batch, both) for batch, both in zip(whole, joined, strict=True))
     for done in (0, 1, 4, 9):
         batches = Batches(data, 3, 4, 9)
         for _ in range(done):

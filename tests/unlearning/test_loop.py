@@ -120,8 +120,8 @@ def poison(monkeypatch, *steps):
     """Let the batches of some steps hold a nan."""
     make = AnchorData.batch
 
-    def poisoned(self, seed, index, size):
-        batch = make(self, seed, index, size)
+    def poisoned(self, seed, index, *rest):
+        batch = make(self, seed, index, *rest)
         if index + 1 not in steps:
             return batch
         return dataclasses.replace(batch, latents=batch.latents.at[2, 1, 1, 0].set(jnp.nan))
@@ -237,10 +237,10 @@ def stopped(pipe, config, output, monkeypatch, step, **options):
     with monkeypatch.context() as patch:
         make = AnchorData.batch
 
-        def ending(self, seed, index, size):
+        def ending(self, seed, index, *rest):
             if index + 1 == step:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return make(self, seed, index, size)
+            return make(self, seed, index, *rest)
 
         patch.setattr(AnchorData, "batch", ending)
         with pytest.raises(Preempted):

@@ -221,8 +221,8 @@ def test_a_cell_that_diverges_does_not_end_the_others(pipe, quiet, tmp_path, mon
     """On the same batches Pearson's loss exp(m) leaves float32, and the squared Hellinger loss does not."""
     make = AnchorData.batch
 
-    def wide(self, seed, index, size):
-        batch = make(self, seed, index, size)
+    def wide(self, *which):
+        batch = make(self, *which)
         return dataclasses.replace(batch, target_text=100 * batch.target_text)
 
     monkeypatch.setattr(AnchorData, "batch", wide)
