@@ -46,17 +46,28 @@ def pytest_configure(config):
         jax.config.update(name, value)
 
 
-@pytest.fixture(autouse=True)
-def little_optimisation(request):
+MATHEMATICS = ("divergences", "theory")
+"""Optimised always: without it XLA's code for the CPU is not always right (of 53 values of one conjugate two
+came out as their roots; jaxlib 0.10.2, AMD EPYC)."""
+MOSTLY_COMPILED = tuple(
+    f"unlearning/test_{name}.py" for name in ("families", "linearised", "prepare", "trainable")
+)
+"""Files whose slow tests compile for minutes what then runs for seconds."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
     """Most of a fast test is XLA compiling, so XLA optimises little where fast tests run alone (`make test`).
 
-    A run with slow tests optimises throughout: programs that were compiled either way and met in one process
-    would not be equal to the bit. The mathematics is optimised always: without it XLA's code for the CPU is
-    not always right (of 53 values of one conjugate two came out as their roots; jaxlib 0.10.2, AMD EPYC).
+    A run with slow tests optimises, but for whole files. What was compiled before a change of that is
+    forgotten: programs that were compiled either way and met in one process would not be equal to the bit.
     """
-    fast = request.config.option.markexpr == "not slow"
-    exact = request.path.parent.name in ("divergences", "theory")
-    jax.config.update("jax_disable_most_optimizations", fast and not exact)
+    place = item.path.parent.name
+    fast = item.config.option.markexpr == "not slow" and place not in MATHEMATICS
+    little = fast or f"{place}/{item.path.name}" in MOSTLY_COMPILED
+    if jax.config.values["jax_disable_most_optimizations"] != little:
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", little)
 
 
 @pytest.fixture(autouse=True, scope="module")
