@@ -27,6 +27,7 @@ COMMANDS = {
     "explore": "everything that follows from one generator, e.g. explore 't*log(t)'",
     "export": "write a model, or what tuning changed, for diffusers, A1111 and ComfyUI",
     "launch": "run a command in several processes that make one run together",
+    "plan": "what a run takes on chips that are not here: memory, time, cost",
     "reproduce": "theory against measurement: the paper's figures and claims",
     "sample": "draw images from a model at prompts",
     "sweep": "unlearn a concept with many divergences, anchors and seeds",

@@ -113,6 +113,15 @@ class DataMesh:
 
         return jax.tree.map(place, batch)
 
+    def shapes(self, tree: PyTree, *, rows: bool = False) -> PyTree:
+        """What `replicate`, or with `rows` `shard` of a global batch, would give, as shapes for `lower`."""
+
+        def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+            sharding = NamedSharding(self.mesh, _ROWS) if rows else self._sharding(leaf)
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        return jax.tree.map(shape, tree)
+
     def metrics(self, metrics: PyTree) -> PyTree:
         """The metrics of the global batch, on the host, samples in the order of the batch."""
         return jax.tree.map(

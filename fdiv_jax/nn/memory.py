@@ -17,11 +17,13 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 
 from fdiv_jax.arrays import PyTree
 
-__all__ = ["MARGIN", "array_bytes", "peak_bytes", "shapes_of"]
+__all__ = ["BOUNDS", "MARGIN", "array_bytes", "peak_bytes", "shapes_of"]
 
 MARGIN = 1.4
-"""Factor on the estimate. The tests hold the product between 0.7 and 1.7 of XLA's own figures: networks come
-out a little large; their gradients, whose convolutions make copies, a little small."""
+"""Factor on the estimate. The tests hold the product within `BOUNDS` of XLA's own figures: networks come out
+a little large; their gradients, whose convolutions make copies, a little small."""
+BOUNDS = 0.7, 1.7
+"""Least and most of the estimate, with its margin, over XLA's own figures."""
 
 _STORED = frozenset(
     {

@@ -21,7 +21,7 @@ from fdiv_jax.unlearning.step import make_step
 if TYPE_CHECKING:
     from fdiv_jax.unlearning.prepare import Prepared
 
-__all__ = ["abstract_batch", "check_memory", "training_bytes"]
+__all__ = ["abstract_batch", "abstract_state", "check_memory", "training_bytes"]
 
 _ADVICE = (
     "expected a smaller batch_size, a larger accumulation, remat blocks, fewer trained parameters "
@@ -53,7 +53,7 @@ def training_bytes(cells: Sequence[Prepared]) -> int:
     share = 1 if first.devices[0].platform == "cpu" else len(first.devices)
     copies = len(first.devices) if first.devices[0].platform == "cpu" else 1
     key = jax.eval_shape(lambda: jax.random.key(0))
-    states = [_state(cell, key) for cell in cells]
+    states = [abstract_state(cell, key) for cell in cells]
     batch = abstract_batch(first, first.config.batch_size // share)
     reference = batch.latents if first.plan.reference == "frozen" else ()
     step = make_step(first.plan) if first.config.sharing else compiled(first.plan)[2]
@@ -84,7 +84,8 @@ def abstract_batch(prepared: Prepared, rows: int) -> Batch:
     )
 
 
-def _state(prepared: Prepared, key: RandomKey) -> TrainState:
+def abstract_state(prepared: Prepared, key: RandomKey) -> TrainState:
+    """The shapes of the state of the run."""
     return jax.eval_shape(
         lambda frozen, key: initial_state(prepared.plan, frozen, prepared.config.learning_rate, key),
         prepared.frozen,
