@@ -88,7 +88,7 @@ def collective_bytes(program: str) -> dict[str, int]:
 
     One that is begun and awaited names its arguments before its results: the second half counts.
     """
-    found = dict.fromkeys(COLLECTIVES, 0)
+    found = {str(kind): 0 for kind in COLLECTIVES}
     for line in program.splitlines():
         match = _RESULT.search(line)
         if match:
