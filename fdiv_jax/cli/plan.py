@@ -191,7 +191,7 @@ class _Report:
                 console.print("no batch fits: not even one image a chip")
             else:
                 console.print(
-                    f"the largest batch that fits: {self.most[0]:,} "
+                    f"the largest batch found to fit: {self.most[0]:,} "
                     f"({self.most[0] // self.topology.count:,} a chip, {spelled(self.most[1])})"
                 )
         for each in self.advice():

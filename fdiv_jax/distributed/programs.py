@@ -67,7 +67,7 @@ def compiled_figures(lowered: Any, held: int = 0) -> Program:
         if "RESOURCE_EXHAUSTED" not in str(error) or needed is None:
             raise
         number, unit = needed[1] or needed[3], needed[2] or needed[4] or ""
-        return Program(held, int(float(number) * _UNITS[unit]), 0, 0, math.nan, math.nan, {}, fits=False)
+        return Program(held, int(float(number) * _UNITS[unit]), 0, 0, 0.0, 0.0, {}, fits=False)
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     rest = memory.argument_size_in_bytes + outputs + memory.generated_code_size_in_bytes

@@ -209,7 +209,8 @@ class Foresight:
             if not self.devices:
                 return sum(self._model_memory(rows * self.config.accumulation))
             found = self._step(batch)
-            return found.memory if found.fits else max(found.memory, room + 1)
+            # The compiler decides; the sum of its figures is at times a little more than the program takes.
+            return min(found.memory, room) if found.fits else max(found.memory, room + 1)
 
         room = self.topology.chip.memory
         found = largest_batch(memory, room, self.config.batch_size // self.unit)
@@ -238,14 +239,16 @@ class Foresight:
         own = self._step(batch)
         # What waits while the frozen model looks: the state, of which a chip has its share.
         waiting = _held(state)
-        memory = max(own.memory, seen.memory + waiting)
+        memory, fits = max(own.memory, seen.memory + waiting), own.fits and seen.fits
+        if fits:  # the sum of the compiler's figures is at times a little more than the program takes
+            memory = min(memory, self.topology.chip.memory)
         work = self._work(self.plan, batch // self.topology.count)
         # XLA counts the body of a loop once: what the other rounds compute is added, and their traffic in
         # proportion.
         loops = work.flops / work.once if work.once else 1.0
         flops = own.flops + seen.flops + work.flops - work.once
         moved = (own.moved + seen.moved) * loops
-        if not (own.fits and seen.fits):  # there is no program to count
+        if not fits:  # there is no program to count
             flops, moved = work.flops, work.moved
         parts = self.config.accumulation if self.parallel == "fsdp" else 1
         return StepCost(
@@ -259,7 +262,7 @@ class Foresight:
             minimum,
             moved,
             {kind: parts * (size + seen.collectives.get(kind, 0)) for kind, size in own.collectives.items()},
-            own.fits and seen.fits and memory <= self.topology.chip.memory,
+            fits,
             True,
         )
 

