@@ -23,6 +23,8 @@ Format = Literal["diffusers", "single-file", "lora", "kohya", "delta"]
 _OF_CHANGES = ("lora", "kohya", "delta")
 _OF_ONE_FILE = ("config", "vae", "prediction_type")
 """Options that complete a model of one file."""
+_OF_FILES = ("variant", "revision", "param_dtype")
+"""Options that say which weights are read, and in what precision they are kept."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,15 @@ class Command:
 
         A revision is that of the model, or of the base where the model is a directory; a variant that one of
         the two has no weights of is that of the other. LoRA files are added to the model; to the base those
-        that a run directory says its run began with.
+        that a run directory says its run began with. Without a base that is named, the run's own is loaded as
+        the run loaded it, and the model in the same precision.
         """
         own, other = self.files, dataclasses.replace(self.files, lora=self._loras_of_base(model))
-        if self.base is None:  # as the run loaded it
-            recorded = {key: _recorded(Path(model), key) for key in _OF_ONE_FILE}
-            known = {key: value if isinstance(value, str) else None for key, value in recorded.items()}
-            other = dataclasses.replace(other, **known)
+        if self.base is None:
+            recorded = {key: _recorded(Path(model), key) for key in (*_OF_ONE_FILE, *_OF_FILES)}
+            known = {key: value for key, value in recorded.items() if isinstance(value, str)}
+            other = dataclasses.replace(other, **(dict.fromkeys(_OF_ONE_FILE) | known | self._asked()))
+            own = dataclasses.replace(own, param_dtype=other.param_dtype)
         elif Path(model).is_dir():
             own = dataclasses.replace(own, **dict.fromkeys(_OF_ONE_FILE))
         if not Path(model).is_dir():
@@ -136,6 +140,12 @@ class Command:
         elif base is not None and not other.fit(base):
             other = dataclasses.replace(other, variant=None)
         return own, other
+
+    def _asked(self) -> dict[str, Any]:
+        """Which files, and in what precision: where it is said here, and not left to the run."""
+        default = Files()
+        asked = {key: getattr(self.files, key) for key in _OF_FILES}
+        return {key: value for key, value in asked.items() if value != getattr(default, key)}
 
     def _loras_of_base(self, model: str) -> tuple[str, ...]:
         recorded = None if self.base is not None else _recorded(Path(model), "loras")

@@ -10,8 +10,8 @@ from fdiv_jax.unlearning import UnlearningConfig
 
 __all__ = ["changes", "repeating"]
 
-_BESIDE = ("config", "vae", "prediction_type")
-"""What completes a model of one file."""
+_BESIDE = ("config", "vae", "prediction_type", "variant", "revision", "dtype", "param_dtype")
+"""What a model was loaded with."""
 
 
 def changes(config: UnlearningConfig) -> JsonObject:

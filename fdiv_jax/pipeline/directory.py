@@ -121,6 +121,9 @@ def load_pipeline(
     dtype, param_dtype = _precision("dtype", dtype), _precision("param_dtype", param_dtype)
     file = _single_file(model, config, prediction_type)
     given = {"config": config, "vae": vae, "prediction_type": prediction_type}
+    given |= {"variant": variant, "revision": revision}
+    precisions = {"dtype": jnp.dtype(dtype).name, "param_dtype": jnp.dtype(param_dtype).name}
+    given |= {key: name for key, name in precisions.items() if name != "float32"}
     settings: dict[str, Any] = {
         "name": str(model),
         "loaded_with": {name: str(value) for name, value in given.items() if value is not None},

@@ -17,8 +17,8 @@ __all__ = ["origin", "with_lora"]
 
 
 def origin(pipe: TextToImagePipeline) -> dict[str, Any]:
-    """The origin of a pipeline as JSON values: `name`, what it was loaded with (`config`, `vae`,
-    `prediction_type`), and `loras` that were added."""
+    """The origin of a pipeline as JSON values: `name`, what it was loaded with (see
+    `TextToImagePipeline.loaded_with`), and `loras` that were added."""
     loras = {"loras": [list(lora) for lora in pipe.loras]} if pipe.loras else {}
     return {"name": pipe.name, **pipe.loaded_with, **loras}
 

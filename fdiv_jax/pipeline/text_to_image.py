@@ -65,7 +65,8 @@ class TextToImagePipeline:
         text_encoder_2: the second text tower, of Stable Diffusion XL; None for models with one.
         tokenizer_2: its tokenizer.
         kept: components that are not run, such as a safety checker; copied when the pipeline is saved.
-        loaded_with: what `load_pipeline` was told beside the name: `config`, `vae`, `prediction_type`.
+        loaded_with: what `load_pipeline` was told beside the name: `config`, `vae`, `prediction_type`,
+            `variant`, `revision`, and `dtype` and `param_dtype` where they are not float32.
         loras: (file, strength) of the LoRA files that were added, see `with_lora`.
     """
 

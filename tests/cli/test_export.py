@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from fdiv_jax import cli, load_pipeline
 from fdiv_jax.checkpoints import (
@@ -16,6 +17,7 @@ from fdiv_jax.checkpoints import (
     state_dict,
 )
 from fdiv_jax.nn.lora import merge_lora
+from fdiv_jax.pipeline.loras import origin
 from fdiv_jax.unlearning import Network
 from tests.tiny import tiny_pipeline
 
@@ -122,6 +124,17 @@ def test_a_delta_gives_the_tuned_model_exactly(base, tuned, run_directory, tmp_p
     path = tmp_path / "delta.safetensors"
     assert export(run_directory, "delta", path) == 0
     assert_same(apply_delta(path, base.components), tuned.components)
+
+
+def test_a_run_in_half_precision_is_compared_with_its_base_as_it_was_loaded(run_directory, tmp_path):
+    start = load_pipeline(run_directory.parent / "base", param_dtype="bfloat16")
+    assert origin(start) == {"name": str(run_directory.parent / "base"), "param_dtype": "bfloat16"}
+    half = run_directory.parent / "half"
+    start.replace(unet=tune(start.unet, low_rank(KEY))).save(half / "pipeline")
+    (half / "config.json").write_text(json.dumps({"model": origin(start)}))
+    path = tmp_path / "delta.safetensors"
+    assert export(half, "delta", path) == 0
+    assert list(load_file(path)) == [f"unet.{KEY}"]
 
 
 def test_a_single_file_gives_the_model(base, tuned, run_directory, tmp_path, capsys):
