@@ -167,11 +167,11 @@ class _Report:
         )
         memory = f"{spelled(cost.memory)} of {spelled(chip.memory)}"
         if cost.between[0] != cost.between[1]:
-            memory += f" (between {spelled(cost.between[0])} and {spelled(cost.between[1])})"
+            memory += f" ({spelled(cost.between[0])} to {spelled(cost.between[1])})"
         sent = {kind: size for kind, size in cost.collectives.items() if size}
         least = f"{cost.flops / cost.minimum:.2f} x the least, {_count(cost.minimum)}FLOP"
         rows = [
-            ("memory", memory if cost.fits else f"{memory}: does not fit"),
+            ("memory", memory),
             ("  arguments", spelled(cost.arguments)),
             ("  temporaries", spelled(cost.temporaries)),
             ("  outputs and code", spelled(cost.outputs + cost.code)),
@@ -194,6 +194,8 @@ class _Report:
                     f"the largest batch found to fit: {self.most[0]:,} "
                     f"({self.most[0] // self.topology.count:,} a chip, {spelled(self.most[1])})"
                 )
+        if not cost.fits:
+            console.print(f"a batch of {self.batch:,} does not fit; what would help:")
         for each in self.advice():
             console.print(f"  {each}")
 

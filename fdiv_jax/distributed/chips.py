@@ -129,11 +129,11 @@ def tpu_devices(topology: Topology) -> list[Any]:
     """Devices of a TPU slice to compile for; none of them is there.
 
     Raises:
-        ModuleNotFoundError: without libtpu, the TPU compiler.
+        NotImplementedError: without libtpu, the TPU compiler.
         ValueError: a slice that there is not.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise ModuleNotFoundError(
+        raise NotImplementedError(
             f"the plan for {topology} is the TPU compiler's, which is not installed: install fdiv-jax[tpu]"
         )
     # Without these libtpu asks the metadata server of a cloud machine, and complains that there is none.

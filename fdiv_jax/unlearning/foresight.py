@@ -128,8 +128,7 @@ class Foresight:
         """Look at a run of `config` on `topology`; what was compiled is kept in `cache`.
 
         Raises:
-            NotImplementedError: the closed-form edit, which has no steps.
-            ModuleNotFoundError: without the compiler.
+            NotImplementedError: the closed-form edit, which has no steps; or without the compiler.
             ValueError: a topology that there is not; what does not fit the model, see `unlearn`.
         """
         if config.method == "edit":

@@ -132,7 +132,7 @@ def test_an_unknown_chip_names_the_known_ones(capsys):
 
 def test_without_the_compiler_it_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"install fdiv-jax\[tpu\]"):
+    with pytest.raises(NotImplementedError, match=r"install fdiv-jax\[tpu\]"):
         tpu_devices(topology_of("v5e:2x4"))
 
 
