@@ -170,6 +170,7 @@ class _Report:
             memory += f" ({spelled(cost.between[0])} to {spelled(cost.between[1])})"
         sent = {kind: size for kind, size in cost.collectives.items() if size}
         least = f"{cost.flops / cost.minimum:.2f} x the least, {_count(cost.minimum)}FLOP"
+        times = dataclasses.asdict(roofline)
         rows = [
             ("memory", memory),
             ("  arguments", spelled(cost.arguments)),
@@ -178,7 +179,7 @@ class _Report:
             ("arithmetic", f"{_count(cost.flops)}FLOP, {least}"),
             ("moved", spelled(round(cost.moved))),
             *((kind, spelled(size)) for kind, size in sent.items()),
-            ("time at the peaks", _seconds(roofline)),
+            *((f"time of {_BOUND[name]}", f"{1e3 * value:.3g} ms") for name, value in times.items()),
         ]
         print_table(console, "a step, on each chip", ("", ""), rows)
         hours = self.chip_hours
@@ -201,11 +202,6 @@ class _Report:
 
 
 _BOUND = {"arithmetic": "arithmetic", "memory": "the memory's bandwidth", "network": "the links"}
-
-
-def _seconds(roofline: "Roofline") -> str:
-    times = dataclasses.asdict(roofline)
-    return ", ".join(f"{name} {1e3 * value:.3g} ms" for name, value in times.items())
 
 
 def _count(number: float) -> str:
