@@ -56,7 +56,7 @@ def training_bytes(cells: Sequence[Prepared]) -> int:
     states = [abstract_state(cell, key) for cell in cells]
     batch = abstract_batch(first, first.config.batch_size // share)
     reference = batch.latents if first.plan.reference == "frozen" else ()
-    step = make_step(first.plan) if first.config.sharing else compiled(first.plan)[2]
+    step = make_step(first.plan) if first.config.sharing else compiled(first.plan, None, None)[2]
     within = peak_bytes(step, states[0], shapes_of(first.frozen), batch, reference, key)
     held = array_bytes(states) + array_bytes(batch) + array_bytes(reference)
     # the new state takes the place of the old one

@@ -154,10 +154,10 @@ class Run:
 
 @functools.lru_cache(maxsize=64)
 def compiled(
-    plan: Plan, devices: tuple[Any, ...] | None = None, parallel: Parallel | None = None
+    plan: Plan, devices: tuple[Any, ...] | None, parallel: Parallel | None
 ) -> tuple[Runner, Callable[..., Any], Callable[..., Any]]:
     """The runner, the reference and the step; runs that differ in prompts, data, seed or learning rate alone
-    share them."""
+    share them. No argument has a default: the cache would keep a call without it apart."""
     runner = runner_of(devices, parallel)
     placed = dataclasses.replace(plan, network=runner.network(plan.network))
     reference = runner.compile(lambda axis: make_reference(placed))

@@ -71,15 +71,16 @@ def test_more_of_everything_takes_more(pipe, config):
     assert needed(batch_size=8) > 1.5 * one
     assert needed(batch_size=8, accumulation=2) < needed(batch_size=8)
     assert needed(trainable="full") > one
-    state = array_bytes(memory._state(prepare(pipe, config()), jax.eval_shape(lambda: jax.random.key(0))))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = array_bytes(memory.abstract_state(prepare(pipe, config()), key))
     assert needed(3) == one + 2 * state
 
 
 def stored(prepared):
     """Bytes that XLA stores for a step of 32 samples: (temporary ones, all but the model)."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state, batch = memory._state(prepared, key), memory.abstract_batch(prepared, 32)
-    step = compiled(prepared.plan)[2]
+    state, batch = memory.abstract_state(prepared, key), memory.abstract_batch(prepared, 32)
+    step = compiled(prepared.plan, None, None)[2]
     told = (
         step.lower(state, shapes_of(prepared.frozen), batch, batch.latents, key).compile().memory_analysis()
     )
