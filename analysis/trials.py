@@ -12,13 +12,14 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from fdiv_jax.checkpoints import model_digest
 from fdiv_jax.files import JsonObject
@@ -305,9 +306,8 @@ class Laboratory:
         stored = self.kept(lambda: self._train(trial), *key)
         trained = {name: jnp.asarray(stored.pop(name)) for name in self.selection.names}
         before = Network.parameters(self.frozen.unet)
-        unet = Network(self.frozen.unet).module({**before, **trained})
         change = [np.ravel(trained[name] - before[name]) for name in self.selection.names]
-        return TrialResult(trial, self.frozen.replace(unet=unet), **stored, update=np.concatenate(change))
+        return TrialResult(trial, self.tuned(config, trained), **stored, update=np.concatenate(change))
 
     def _train(self, trial: Trial) -> dict[str, np.ndarray]:
         """The curves of a trial and what it learned, by one compiled step for all divergences of its kind."""
@@ -330,6 +330,12 @@ class Laboratory:
                 at = int(np.argmin(np.isfinite(values)))
                 raise ValueError(f"{config.divergence}, {config.loss}: {name} is {values[at]} at entry {at}")
         return curves | {name: np.asarray(value) for name, value in result.learned.items()}
+
+    def tuned(self, config: UnlearningConfig, learned: Mapping[str, ArrayLike]) -> TextToImagePipeline:
+        """The frozen model with what a run of this configuration learned."""
+        prepared = self.prepare(config)
+        trained = {name: jnp.asarray(value) for name, value in learned.items()}
+        return prepared.plan.trainable.pipeline(self.frozen, trained, prepared.frozen)
 
     def erased(self, config: UnlearningConfig) -> dict[str, np.ndarray]:
         """What a run of any configuration learns, by name; made once, or read from the shelf."""

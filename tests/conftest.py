@@ -49,22 +49,16 @@ def pytest_configure(config):
 MATHEMATICS = ("divergences", "theory")
 """Optimised always: without it XLA's code for the CPU is not always right (of 53 values of one conjugate two
 came out as their roots; jaxlib 0.10.2, AMD EPYC)."""
-MOSTLY_COMPILED = tuple(
-    f"unlearning/test_{name}.py" for name in ("families", "linearised", "prepare", "trainable")
-)
-"""Files whose slow tests compile for minutes what then runs for seconds."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """Most of a fast test is XLA compiling, so XLA optimises little where fast tests run alone (`make test`).
 
-    A run with slow tests optimises, but for whole files. What was compiled before a change of that is
-    forgotten: programs that were compiled either way and met in one process would not be equal to the bit.
+    A run with slow tests optimises throughout. What was compiled before a change of that is forgotten:
+    programs that were compiled either way and met in one process would not be equal to the bit.
     """
-    place = item.path.parent.name
-    fast = item.config.option.markexpr == "not slow" and place not in MATHEMATICS
-    little = fast or f"{place}/{item.path.name}" in MOSTLY_COMPILED
+    little = item.config.option.markexpr == "not slow" and item.path.parent.name not in MATHEMATICS
     if jax.config.values["jax_disable_most_optimizations"] != little:
         jax.clear_caches()
         jax.config.update("jax_disable_most_optimizations", little)

@@ -11,11 +11,11 @@ import numpy as np
 
 from fdiv_jax.files import JsonObject
 from fdiv_jax.pipeline import TextToImagePipeline
-from fdiv_jax.unlearning import Frozen, LinearisedRun, OptimiserConfig, UnlearningConfig
+from fdiv_jax.unlearning import LinearisedRun, OptimiserConfig, UnlearningConfig
 from fdiv_jax.worlds import ITEM_NAMES, STYLE_NAMES, SamplingSettings, caption
 
+from ..damage import LOST, NAMES, Damage, draw_damage
 from ..image_damage import Drawn, accuracy_table, draw, image_table
-from ..interference import LOST, NAMES, Damage, draw_damage
 from ..rank_correlations import overall, pair_means, pair_table
 from ..trials import Laboratory
 
@@ -106,11 +106,6 @@ class _HeldOut:
             self._prepared, self._prompts, images, laboratory.shelf / "anchors"
         )
 
-    @property
-    def frozen(self) -> Frozen:
-        """What is not trained."""
-        return self._prepared.frozen
-
     def by_prompt(self, values: np.ndarray) -> np.ndarray:
         """Means over the samples of each prompt, (prompts, ...)."""
         return np.stack([values[self._shown == place].mean(0) for place in range(len(SHOWN))])
@@ -152,10 +147,8 @@ def run(context: Context) -> JsonObject:
     def measure(pair: tuple[str, str]) -> JsonObject:
         config = _configuration(laboratory, work, pair[1], pair[0])
         learned = laboratory.erased(config)
-        after = laboratory.prepare(config).plan.trainable.pipeline(
-            laboratory.frozen, {name: jnp.asarray(value) for name, value in learned.items()}, held_out.frozen
-        )
-        return {"m": held_out.by_prompt(held_out.run.outputs(learned).m), **drawn(after)}
+        after = drawn(laboratory.tuned(config, learned))
+        return {"m": held_out.by_prompt(held_out.run.outputs(learned).m), **after}
 
     (before,) = context.cells([None], "frozen", lambda _: drawn(laboratory.frozen))
     found = {}

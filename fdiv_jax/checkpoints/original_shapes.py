@@ -10,7 +10,7 @@ from typing import Any
 from fdiv_jax.checkpoints.original_names import Family
 from fdiv_jax.files import JsonObject
 
-__all__ = ["CHANNELS_A_HEAD", "Shapes", "tower_settings", "unet_settings", "vae_settings"]
+__all__ = ["CHANNELS_A_HEAD", "Shapes", "below", "tower_settings", "unet_settings", "vae_settings"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shapes of tensors by name, without the prefix of their component."""
@@ -21,6 +21,11 @@ _LAYERS_SD2 = 23
 _Tree = dict[str, Any]
 _Depths = list[int | None]
 """Transformer layers behind each residual block of a level; None: no transformer."""
+
+
+def below(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the names with a prefix, without it."""
+    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
 def unet_settings(shapes: Shapes, kind: Family) -> JsonObject:

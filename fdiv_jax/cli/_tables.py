@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from fdiv_jax.files import JsonObject
 
 if TYPE_CHECKING:
     from fdiv_jax.terminal import Console
 
 
-__all__ = ["print_table"]
+__all__ = ["Report", "print_report", "print_table"]
+
+
+class Report(Protocol):
+    """What a command found."""
+
+    def facts(self) -> JsonObject:
+        """Everything, ready for JSON."""
+        ...
+
+    def show(self, console: Console) -> None:
+        """For a person."""
+        ...
+
+
+def print_report(report: Report, *, as_json: bool) -> None:
+    """Print a report on stdout."""
+    from fdiv_jax.terminal import Console
+
+    if as_json:
+        print(json.dumps(report.facts(), indent=2))
+    else:
+        report.show(Console(highlight=False))
 
 
 def print_table(

@@ -1,6 +1,5 @@
 """`fdiv-jax advise MODEL --target ...`: what the frozen model says of a run, before any training."""
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import numpy as np
 import tyro
 
 from fdiv_jax.cli._loading import Loading
-from fdiv_jax.cli._tables import print_table
+from fdiv_jax.cli._tables import print_report, print_table
 from fdiv_jax.cli._unlearning_options import configured
 from fdiv_jax.files import JsonObject
 from fdiv_jax.unlearning import UnlearningConfig
@@ -108,10 +107,7 @@ class Command:
             change("looking at other concepts")
             damage = damage_to(prepared, advice, self.others, self.cache) if self.others else {}
         report = _Report(self, prepared, advice, damage, mode)
-        if self.json:
-            print(json.dumps(report.facts(), indent=2))
-        else:
-            report.show(Console(highlight=False))
+        print_report(report, as_json=self.json)
 
 
 class _Report:

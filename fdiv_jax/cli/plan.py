@@ -1,7 +1,6 @@
 """`fdiv-jax plan MODEL --topology v5e:2x4`: what a run takes on chips that are not here, before the bill."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fdiv_jax.cli._loading import Loading
-from fdiv_jax.cli._tables import print_table
+from fdiv_jax.cli._tables import print_report, print_table
 from fdiv_jax.cli._unlearning_options import configured
 from fdiv_jax.files import JsonObject, default_cache
 from fdiv_jax.unlearning import UnlearningConfig
@@ -83,10 +82,7 @@ class Command:
                 )
         roofline = Roofline.of(cost, topology, self.loading.dtype)
         report = _Report(self, foresight, cost, roofline, most)
-        if self.json:
-            print(json.dumps(report.facts(), indent=2))
-        else:
-            report.show(Console(highlight=False))
+        print_report(report, as_json=self.json)
 
 
 class _Report:

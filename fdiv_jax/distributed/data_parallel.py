@@ -116,10 +116,7 @@ class DataParallel:
 
     def metrics(self, metrics: PyTree) -> PyTree:
         """The metrics of the global batch, on the host, samples in the order of the batch."""
-        return jax.tree.map(
-            lambda leaf: leaf[0] if leaf.ndim == 1 else leaf.reshape(-1, *leaf.shape[2:]),
-            jax.device_get(metrics),
-        )
+        return joined(jax.device_get(metrics))
 
     def fetch(self, tree: PyTree) -> PyTree:
         """A state as the first device holds it; all hold the same."""
@@ -131,3 +128,11 @@ class DataParallel:
 
     def _in_turn(self, found: PyTree) -> PyTree:
         return jax.block_until_ready(found) if self._share_threads else found
+
+
+def joined(metrics: PyTree) -> PyTree:
+    """Metrics whose first axis counts the devices as those of the whole batch: figures, which all devices
+    have alike, and devices samples/devices ... -> samples ..."""
+    return jax.tree.map(
+        lambda leaf: leaf[0] if leaf.ndim == 1 else leaf.reshape(-1, *leaf.shape[2:]), metrics
+    )

@@ -17,7 +17,7 @@ from jax.extend.core import Primitive
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fdiv_jax.arrays import Parameters, PyTree
-from fdiv_jax.distributed.data_parallel import Make, NetworkFunction
+from fdiv_jax.distributed.data_parallel import Make, NetworkFunction, joined
 
 __all__ = ["DataMesh", "ShardedMesh", "local_rows"]
 
@@ -124,10 +124,7 @@ class DataMesh:
 
     def metrics(self, metrics: PyTree) -> PyTree:
         """The metrics of the global batch, on the host, samples in the order of the batch."""
-        return jax.tree.map(
-            lambda leaf: leaf[0] if leaf.ndim == 1 else leaf.reshape(-1, *leaf.shape[2:]),
-            self.fetch(metrics),
-        )
+        return joined(self.fetch(metrics))
 
     def fetch(self, tree: PyTree) -> PyTree:
         """A state as one device would hold it, on the host."""

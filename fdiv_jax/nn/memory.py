@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 
 from fdiv_jax.arrays import PyTree
 
-__all__ = ["BOUNDS", "MARGIN", "array_bytes", "peak_bytes", "shapes_of"]
+__all__ = ["BOUNDS", "MARGIN", "array_bytes", "inner_programs", "peak_bytes", "shapes_of"]
 
 MARGIN = 1.4
 """Factor on the estimate. The tests hold the product within `BOUNDS` of XLA's own figures: networks come out
@@ -95,7 +95,7 @@ def _flat(jaxpr: Jaxpr, names: Names, fresh: Iterator[int]) -> list[_Operation]:
     found: list[_Operation] = []
     for equation in jaxpr.eqns:
         inputs = tuple(names.get(v) for v in equation.invars if not isinstance(v, Literal))
-        programs = tuple(_programs(equation.params))
+        programs = tuple(inner_programs(equation.params))
         if equation.primitive.name in _CALLS and programs:
             inner = programs[0]
             own: Names = {}
@@ -179,7 +179,8 @@ class _Walk:
             self._ending.setdefault(step, set()).add(value)
 
 
-def _programs(parameters: Mapping[str, object]) -> Iterable[Jaxpr]:
+def inner_programs(parameters: Mapping[str, object]) -> Iterable[Jaxpr]:
+    """The programs among the parameters of an operation: bodies of loops, branches, calls."""
     for value in parameters.values():
         for one in value if isinstance(value, tuple | list) else (value,):
             if isinstance(one, ClosedJaxpr):

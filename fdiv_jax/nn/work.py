@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr
 
 from fdiv_jax.arrays import PyTree
+from fdiv_jax.nn.memory import array_bytes, inner_programs
 
 __all__ = ["Work", "work_of"]
 
@@ -63,7 +64,7 @@ def _work(jaxpr: Jaxpr) -> Work:
     total = Work(0.0, 0.0, 0.0)
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
-        inner = [_work(program) for program in _programs(parameters)]
+        inner = [_work(program) for program in inner_programs(parameters)]
         if name == "scan":
             length = parameters["length"]
             body = inner[0]
@@ -74,7 +75,7 @@ def _work(jaxpr: Jaxpr) -> Work:
             for one in inner[: 1 if name.startswith("custom_") else None]:
                 total += one
         elif name in _PASSES:
-            size = sum(_bytes(v.aval) for v in (*equation.invars, *equation.outvars))
+            size = array_bytes([v.aval for v in (*equation.invars, *equation.outvars)])
             flops = _flops(name, equation)
             total += Work(flops, flops, float(size))
     return total
@@ -119,16 +120,3 @@ def _taps(size: int, kernel: int, result: int, stride: int, before: int, spread:
             at = place * stride + tap * apart - before
             count += at % spread == 0 and 0 <= at // spread < size
     return count
-
-
-def _programs(parameters: Any) -> Iterable[Jaxpr]:
-    for value in parameters.values():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(one, ClosedJaxpr):
-                yield one.jaxpr
-            elif isinstance(one, Jaxpr):
-                yield one
-
-
-def _bytes(aval: Any) -> int:
-    return math.prod(map(int, aval.shape)) * aval.dtype.itemsize if hasattr(aval, "dtype") else 0

@@ -21,7 +21,7 @@ from fdiv_jax.checkpoints.components import SMALLER, LoadedComponent
 from fdiv_jax.checkpoints.files import Header, TensorFiles, errors_from, read_header
 from fdiv_jax.checkpoints.original_kinds import TITLES, Layout, check_kind, check_types, model_family
 from fdiv_jax.checkpoints.original_names import Family
-from fdiv_jax.checkpoints.original_shapes import Shapes, tower_settings, unet_settings, vae_settings
+from fdiv_jax.checkpoints.original_shapes import Shapes, below, tower_settings, unet_settings, vae_settings
 from fdiv_jax.checkpoints.single_file import stored_dtypes
 from fdiv_jax.files import JsonObject, read_json
 from fdiv_jax.nn import (
@@ -153,11 +153,11 @@ def _configurations(shapes: Shapes, layout: Layout, kind: Family) -> dict[str, J
     """The configuration of each network: what the family sets, and what shapes show."""
     published, root = _published(kind), layout.root
     configs = {
-        "unet": {**published["unet"], **unet_settings(_below(shapes, layout.unet), kind)},
+        "unet": {**published["unet"], **unet_settings(below(shapes, layout.unet), kind)},
         "vae": dict(published["vae"]),
     }
     if layout.vae is not None:
-        configs["vae"] |= vae_settings(_below(shapes, root + layout.vae))
+        configs["vae"] |= vae_settings(below(shapes, root + layout.vae))
     towers = {
         "sd1": {"text_encoder": "cond_stage_model.transformer."},
         "sd2": {"text_encoder": "cond_stage_model.model."},
@@ -167,7 +167,7 @@ def _configurations(shapes: Shapes, layout: Layout, kind: Family) -> dict[str, J
         },
     }[kind]
     for name, prefix in towers.items():
-        tower = _below(shapes, root + prefix)
+        tower = below(shapes, root + prefix)
         if layout.bare:
             tower = {f"text_model.{key}": shape for key, shape in tower.items()}
         configs[name] = {
@@ -248,8 +248,3 @@ def _global_step(file: Path, header: Header, layout: Layout) -> int | None:
 def _published(kind: Family) -> JsonObject:
     """What the family's published models set and shapes do not show."""
     return read_json(asset_directory("families") / f"{kind}.json")
-
-
-def _below(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
-    """The shapes below a prefix."""
-    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}

@@ -12,7 +12,7 @@ from fdiv_jax.checkpoints import load_component
 from fdiv_jax.checkpoints.components import LoadedComponent
 from fdiv_jax.checkpoints.files import errors_from, read_header
 from fdiv_jax.checkpoints.original_kinds import Layout, check_types, find_layout, is_autoencoder
-from fdiv_jax.checkpoints.original_shapes import vae_settings
+from fdiv_jax.checkpoints.original_shapes import below, vae_settings
 from fdiv_jax.checkpoints.single_file import load_autoencoder
 from fdiv_jax.files import JsonMapping
 from fdiv_jax.nn import AutoencoderKL, abstract_network
@@ -63,12 +63,7 @@ def load_vae(
     with errors_from(path):
         prefix = _prefix(header.shapes)
         check_types(header.types)
-        shapes = {
-            name.removeprefix(prefix): shape
-            for name, shape in header.shapes.items()
-            if name.startswith(prefix)
-        }
-        config = {**settings, **vae_settings(shapes)}
+        config = {**settings, **vae_settings(below(header.shapes, prefix))}
         module = abstract_network(AutoencoderKL, config, dtype=dtype, param_dtype=param_dtype)
     filled, types = load_autoencoder(path, module, prefix)
     return LoadedComponent(filled, config, types)

@@ -6,25 +6,7 @@ says of one step of a UNet on eight devices, bytes a device, and the bytes of it
 
 import dataclasses
 import json
-import math
 import os
-import re
-
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_RESULT = re.compile(rf"= (\(?[a-z].*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(")
-_ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
-
-
-def collective_bytes(program):
-    """Bytes of the results of each kind of collective in the text of a compiled program."""
-    found = dict.fromkeys(COLLECTIVES, 0)
-    for line in program.splitlines():
-        match = _RESULT.search(line)
-        if match:
-            for kind, shape in _ARRAY.findall(match[1]):
-                size = math.prod(int(n) for n in shape.split(",") if n)
-                found[match[2]] += size * (1 if kind == "pred" else int(re.sub(r"\D", "", kind)) // 8)
-    return found
 
 
 def losses():
@@ -50,8 +32,9 @@ def wide():
         attention_head_dim=4,
         norm_num_groups=8,
     )
-    shapes = nnx.eval_shape(lambda: UNet2DConditionModel(config, rngs=nnx.Rngs(0)))
-    unet = fill(shapes, np.random.default_rng(0))
+    unet = fill(
+        abstract_module(lambda rngs: UNet2DConditionModel(config, rngs=rngs)), np.random.default_rng(0)
+    )
     network = Network(unet)
     names = select(network.parameters(unet), "cross-attn").names
     plan = dataclasses.replace(plan_of(network), trainable=Weights(names))
@@ -68,12 +51,11 @@ def compiled_step(name):
     rows = dataclasses.replace(batch(40), target_text=text, anchor_text=text)
     step = runner.compile(lambda axis: make_step(placed, axis=axis), step=True)
     arguments = (state, runner.replicate(frozen), runner.shard(rows), runner.shard(rows.latents))
-    program = step.lower(*arguments, jax.random.key(0)).compile()
-    memory = program.memory_analysis()
+    found = compiled_figures(step.lower(*arguments, jax.random.key(0)))
     return {
-        "arguments": memory.argument_size_in_bytes,
-        "temporaries": memory.temp_size_in_bytes,
-        "collectives": collective_bytes(program.as_text()),
+        "arguments": found.arguments,
+        "temporaries": found.temporaries,
+        "collectives": found.collectives,
         "trained": array_bytes(state.trained),
         "state": array_bytes(state),
         "frozen": array_bytes(frozen),
@@ -89,10 +71,10 @@ if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
     import jax.numpy as jnp
     import numpy as np
-    from flax import nnx
 
     from fdiv_jax.distributed import ShardedMesh, runner_of
-    from fdiv_jax.nn import UNet2DConditionModel, UNetConfig
+    from fdiv_jax.distributed.programs import compiled_figures
+    from fdiv_jax.nn import UNet2DConditionModel, UNetConfig, abstract_module
     from fdiv_jax.nn.memory import array_bytes
     from fdiv_jax.unlearning import Frozen, Weights, initial_state, make_step
     from fdiv_jax.unlearning.parameters import Network, select

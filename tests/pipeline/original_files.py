@@ -27,22 +27,16 @@ PUBLISHED = {
 }
 FAMILIES = tuple(PUBLISHED)
 # Sizes that differ from the published configurations; all else is as published.
+SD1 = {
+    "block_out_channels": [32, 64],
+    "cross_attention_dim": 64,
+    "layers_per_block": 1,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+}
 UNETS = {
-    "sd1": {
-        "block_out_channels": [32, 64],
-        "cross_attention_dim": 64,
-        "layers_per_block": 1,
-        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-    },
-    "sd2": {
-        "block_out_channels": [64, 128],
-        "attention_head_dim": [1, 2],
-        "cross_attention_dim": 64,
-        "layers_per_block": 1,
-        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-    },
+    "sd1": SD1,
+    "sd2": {**SD1, "block_out_channels": [64, 128], "attention_head_dim": [1, 2]},
     "sdxl": {
         "block_out_channels": [64, 128],
         "attention_head_dim": [1, 2],
