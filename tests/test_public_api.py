@@ -17,12 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom to the top: a module may import from its own layer and from those named for it, nothing else
 # of the project.
 _MATHS = {"divergences", "theory"}
-_COMMON = {"arrays", "files", "terminal", "assets"}
+_COMMON = {"arrays", "files", "terminal", "pages", "assets"}
 _MODELS = {"nn", "diffusion", "checkpoints", "pipeline"} | _COMMON
 LAYERS: dict[str, set[str]] = {
     "arrays": set(),
     "files": set(),
     "terminal": set(),
+    "pages": set(),
     "assets": set(),
     "divergences": {"arrays"},
     "theory": {"arrays", "divergences"},
@@ -32,8 +33,8 @@ LAYERS: dict[str, set[str]] = {
     "pipeline": {"nn", "diffusion", "checkpoints"} | _COMMON,
     "distributed": _MATHS | _MODELS,
     "unlearning": _MATHS | _MODELS | {"distributed"},
-    "evaluation": _MATHS | _MODELS | {"distributed"},
-    "monitoring": _MATHS | _MODELS | {"distributed", "unlearning"},
+    "evaluation": _MATHS | _MODELS | {"distributed", "unlearning"},
+    "monitoring": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation"},
     "worlds": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation", "monitoring"},
     "cli": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation", "monitoring", "worlds"},
 }

@@ -8,7 +8,16 @@ from fdiv_jax.checkpoints.lora_names import other_kind
 from fdiv_jax.checkpoints.original_names import Family
 from fdiv_jax.checkpoints.original_shapes import Shapes
 
-__all__ = ["TITLES", "Layout", "check_kind", "check_types", "find_layout", "is_autoencoder", "model_family"]
+__all__ = [
+    "TITLES",
+    "Layout",
+    "check_kind",
+    "check_types",
+    "find_layout",
+    "is_adapter",
+    "is_autoencoder",
+    "model_family",
+]
 
 TITLES: dict[Family, str] = {
     "sd1": "Stable Diffusion 1.x",
@@ -162,6 +171,11 @@ def model_family(names: Collection[str], layout: Layout) -> Family:
             return kind
     parts = "a UNet alone" if layout.vae is None else "a UNet and an autoencoder, without a text encoder"
     raise ValueError(f"{parts} (no cond_stage_model.* or conditioner.*); {_EXPECTED}")
+
+
+def is_adapter(names: Collection[str]) -> bool:
+    """Whether a file holds changes of a model, such as a LoRA, and no model."""
+    return find_layout(names) is None and any(_ADAPTER.search(name) for name in names)
 
 
 def is_autoencoder(names: Collection[str]) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 
 from fdiv_jax.files import JsonObject, parse_json, read_bytes
 from fdiv_jax.monitoring._files import explained, write_file
+from fdiv_jax.pages import shrunk
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import UnlearningResult
 from fdiv_jax.unlearning.result import Row
@@ -27,7 +28,6 @@ __all__ = [
     "SampleSheets",
     "contact_sheet",
     "draw_at",
-    "shrunk",
     "spread",
 ]
 
@@ -119,16 +119,6 @@ def spread(items: Sequence[T], most: int) -> list[T]:
     if len(items) <= most:
         return list(items)
     return [items[i * len(items) // most] for i in range(most)]
-
-
-def shrunk(picture: Image.Image, side: int) -> Image.Image:
-    """The picture, or a smaller one whose longer side is `side` pixels."""
-    if max(picture.size) <= side:
-        return picture
-    from PIL import Image
-
-    width, height = (max(1, round(length * side / max(picture.size))) for length in picture.size)
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
 class SampleSheets:

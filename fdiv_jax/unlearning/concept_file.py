@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fdiv_jax.files import shown
+from fdiv_jax.files.yaml_files import Entry, check_keys, kind_of, read_yaml
 from fdiv_jax.pipeline import Concept
 from fdiv_jax.pipeline.words import folded
-from fdiv_jax.unlearning import _validate as check
 from fdiv_jax.unlearning._phrases import first_shown
-from fdiv_jax.unlearning._yaml import Entry, Unquoted, read_yaml
 from fdiv_jax.unlearning.concepts import Erasure
 
 __all__ = ["ConceptFile", "read_concept_file"]
@@ -63,8 +62,8 @@ def read_concept_file(path: str | os.PathLike[str]) -> ConceptFile:
     path = Path(path)
     content = read_yaml(path)
     if not isinstance(content, Entry):
-        raise ValueError(f"{path}: {_kind(content)}, expected a mapping with `concepts`")
-    _known_keys(path, content, "a concept file", _TOP)
+        raise ValueError(f"{path}: {kind_of(content)}, expected a mapping with `concepts`")
+    check_keys(path, content, "a concept file", _TOP)
     entries = content.get("concepts")
     if not isinstance(entries, list) or not entries:
         at = content.lines.get("concepts", content.line)
@@ -74,7 +73,7 @@ def read_concept_file(path: str | os.PathLike[str]) -> ConceptFile:
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, Entry):
             raise ValueError(
-                f"{path}, line {content.lines['concepts']}: concept {number} is {_kind(entry)}, expected a "
+                f"{path}, line {content.lines['concepts']}: concept {number} is {kind_of(entry)}, expected a "
                 "mapping with `target`"
             )
         erasure, concept = _read_entry(path, entry)
@@ -94,7 +93,7 @@ def read_concept_file(path: str | os.PathLike[str]) -> ConceptFile:
 
 
 def _read_entry(path: Path, entry: Entry) -> tuple[Erasure, Concept | None]:
-    _known_keys(path, entry, "a concept", _KEYS)
+    check_keys(path, entry, "a concept", _KEYS)
     if "target" not in entry:
         raise ValueError(f"{path}, line {entry.line}: no target; expected a concept to unlearn")
     target = _text(path, entry, "target")
@@ -125,19 +124,10 @@ def _read_entry(path: Path, entry: Entry) -> tuple[Erasure, Concept | None]:
     return Erasure(target, anchor), concept
 
 
-def _known_keys(path: Path, entry: Entry, what: str, keys: tuple[str, ...]) -> None:
-    for key in entry:
-        if key not in keys:
-            raise ValueError(
-                f"{path}, line {entry.lines[key]}: {what} has no key {shown(key)}{check.nearest(key, keys)}; "
-                f"known: {', '.join(keys)}"
-            )
-
-
 def _text(path: Path, entry: Entry, key: str, *, empty: bool = False) -> str:
     value = entry[key]
     if not isinstance(value, str):
-        raise ValueError(f"{path}, line {entry.lines[key]}: {key} must be text, got {_kind(value)}")
+        raise ValueError(f"{path}, line {entry.lines[key]}: {key} must be text, got {kind_of(value)}")
     if not value.strip() and not empty:
         raise ValueError(f"{path}, line {entry.lines[key]}: {key} must not be empty")
     _short_enough(value, f"{path}, line {entry.lines[key]}: {key}")
@@ -152,11 +142,11 @@ def _short_enough(text: str, what: str) -> None:
 def _prompts(path: Path, entry: Entry, key: str) -> tuple[str, ...]:
     values, where = entry[key], f"{path}, line {entry.lines[key]}"
     if not isinstance(values, list):
-        raise ValueError(f"{where}: {key} must be a list of prompts, got {_kind(values)}")
+        raise ValueError(f"{where}: {key} must be a list of prompts, got {kind_of(values)}")
     seen: set[str] = set()
     for number, prompt in enumerate(values, 1):
         if not isinstance(prompt, str):
-            raise ValueError(f"{where}: prompt {number} of {key} must be text, got {_kind(prompt)}")
+            raise ValueError(f"{where}: prompt {number} of {key} must be text, got {kind_of(prompt)}")
         if not prompt.strip() and key != "retained":
             raise ValueError(f"{where}: prompt {number} of {key} must not be empty")
         _short_enough(prompt, f"{where}: prompt {number} of {key}")
@@ -164,14 +154,3 @@ def _prompts(path: Path, entry: Entry, key: str) -> tuple[str, ...]:
             raise ValueError(f"{where}: {key} has the prompt {shown(prompt)} twice")
         seen.add(prompt)
     return tuple(values)
-
-
-def _kind(value: object) -> str:
-    """What a value of YAML is, for a message."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    if isinstance(value, Unquoted):
-        return f"{value.written} (quote it to make it text)"
-    return shown(value)

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from fdiv_jax.monitoring import SampleSheets, contact_sheet
-from fdiv_jax.monitoring.sheets import shrunk, spread
+from fdiv_jax.monitoring.sheets import spread
+from fdiv_jax.pages import shrunk
 
 PROMPTS = ["a sneaker, photo style", "a sneaker, sketch style"]
 OPTIONS = {"seed": 3, "steps": 2, "guidance": 2.0, "sampler": "ddim"}

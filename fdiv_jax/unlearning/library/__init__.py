@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from fdiv_jax.files.yaml_files import Entry, read_yaml
 from fdiv_jax.pipeline import Concept
 from fdiv_jax.pipeline.words import folded, has_phrase
 from fdiv_jax.unlearning import _validate as check
-from fdiv_jax.unlearning._yaml import Entry, read_yaml
 
 __all__ = ["KnownConcepts", "known_concepts", "library_concepts"]
 

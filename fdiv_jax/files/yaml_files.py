@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from fdiv_jax.files import one_line, read_text, shown
+from fdiv_jax.files.checks import nearest
+from fdiv_jax.files.reading import read_text
+from fdiv_jax.files.wording import one_line, shown
+
+__all__ = ["Entry", "Unquoted", "check_keys", "kind_of", "read_yaml"]
 
 _LIMIT = 1 << 20
 _DEPTH = 64
@@ -112,3 +117,28 @@ def read_yaml(path: Path) -> Any:
 
 def _written(key: object) -> str:
     return one_line(key.written, 80) if isinstance(key, Unquoted) else shown(key)
+
+
+def check_keys(path: Path, entry: Entry, what: str, keys: Sequence[str]) -> None:
+    """Check that a mapping has no other keys.
+
+    Raises:
+        ValueError: another key; names the file, the line, `what` the mapping is, and the nearest known key.
+    """
+    for key in entry:
+        if key not in keys:
+            raise ValueError(
+                f"{path}, line {entry.lines[key]}: {what} has no key {shown(key)}{nearest(key, keys)}; "
+                f"known: {', '.join(keys)}"
+            )
+
+
+def kind_of(value: object) -> str:
+    """What a value of YAML is, for a message."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    if isinstance(value, Unquoted):
+        return f"{value.written} (quote it to make it text)"
+    return shown(value)
