@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fdiv_jax import checkpoints, diffusion, divergences, nn, theory, unlearning
+    from fdiv_jax import checkpoints, diffusion, divergences, evaluation, nn, theory, unlearning
     from fdiv_jax.divergences import Divergence, catalogue, divergence, reversed, symmetrise
     from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
     from fdiv_jax.unlearning import (
@@ -41,6 +41,7 @@ _HOME = {
     "diffusion": None,
     "divergence": "fdiv_jax.divergences",
     "divergences": None,
+    "evaluation": None,
     "load_pipeline": "fdiv_jax.pipeline",
     "nn": None,
     "preset": "fdiv_jax.unlearning",
@@ -65,6 +66,7 @@ __all__ = [
     "diffusion",
     "divergence",
     "divergences",
+    "evaluation",
     "load_pipeline",
     "nn",
     "preset",

@@ -40,8 +40,8 @@ _FROM_TORCH = {2: (1, 0), 4: (2, 3, 1, 0)}
 
 # Tensors of some files that are not parameters: transformers before 4.31 stored the position indices.
 _BUFFERS = re.compile(r"((text|vision)_model\.)?embeddings\.position_ids")
-# Parameters outside any layer, which keep their own names, as scalars do.
-_OWN_NAMES = ("class_embedding",)
+# Parameters outside any layer and statistics of norms, which keep their own names, as scalars do.
+_OWN_NAMES = ("class_embedding", "running_mean", "running_var")
 # Autoencoders of 2022 name their attention's projections as the original latent diffusion code did.
 _OLD_ATTENTION = re.compile(
     r"(?P<head>.*attentions\.\d+)\.(?P<old>query|key|value|proj_attn)\.(?P<leaf>weight|bias)"

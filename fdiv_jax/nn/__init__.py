@@ -1,4 +1,4 @@
-"""Flax modules: the UNet, VAE and text towers of Stable Diffusion, CLIP, and the critic of the losses.
+"""Flax modules: the networks of Stable Diffusion, CLIP, FID's Inception, and the critic of the losses.
 
 Attribute names follow the state dicts of diffusers and transformers one to one, so that conversion
 (`fdiv_jax.checkpoints`) is a rule and not a table. Images and latents are n h w c.
@@ -21,6 +21,7 @@ from fdiv_jax.nn.clip_vision import (
 )
 from fdiv_jax.nn.conditioning import Text, TextConditioning, sized_text
 from fdiv_jax.nn.critic import Critic, SpectralVector
+from fdiv_jax.nn.inception import InceptionV3
 from fdiv_jax.nn.lora import extract_lora, init_lora, merge_lora
 from fdiv_jax.nn.named import named_parameters
 from fdiv_jax.nn.remat import Remat, with_remat
@@ -41,6 +42,7 @@ __all__ = [
     "CLIPVisionFeatures",
     "CLIPVisionModelWithProjection",
     "Critic",
+    "InceptionV3",
     "Remat",
     "SpectralVector",
     "Text",

@@ -36,7 +36,7 @@ from fdiv_jax.nn import (
     with_attention,
 )
 from fdiv_jax.nn.attention import Implementation, check_implementation
-from fdiv_jax.pipeline.clip_tokenizer import clip_tokenizer_class
+from fdiv_jax.pipeline.clip_tokenizer import check_tokenizer, load_tokenizer
 from fdiv_jax.pipeline.concepts import read_concepts
 from fdiv_jax.pipeline.finding import WORLDS, find_model, is_single_file
 from fdiv_jax.pipeline.kept import USUALLY_KEPT, kept_components, write_kept
@@ -61,7 +61,6 @@ _LIBRARIES = {
     "tokenizer_2": ("transformers", "CLIPTokenizer"),
 }
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
-_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _PIPELINES = {
     "StableDiffusionPipeline": ("unet", "vae", "text_encoder", "tokenizer"),
     "StableDiffusionXLPipeline": tuple(_LIBRARIES),
@@ -147,10 +146,11 @@ def load_pipeline(
             loaded = _of_directory(directory, classes, variant, vae, dtype, param_dtype)
         else:
             loaded = _of_file(file, directory, classes, vae, dtype, param_dtype)
-        tokenizers = {name: _load_tokenizer(directory / name) for name in entries if name in _TOKENIZERS}
+        tokenizers = {name: load_tokenizer(directory / name) for name in entries if name in _TOKENIZERS}
         for tokenizer, encoder in zip(_TOKENIZERS, ("text_encoder", "text_encoder_2"), strict=True):
             if tokenizer in tokenizers:
-                _check_tokenizer(directory / tokenizer, tokenizers[tokenizer], loaded[encoder].model)
+                size = loaded[encoder].model.config.vocab_size
+                check_tokenizer(directory / tokenizer, tokenizers[tokenizer], size)
         path = directory / "scheduler" / "scheduler_config.json"
         scheduler = read_json(path, finite=False)  # diffusers writes -Infinity
         extras = {key: value for key, value in index.items() if key not in _LIBRARIES}
@@ -352,31 +352,6 @@ def check_replaceable(path: Path, overwrite: bool) -> None:
         found = ", ".join(sorted(each.name for each in path.iterdir())[:4])
         raise FileExistsError(
             f"{path} holds {found} and no model_index.json; expected a model to overwrite, or a new directory"
-        )
-
-
-def _load_tokenizer(directory: Path) -> Any:
-    if not directory.is_dir():
-        raise FileNotFoundError(f"no tokenizer directory {directory}")
-    if not any(all((directory / name).is_file() for name in names) for names in _VOCABULARIES):
-        raise FileNotFoundError(f"no tokenizer.json, and not both vocab.json and merges.txt, in {directory}")
-    try:
-        return clip_tokenizer_class().from_pretrained(str(directory), local_files_only=True)
-    except Exception as error:  # the library passes on its parsers' errors, plain Exception among them
-        raise ValueError(f"{directory}: not a CLIP tokenizer ({error})") from error
-
-
-def _check_tokenizer(directory: Path, tokenizer: Tokenizer, encoder: CLIPTextModel) -> None:
-    """Check that a tokenizer can pad and cut, and that every token has a row of the embedding."""
-    length = tokenizer.model_max_length
-    if not isinstance(length, int) or length < 3:
-        raise ValueError(f"{directory}: model_max_length {length!r}, expected a whole number of at least 3")
-    if tokenizer.pad_token is None:
-        raise ValueError(f"{directory}: no pad_token, with which short prompts are filled up")
-    size = encoder.config.vocab_size
-    if not 2 < len(tokenizer) <= size:
-        raise ValueError(
-            f"{directory}: a vocabulary of {len(tokenizer)} tokens for a text encoder of {size} (vocab_size)"
         )
 
 

@@ -10,7 +10,7 @@ from fdiv_jax.checkpoints.weight_files import STEMS, has_weights
 from fdiv_jax.files import read_json
 from fdiv_jax.pipeline.kept import USUALLY_KEPT
 
-__all__ = ["fetch", "is_hub_id"]
+__all__ = ["download", "fetch", "is_hub_id"]
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -62,21 +62,29 @@ def fetch(
         ValueError: the repository has no safetensors weights (of the variant) for one of its networks, or the
             name is not valid for a repository.
     """
+    options = {"revision": revision, "offline": offline}
+    directory = download(model, _patterns(variant), **options)
+    without = [name for name in (*_NETWORKS, *USUALLY_KEPT) if not has_weights(directory / name, variant)]
+    if variant and not set(_NETWORKS) <= set(without):  # the others are read without the variant
+        directory = download(model, _patterns(None, without), **options)
+    _check_weights(directory, _named(model, revision), variant)
+    return directory
+
+
+def download(
+    model: str, patterns: Sequence[str], *, revision: str | None = None, offline: bool = False
+) -> Path:
+    """The local directory of a hub model with its files of these patterns; what it raises, see `fetch`."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
-    at = model if revision is None else f"{model} at revision {revision!r}"
-
-    def download(patterns: list[str]) -> Path:
-        return Path(
-            snapshot_download(model, revision=revision, allow_patterns=patterns, local_files_only=offline)
-        )
-
+    at = _named(model, revision)
     try:
-        directory = download(_patterns(variant))
-        without = [name for name in (*_NETWORKS, *USUALLY_KEPT) if not has_weights(directory / name, variant)]
-        if variant and not set(_NETWORKS) <= set(without):  # the others are read without the variant
-            directory = download(_patterns(None, without))
+        return Path(
+            snapshot_download(
+                model, revision=revision, allow_patterns=list(patterns), local_files_only=offline
+            )
+        )
     except GatedRepoError as error:
         raise PermissionError(
             f"{at}: accept the model's terms on its page and log in by `hf auth login`"
@@ -93,8 +101,10 @@ def fetch(
     except Exception as error:  # the library passes on the errors of its transport when a connection breaks
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise FileNotFoundError(f"model {at}: the hub does not give it ({first[0]})") from error
-    _check_weights(directory, at, variant)
-    return directory
+
+
+def _named(model: str, revision: str | None) -> str:
+    return model if revision is None else f"{model} at revision {revision!r}"
 
 
 def _check_weights(directory: Path, at: str, variant: str | None) -> None:
