@@ -16,12 +16,14 @@ from fdiv_jax.unlearning.concept_file import ConceptFile, read_concept_file
 from fdiv_jax.unlearning.concepts import Erasure, PromptPair, resolve_all, resolve_pairs, resolve_retained
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.config_parts import (
+    AdversaryConfig,
     AnchorImagesConfig,
     CriticConfig,
     EditConfig,
     LoraConfig,
     OptimiserConfig,
     PreservationConfig,
+    SaliencyConfig,
 )
 from fdiv_jax.unlearning.critic import ConvolutionalCritic, CriticState, ascend
 from fdiv_jax.unlearning.data import AnchorData, Batches, anchor_latents, prepare_data
@@ -46,6 +48,7 @@ from fdiv_jax.unlearning.trainable import Frozen, LowRank, TokenEmbeddings, Trai
 
 __all__ = [
     "GROUPS",
+    "AdversaryConfig",
     "AnchorData",
     "AnchorImagesConfig",
     "ArrayCache",
@@ -77,6 +80,7 @@ __all__ = [
     "Prior",
     "PromptPair",
     "RetentionMatrix",
+    "SaliencyConfig",
     "Selection",
     "SquaredDistance",
     "TimestepRange",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 from jaxtyping import Float, Integer
 
-from fdiv_jax.arrays import Latents, Masks, TokenIds
+from fdiv_jax.arrays import Latents, Masks, TextFeatures, TokenIds
 from fdiv_jax.nn import Text
 
 __all__ = ["Batch", "Prior"]
@@ -52,6 +52,7 @@ class Batch:
         negative: (n,), eta of the negative guidance of each sample's reference; None where no sample has any.
         tokens: the target prompts' token ids, one array for each text encoder, where token embeddings learn.
         prior: images and prompts of prior preservation, or None.
+        offset: n l d, what an adversary adds to the features of the target prompts; None: nothing.
     """
 
     latents: Latents
@@ -62,3 +63,4 @@ class Batch:
     negative: Guidance | None = None
     tokens: tuple[TokenIds, ...] = ()
     prior: Prior | None = None
+    offset: TextFeatures | None = None

@@ -17,6 +17,7 @@ from fdiv_jax.unlearning._validate import set_field as _set
 from fdiv_jax.unlearning.comparison import Scale
 from fdiv_jax.unlearning.concepts import Erasure
 from fdiv_jax.unlearning.config_parts import (
+    AdversaryConfig,
     AnchorImagesConfig,
     CriticConfig,
     EditConfig,
@@ -24,12 +25,16 @@ from fdiv_jax.unlearning.config_parts import (
     OptimiserConfig,
     PreservationConfig,
     Reference,
+    SaliencyConfig,
 )
 from fdiv_jax.unlearning.losses import LossFamily
+from fdiv_jax.unlearning.parameters import GROUPS
 from fdiv_jax.unlearning.timesteps import TimestepLaw
+from fdiv_jax.unlearning.trainable import EMBEDDING
 
 __all__ = [
     "SETTINGS_SINCE",
+    "AdversaryConfig",
     "AnchorImagesConfig",
     "CriticConfig",
     "Devices",
@@ -41,11 +46,23 @@ __all__ = [
     "Parallel",
     "PreservationConfig",
     "Reference",
+    "SaliencyConfig",
     "Scale",
     "UnlearningConfig",
 ]
 
-SETTINGS_SINCE = {"sigma": 1.0, "remat": "none", "parallel": None}
+_FIRST_EDIT = ("erase", "preserve", "ridge")
+SETTINGS_SINCE: JsonObject = {
+    "sigma": 1.0,
+    "remat": "none",
+    "parallel": None,
+    "preservation": {"balance": None},
+    "saliency": dataclasses.asdict(SaliencyConfig()),
+    "adversary": dataclasses.asdict(AdversaryConfig()),
+    "edit": {
+        name: value for name, value in dataclasses.asdict(EditConfig()).items() if name not in _FIRST_EDIT
+    },
+}
 """Settings that configurations of earlier versions lack, and the values that those versions used."""
 
 Devices = Literal["single", "all"]
@@ -100,7 +117,7 @@ class UnlearningConfig:
     """Concepts of the user's own, as a concept file defines them; they come before the model's."""
     method: Method = "descent"
     """How to unlearn: descent (steps of an optimiser), or edit (to_k and to_v of the cross-attentions in
-    closed form, UCE; loss and steps play no part)."""
+    closed form, see `edit`; loss and steps play no part)."""
     reference: Reference = "frozen"
     """The model that gives the output at the anchor prompt: frozen, or current, under stop-gradient (concept
     ablation)."""
@@ -144,6 +161,10 @@ class UnlearningConfig:
     """The anchor images."""
     preservation: PreservationConfig = field(default_factory=PreservationConfig)
     """Prior preservation, a term beside the divergence."""
+    saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
+    """The mask of what learns."""
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
+    """The attack within every step."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Low-rank changes instead of weights."""
     edit: EditConfig = field(default_factory=EditConfig)
@@ -208,7 +229,8 @@ class UnlearningConfig:
         check.loss_exists(divergence(self.divergence), self.loss, self.normalise_curvature)
 
     def _check_combinations(self) -> None:
-        if self.method == "edit" and (self.trainable != "cross-attn" or self.lora.rank is not None):
+        other = {*GROUPS, EMBEDDING} - {"cross-attn"}
+        if self.method == "edit" and (self.trainable in other or self.lora.rank is not None):
             raise ValueError(
                 f"method 'edit' with trainable {self.trainable!r}"
                 f"{'' if self.lora.rank is None else f' and lora.rank {self.lora.rank}'}: it solves for to_k "
@@ -225,6 +247,20 @@ class UnlearningConfig:
                     "nothing; expected preservation.weight with preservation.at 'retained', or no retained "
                     "prompts"
                 )
+        if self.saliency.share is not None and self.lora.rank is not None:
+            raise ValueError(
+                f"saliency.share {self.saliency.share:g} with lora.rank {self.lora.rank}, half of whose "
+                "factors have no gradient at first; expected one or the other"
+            )
+        if self.preservation.data is None and self.preservation.weight and self.trainable == EMBEDDING:
+            raise ValueError(
+                "preservation.at 'random' with trainable 'embedding', which changes no random features; "
+                "expected preservation.at 'anchor' or 'retained'"
+            )
+        descends = self.saliency.share is not None or self.adversary.steps
+        if self.method == "edit" and descends:
+            what = "adversary.steps" if self.adversary.steps else "saliency.share"
+            raise ValueError(f"method 'edit' with {what}, which belongs to steps; expected method 'descent'")
         if self.preservation.weight and self.retained is not None:
             check.prompts_to_preserve(self.preservation.at, self.retained)
 
@@ -263,6 +299,8 @@ _PARTS: dict[str, type] = {
     "critic": CriticConfig,
     "images": AnchorImagesConfig,
     "preservation": PreservationConfig,
+    "saliency": SaliencyConfig,
+    "adversary": AdversaryConfig,
     "lora": LoraConfig,
     "edit": EditConfig,
 }

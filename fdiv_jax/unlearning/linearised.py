@@ -236,6 +236,11 @@ def check_first_order(prepared: Prepared) -> None:
         raise ValueError("method 'edit' is solved in closed form; expected method 'descent'")
     if prepared.plan.reference == "current":
         raise NotImplementedError("the reference 'current' to first order; supported: 'frozen'")
+    if prepared.plan.saliency.share is not None or prepared.plan.adversary.steps:
+        raise NotImplementedError(
+            "saliency.share or adversary.steps to first order; supported: a descent of all that learns, "
+            "without an adversary"
+        )
 
 
 def _shapes(tree: PyTree) -> Shapes:

@@ -188,7 +188,12 @@ def _edited(
     """The closed-form edit, which takes no steps."""
     started = time.monotonic()
     learned = edit_cross_attention(
-        prepared.pipe, prepared.selection, prepared.pairs, prepared.retained, prepared.config.edit
+        prepared.pipe,
+        prepared.selection,
+        prepared.pairs,
+        prepared.retained,
+        prepared.config.edit,
+        seed=prepared.config.seed,
     )
     pipeline = prepared.plan.trainable.pipeline(prepared.pipe, learned, prepared.frozen)
     result = UnlearningResult(

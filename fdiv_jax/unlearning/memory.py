@@ -80,7 +80,7 @@ def abstract_batch(prepared: Prepared, rows: int) -> Batch:
         position=_array(rows, dtype=jnp.int32),
         negative=_array(rows) if any(prepared.negative) else None,
         tokens=tokens,
-        prior=Prior(latents, text, tokens, mask) if config.preservation.weight else None,
+        prior=Prior(latents, text, tokens, mask) if config.preservation.data else None,
     )
 
 

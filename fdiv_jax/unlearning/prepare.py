@@ -26,6 +26,7 @@ from fdiv_jax.unlearning.cache import ArrayCache
 from fdiv_jax.unlearning.concepts import PromptPair, resolve_all, resolve_retained, target_words
 from fdiv_jax.unlearning.config import UnlearningConfig
 from fdiv_jax.unlearning.data import AnchorData, prepare_data
+from fdiv_jax.unlearning.edit import check_editable
 from fdiv_jax.unlearning.library import known_concepts
 from fdiv_jax.unlearning.losses import GaussianLoss, VariationalLoss, make_loss, switch_losses
 from fdiv_jax.unlearning.parameters import Network, Selection
@@ -89,7 +90,7 @@ class Prepared:
     def data(self, cache: Cache, progress: Callable[[int, int], None] | None = None) -> AnchorData:
         """The training data, drawn or read."""
         config = self.config
-        preserved = config.preservation.at if config.preservation.weight else None
+        preserved = config.preservation.data
         share = config.retained_share if config.reference == "frozen" else 0.0
         return prepare_data(
             self.pipe,
@@ -128,11 +129,13 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
         for pair in resolve_all(concepts, [each])
     }
     retained = resolve_retained(concepts, [each.target for each in config.erasures], config.retained)
-    check.prompts_to_preserve(config.preservation.at if config.preservation.weight else None, retained)
+    check.prompts_to_preserve(config.preservation.data, retained)
     words = target_words(concepts, config.erasures)
     trainable, frozen, selection = trainable_of(
         pipe, config.trainable, words, rank=config.lora.rank, alpha=config.lora.alpha
     )
+    if config.method == "edit":
+        check_editable(selection)
     devices = devices_of(config.sharing)
     if (config.batch_size // config.accumulation) % len(devices):
         raise ValueError(
@@ -150,6 +153,8 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
         reference=config.reference,
         accumulation=config.accumulation,
         preservation=config.preservation,
+        saliency=config.saliency,
+        adversary=config.adversary,
     )
     return Prepared(
         pipe,

@@ -22,6 +22,7 @@ from fdiv_jax.unlearning.prepare import Prepared
 from fdiv_jax.unlearning.record import Record
 from fdiv_jax.unlearning.result import DivergedError, UnlearningResult
 from fdiv_jax.unlearning.run_directory import RunDirectory
+from fdiv_jax.unlearning.saliency import saliency_mask
 from fdiv_jax.unlearning.shared_directory import FollowedDirectory
 from fdiv_jax.unlearning.state import Plan, TrainState, initial_state, with_rate_of
 from fdiv_jax.unlearning.step import Metrics, References, make_reference, make_step
@@ -56,6 +57,8 @@ class Run:
             self.position = restored.extra["batches"]
             self.key = jax.random.wrap_key_data(jnp.asarray(restored.extra["key"], jnp.uint32))
             self.record.restore(directory.rows)
+        elif plan.saliency.share is not None:
+            state = dataclasses.replace(state, mask=saliency_mask(prepared, data, state.trained))
         self.state: TrainState = self.runner.replicate(state)
         self._waiting: tuple[int, Metrics] | None = None
 

@@ -340,11 +340,17 @@ def _plain(description: JsonMapping) -> JsonObject:
     return json.loads(json.dumps(dict(description)))
 
 
-def _completed(stored: Any, asked: Any) -> Any:
+def _completed(stored: Any, asked: Any, since: JsonMapping = SETTINGS_SINCE) -> Any:
     """A stored configuration with the settings that it is too old to have, where they are asked for."""
     if not isinstance(stored, dict) or not isinstance(asked, Mapping):
         return stored
-    return {**{name: value for name, value in SETTINGS_SINCE.items() if name in asked}, **stored}
+    added = {name: value for name, value in since.items() if name in asked}
+    parts = {
+        name: _completed(stored[name], asked[name], value)
+        for name, value in added.items()
+        if isinstance(value, dict) and name in stored
+    }
+    return {**added, **stored, **parts}
 
 
 def _differences(name: str, stored: Any, asked: Any) -> list[str]:

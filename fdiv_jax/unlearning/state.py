@@ -11,7 +11,13 @@ import optax
 
 from fdiv_jax.arrays import Count, Parameters, RandomKey
 from fdiv_jax.diffusion import NoiseSchedule
-from fdiv_jax.unlearning.config_parts import OptimiserConfig, PreservationConfig, Reference
+from fdiv_jax.unlearning.config_parts import (
+    AdversaryConfig,
+    OptimiserConfig,
+    PreservationConfig,
+    Reference,
+    SaliencyConfig,
+)
 from fdiv_jax.unlearning.critic import CriticState
 from fdiv_jax.unlearning.losses import Loss
 from fdiv_jax.unlearning.optimiser import make_optimiser
@@ -40,6 +46,8 @@ class Plan:
         reference: the model that is compared with.
         accumulation: parts that a batch is worked through in.
         preservation: the term beside the loss.
+        saliency: the mask of what learns.
+        adversary: the attack within the step.
     """
 
     network: Network
@@ -52,6 +60,8 @@ class Plan:
     reference: Reference = "frozen"
     accumulation: int = 1
     preservation: PreservationConfig = field(default_factory=PreservationConfig)
+    saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
 
     @property
     def warmup(self) -> int:
@@ -70,6 +80,7 @@ class TrainState:
         optimiser: the optimiser's moments.
         critic: of the variational loss; None for the others.
         average: the moving average of what learns, or nothing.
+        mask: True where what learns may change, or nothing: all of it may.
     """
 
     step: Count
@@ -77,6 +88,7 @@ class TrainState:
     optimiser: optax.OptState
     critic: CriticState | None = None
     average: Parameters | tuple[()] = ()
+    mask: Parameters | tuple[()] = ()
 
     @property
     def learned(self) -> Parameters:
@@ -85,12 +97,16 @@ class TrainState:
 
 
 def initial_state(plan: Plan, frozen: Frozen, learning_rate: float, key: RandomKey) -> TrainState:
-    """The state before the first step; `key` is for the critic and for what learns."""
+    """The state before the first step; `key` is for the critic and for what learns.
+
+    Where there is to be a mask, everything learns until it is made (`saliency_mask`).
+    """
     trained = plan.trainable.initial(frozen, jax.random.fold_in(key, 1))
     moments = make_optimiser(plan.optimiser, learning_rate, plan.steps).init(trained)
     critic = None if plan.loss.game is None else plan.loss.game.critic.initial(key)
     average = () if plan.optimiser.ema is None else jax.tree.map(jnp.copy, trained)
-    return TrainState(jnp.zeros((), jnp.int32), trained, moments, critic, average)
+    mask = () if plan.saliency.share is None else jax.tree.map(lambda a: jnp.ones(a.shape, bool), trained)
+    return TrainState(jnp.zeros((), jnp.int32), trained, moments, critic, average, mask)
 
 
 def with_rate_of(state: TrainState, fresh: TrainState) -> TrainState:

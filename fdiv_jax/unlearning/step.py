@@ -1,6 +1,7 @@
 """The training step: pure functions, for every loss, everything that can learn and any number of devices.
 
     batch, key -> noised -> x_t, t
+    x_t, t -> attack -> offset of the target prompts' features, where there is an adversary
     x_t, t -> predict -> the trained model's output at the target prompts
     x_t, t -> look -> the frozen model's output at the anchor prompts          (`make_reference`)
     both -> compare -> Comparison -> the critic's ascent, where there is a critic
@@ -13,6 +14,7 @@ a batch, `make_step` does the rest.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, cast
 
@@ -33,12 +35,13 @@ from fdiv_jax.arrays import (
     Timesteps,
 )
 from fdiv_jax.distributed import Axis
+from fdiv_jax.unlearning.adversary import attack, moved
 from fdiv_jax.unlearning.batch import Batch, Prior
 from fdiv_jax.unlearning.comparison import Comparison
 from fdiv_jax.unlearning.critic import CriticState, ascend
 from fdiv_jax.unlearning.losses import Loss
 from fdiv_jax.unlearning.optimiser import make_optimiser
-from fdiv_jax.unlearning.preservation import add_gradients, masked_squared_error
+from fdiv_jax.unlearning.preservation import add_gradients, masked_squared_error, random_prior
 from fdiv_jax.unlearning.state import Plan, TrainState
 from fdiv_jax.unlearning.timesteps import draw_noise
 from fdiv_jax.unlearning.trainable import Frozen
@@ -111,7 +114,7 @@ def make_reference(plan: Plan) -> ReferenceFunction:
 def predict(plan: Plan, trained: Parameters, frozen: Frozen, batch: Batch, key: RandomKey) -> Predictions:
     """The trained model's output at (x_t, target prompt), n h w c. There is no classifier-free guidance."""
     t, x_t = noised(plan, batch, key)
-    text = plan.trainable.text(trained, frozen, batch.target_text, batch.tokens)
+    text = moved(plan.trainable.text(trained, frozen, batch.target_text, batch.tokens), batch.offset)
     return plan.network(plan.trainable.parameters(trained, frozen), x_t, t, text)
 
 
@@ -138,7 +141,8 @@ def prior_loss(plan: Plan, trained: Parameters, frozen: Frozen, batch: Batch, ke
     Its goal is the frozen model's output, or the noise itself. It has timesteps and noise of its own, so that
     it is independent of the loss.
     """
-    prior, schedule = cast(Prior, batch.prior), plan.schedule
+    prior = random_prior(batch, key) if plan.preservation.at == "random" else cast(Prior, batch.prior)
+    schedule = plan.schedule
     key = jax.random.fold_in(key, 1)
     t, noise = draw_noise(key, batch.position, prior.latents.shape[1:], plan.timesteps)
     x_t = schedule.add_noise(prior.latents, noise, t)
@@ -203,7 +207,7 @@ def descend(
 
     def gradients() -> tuple[Parameters, tuple[Scalar, Parameters] | None]:
         prior = None
-        if batch.prior is not None and plan.preservation.weight:
+        if plan.preservation.weight and (plan.preservation.at == "random" or batch.prior is not None):
             prior = jax.value_and_grad(lambda trained: prior_loss(plan, trained, frozen, batch, key))(
                 state.trained
             )
@@ -249,9 +253,12 @@ def apply_update(
 
     A step whose loss, gradient or result is not finite changes nothing but the number of steps: one bad batch
     must not spoil the moments of an optimiser for good. In the critic's warm-up the critic alone changes.
+    Nothing outside the state's mask changes, and the gradient's norm is that within it.
     """
+    gradient = _within(state.mask, gradient)
     optimiser = make_optimiser(plan.optimiser, 0.0, plan.steps)  # the learning rate is in its state
     changes, moments = optimiser.update(gradient, state.optimiser, state.trained)
+    changes = _within(state.mask, changes)  # weight decay comes without a gradient
     trained = cast(Parameters, optax.apply_updates(state.trained, changes))
     average = state.average
     if plan.optimiser.ema is not None:
@@ -263,7 +270,7 @@ def apply_update(
         new = _where(state.step >= plan.warmup, new, old)
     finite = _finite((loss, norm, new, critic))
     (trained, moments, average), critic = _where(finite, (new, critic), (old, state.critic))
-    after = TrainState(state.step + 1, trained, moments, critic, average)
+    after = TrainState(state.step + 1, trained, moments, critic, average, state.mask)
     return after, {"gradient_norm": norm, "skipped": ~finite}
 
 
@@ -275,8 +282,9 @@ def make_step(plan: Plan, *, axis: Axis = None) -> StepFunction:
     or on its parts. See `predict`, `compare`, `descend`, `accumulate` and `apply_update`.
 
     Metrics: `loss`, `gradient_norm` (global, of the whole loss, before any clipping), `skipped`, `prior_loss`
-    and `conflicts` (the share of tensors whose gradients conflict) with prior preservation, and what the
-    critic records, all over the whole batch; `m`, `weight` (see `Loss.weight`) and `timesteps` of every
+    and `conflicts` (the share of tensors whose gradients conflict) or `balance` with prior preservation,
+    `attacked` (the mean distance m to the concept after an attack) with an adversary, and what the critic
+    records, all over the whole batch; `m`, `weight` (see `Loss.weight`) and `timesteps` of every
     sample, (n,). What is not computed in the warm-up is 0.
 
     Args:
@@ -299,6 +307,10 @@ def make_step(plan: Plan, *, axis: Axis = None) -> StepFunction:
                 return None, {}
             return ascend(game, state.critic, comparison, mean)
 
+        attacked = {}
+        if plan.adversary.steps:
+            batch, m = _attacked(plan, state, frozen, batch, key)
+            attacked["attacked"] = mean(jnp.mean(m))
         if plan.accumulation == 1:
             descent, critic, figures = descend(plan, loss, state, frozen, batch, reference, key, learn)
         else:
@@ -317,7 +329,7 @@ def make_step(plan: Plan, *, axis: Axis = None) -> StepFunction:
                 plan.accumulation,
             )
         value, gradient, prior = mean(descent[:3])
-        figures = dict(figures)
+        figures = {**figures, **attacked}
         if prior is not None:
             figures["prior_loss"], toward = prior
             gradient, more = add_gradients(plan.preservation, gradient, toward)
@@ -328,6 +340,33 @@ def make_step(plan: Plan, *, axis: Axis = None) -> StepFunction:
         return after, {"loss": value, **outcome, **figures, **samples}
 
     return step
+
+
+def _attacked(
+    plan: Plan, state: TrainState, frozen: Frozen, batch: Batch, key: RandomKey
+) -> tuple[Batch, Distances]:
+    """The batch with the offsets that the adversary finds, and the distances m that it reaches, (n,)."""
+
+    def found() -> tuple[jax.Array, Distances]:
+        if plan.accumulation == 1:
+            return attack(plan, state.trained, frozen, batch, key)
+        parts = _cut(batch, plan.accumulation)
+        return _joined(jax.lax.map(lambda part: attack(plan, state.trained, frozen, part, key), parts))
+
+    first = plan.warmup + plan.adversary.after
+    if first:
+        none = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(found))
+        offset, m = jax.lax.cond(state.step >= first, found, lambda: none)
+    else:
+        offset, m = found()
+    return dataclasses.replace(batch, offset=jax.lax.stop_gradient(offset)), m
+
+
+def _within(mask: Parameters | tuple[()], tree: Parameters) -> Parameters:
+    """The entries where the mask is True, 0 elsewhere; all of them where there is no mask."""
+    if not mask:
+        return tree
+    return {name: jnp.where(mask[name], value, 0) for name, value in tree.items()}
 
 
 def _seen(

@@ -21,6 +21,13 @@ def test_the_methods_are_those_of_the_literature():
         "esd-u",
         "doco",
         "uce",
+        "rece",
+        "speed",
+        "refinement",
+        "salun",
+        "erasediff",
+        "spm",
+        "advunlearn",
     ]
     names = preset_names(LIBRARY)
     assert len(set(names)) == len(names) == len(METHODS) * len(LIBRARY)
@@ -117,6 +124,48 @@ PUBLISHED = {
         "preservation": {"at": "anchor", "against": "noise", "surgery": True},
     },
     "uce": {"method": "edit", "trainable": "cross-attn"},
+    "rece": {
+        "method": "edit",
+        "edit": {"form": "rece", "preserve": 0.1, "ridge": 0.1, "rounds": 1, "regularisation": 1e-3},
+    },
+    "speed": {
+        "method": "edit",
+        "trainable": r"\.attn2\.to_v\.",
+        "edit": {"form": "speed", "ridge": 1.0, "threshold": 0.1, "filtered": True, "augment": 10},
+    },
+    "refinement": {"method": "edit", "edit": {"form": "refinement", "preserve": 0.0, "ridge": 1e3}},
+    "salun": {
+        "reference": "current",
+        "trainable": "full",
+        "batch_size": 8,
+        "learning_rate": 1e-5,
+        "saliency": {"share": 0.5, "guidance": 7.5},
+        "preservation": {"weight": 2 * 0.5, "at": "retained", "against": "noise", "surgery": False},
+        "images": {"number": 800, "at": "target"},
+    },
+    "erasediff": {
+        "reference": "current",
+        "steps": 160,
+        "batch_size": 16,
+        "learning_rate": 1e-5,
+        "preservation": {"at": "retained", "against": "noise", "surgery": False, "balance": 0.1},
+    },
+    "spm": {
+        "anchor": "negative",
+        "steps": 3000,
+        "learning_rate": 1e-4,
+        "lora": {"rank": 1, "alpha": 1.0},
+        "preservation": {"weight": 2 * 1000.0, "at": "random", "against": "model", "surgery": False},
+        "optimiser": {"schedule": "cosine", "warmup_steps": 500},
+    },
+    "advunlearn": {
+        "anchor": "negative",
+        "negative_guidance": 1.0,
+        "steps": 1000,
+        "learning_rate": 1e-5,
+        "adversary": {"steps": 30, "at": "token", "after": 200},
+        "preservation": {"weight": 2 * 1.0, "at": "retained", "against": "model", "surgery": False},
+    },
 }
 
 
