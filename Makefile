@@ -15,7 +15,7 @@ CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3 python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 
-.PHONY: help environment environment-dev reproduce reproduce-full test test-slow test-all check format lock clean
+.PHONY: help environment environment-dev reproduce reproduce-full test test-slow test-all check format lock docs release clean
 
 help:
 	@echo "make reproduce    install what running needs, then python -m analysis.convergence (ARGS=--quick: the fast version)"
@@ -23,6 +23,7 @@ help:
 	@echo "make test         install everything, run the fast tests (ARGS are pytest's)"
 	@echo "make test-slow    the slow tests;   make test-all: both"
 	@echo "make check        ruff and pyright;   make format: ruff's formatter"
+	@echo "make docs         the documentation site, into site/;   make release: wheel and sdist, checked, into dist/"
 	@echo "make environment  only the environment, .venv;   make environment-dev: with tools and PyTorch"
 	@echo "make lock         write constraints.txt anew from the newest versions;   make clean: remove .venv"
 
@@ -80,11 +81,23 @@ format: environment-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Strict: a link that leads nowhere or a page that is not in the navigation ends the build.
+docs: environment-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python docs/notebooks.py
+	$(BIN)/python -m mkdocs build --strict
+
+release: environment-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[release]"
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 # Resolves every extra to the newest versions without installing them. torch keeps its line: which build
 # an index serves for it depends on the exact version. Run the tests before committing the result.
 lock: environment-dev
 	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolution.json \
-		".[dev,interop,tpu]" "$$(grep '^torch==' constraints.txt)"
+		".[dev,interop,tpu,docs,release]" "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -c 'import json; \
 		rows = [i["metadata"] for i in json.load(open("$(VENV)/resolution.json"))["install"]]; \
 		lines = sorted((r["name"] + "==" + r["version"].split("+")[0] for r in rows if r["name"] != "fdiv-jax"), key=str.lower); \

@@ -1,17 +1,20 @@
 """`fdiv-jax export MODEL --format FORMAT --output PATH`: a model, or its change, for other programs."""
 
+import contextlib
 import dataclasses
 import sys
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
 from fdiv_jax.cli._loading import Files
 from fdiv_jax.files import read_json
+from fdiv_jax.pipeline.shared import Form, Shared, base_of
 
 if TYPE_CHECKING:
     from fdiv_jax.nn.lora import ExtractedLora
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Command", "cast_pipeline", "extract"]
 
-Format = Literal["diffusers", "single-file", "lora", "kohya", "delta"]
 _OF_CHANGES = ("lora", "kohya", "delta")
 _OF_ONE_FILE = ("config", "vae", "prediction_type")
 """Options that complete a model of one file."""
@@ -33,20 +35,31 @@ class Command:
 
     diffusers: a directory. single-file: one checkpoint, for A1111, ComfyUI and diffusers. lora: the change as
     low-rank factors, as diffusers writes them. kohya: the same, for A1111 and ComfyUI. delta: the changed
-    tensors, exactly.
+    tensors, exactly. With --card or --push the same in a directory, with a README.md that says what it is.
+
+    Example: fdiv-jax export runs/sneaker --push owner/name
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """The model: a diffusers directory, a run directory of `fdiv-jax unlearn`, one .safetensors file, or
     `fashion`."""
-    format: Format
-    """The form to write: diffusers, single-file, lora, kohya or delta."""
-    output: Path
-    """The directory (for diffusers) or the file, with a name that ends in .safetensors (for the others)."""
+    format: Form | None = None
+    """The form to write: diffusers, single-file, lora, kohya or delta. Needed, unless --card or --push:
+    then by default lora for a run that trained one, delta for any other, diffusers without a base."""
+    output: Path | None = None
+    """The directory (for diffusers, and with --card) or the file, with a name that ends in .safetensors.
+    Needed, unless --push."""
+    card: bool = False
+    """Write a directory: the weights, and a model card with what the run did, how, and how to load it."""
+    push: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")] = None
+    """The repository of the Hugging Face hub to push that directory to; it is made where there is none."""
+    private: bool = False
+    """Make a private repository, where there is none yet."""
     base: str | None = None
     """The model before tuning, for lora, kohya and delta; by default the one that the run directory names."""
-    rank: int = 16
-    """The rank of a LoRA's changes of each layer; a layer of a lower rank keeps its whole change."""
+    rank: int | None = None
+    """The rank of a LoRA's changes of each layer; a layer of a lower rank keeps its whole change. By default
+    that of the LoRA that the run trained, or else 16."""
     only: str = "full"
     """The changed parameters that a LoRA holds: cross-attn, attn, full, or a regular expression."""
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
@@ -57,14 +70,15 @@ class Command:
     """How to load the model and its base."""
 
     def run(self) -> None:
-        """Load the model and its base, write, and say what was written."""
+        """Load the model and its base, write, push where that is asked for, and say what was written."""
         from fdiv_jax.terminal import Console
 
         model = _pipeline_directory(self.model)
-        base = self._base(model)
-        self._check_output()
+        command = self._settled(model)
+        base = command._base(model)
+        command._check_output()
         console = Console(stderr=True)
-        files, base_files = self._files(base, model)
+        files, base_files = command._files(base, model)
         with console.waiting(f"loading {model}") as tell:
             pipe = files.load(model)
             if base is not None:
@@ -72,39 +86,107 @@ class Command:
             before = None if base is None else base_files.load(base)
             if before is not None and self.base is None:
                 _compare(before, Path(model))
-            tell(f"writing {self.output}")
-            about = self._write(pipe, before)
-        print(f"{self.output}: {about}")
+            tell(f"writing {self.output or self.push}")
+            for line in command._deliver(pipe, before, model):
+                print(line)
 
-    def _write(self, pipe: "TextToImagePipeline", base: "TextToImagePipeline | None") -> str:
+    def _settled(self, model: str) -> "Command":
+        """The command with the format and the rank that its model asks for, where it names none.
+
+        Raises:
+            ValueError: a format or an output that nothing else stands for is missing.
+        """
+        sharing = self.card or self.push is not None
+        form, rank = self.format, _lora_rank(Path(model))
+        if form is None and sharing and (self.base is not None or _named_base(Path(model)) is not None):
+            form = "delta" if rank is None else "lora"
+        elif form is None and sharing:
+            form = "diffusers"
+        if form is None:
+            raise ValueError(f"--format is missing: one of {', '.join(get_args(Form))}; or add --card")
+        if self.output is None and self.push is None:
+            raise ValueError("--output is missing: the directory or the file to write")
+        if self.private and self.push is None:
+            raise ValueError("--private is of a repository: name it by --push OWNER/NAME")
+        return dataclasses.replace(self, format=form, rank=self.rank if self.rank is not None else rank or 16)
+
+    def _deliver(
+        self, pipe: "TextToImagePipeline", base: "TextToImagePipeline | None", model: str
+    ) -> Iterator[str]:
+        """Write the file or the directory, or one with a card, which may be pushed; says what was done."""
+        if not self.card and self.push is None:
+            assert self.output is not None
+            about, _ = self._write(pipe, base, self.output)
+            yield f"{self.output}: {about}"
+            return
+        from fdiv_jax.cli._sharing import shared_directory
+        from fdiv_jax.pipeline.uploading import upload
+
+        with contextlib.ExitStack() as stack:
+            place = self.output
+            if place is None:
+                place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
+
+            def write(output: Path) -> tuple[str, Shared]:
+                public = None if base is None else base.replace(name=base_of(base.name).name)
+                return self._write(pipe, public, output)
+
+            about = shared_directory(
+                place,
+                write,
+                Path(model),
+                pipe,
+                base,
+                overwrite=self.overwrite,
+                offline=self.push is None or self.files.offline,
+            )
+            if self.output is not None:
+                yield f"{self.output}: {about}, and a model card"
+            if self.push is not None:
+                message = f"Upload {self.format} by fdiv-jax"
+                address = upload(place, self.push, private=self.private or None, message=message)
+                yield f"{address}: {about}, and a model card"
+
+    def _write(
+        self, pipe: "TextToImagePipeline", base: "TextToImagePipeline | None", output: Path
+    ) -> tuple[str, Shared]:
+        """Write the model in its form; says it in words, and what a card needs to know of it."""
         from fdiv_jax.checkpoints import save_delta, save_lora, save_single_file
         from fdiv_jax.checkpoints.unstated import unstated_settings
 
+        assert self.format is not None
+        assert self.rank is not None
+        added = tuple((Path(file).name, strength) for file, strength in pipe.loras)
+        shared = Shared(
+            self.format, self.push or "", pipe.text_encoder_2 is not None, dtype=self.dtype, added=added
+        )
         if self.format == "diffusers":
-            cast_pipeline(pipe, self.dtype).save(self.output, overwrite=self.overwrite)
-            return f"a diffusers directory, {_size(self.output)}"
+            cast_pipeline(pipe, self.dtype).save(output, overwrite=self.overwrite)
+            return f"a diffusers directory, {_size(output)}", shared
         if self.format == "single-file":
-            save_single_file(self.output, pipe.components, dtype=self.dtype, overwrite=self.overwrite)
-            for line in unstated_settings(pipe.components, pipe.schedule.prediction_type):
+            save_single_file(output, pipe.components, dtype=self.dtype, overwrite=self.overwrite)
+            unstated = unstated_settings(pipe.components, pipe.schedule.prediction_type)
+            for line in unstated:
                 print(f"not in a single file: {line}", file=sys.stderr)
-            return f"a checkpoint in the original layout, {_size(self.output)}"
+            about = f"a checkpoint in the original layout, {_size(output)}"
+            return about, dataclasses.replace(shared, unstated=tuple(unstated))
         assert base is not None
         if self.format == "delta":
             save_delta(
-                self.output,
+                output,
                 base.components,
                 pipe.components,
                 base_name=base.name,
                 dtype=self.dtype,
                 overwrite=self.overwrite,
             )
-            return f"the tensors that differ from {base.name}, {_size(self.output)}"
+            return f"the tensors that differ from {base.name}, {_size(output)}", shared
         # diffusers gets alphas that differ by layer right from its own layout alone
         alpha = float(self.rank) if self.format == "kohya" else None
         found = extract(pipe, base, self.rank, self.only, alpha=alpha)
         _tell_of_lower_ranks(found, self.rank)
         save_lora(
-            self.output,
+            output,
             {component: each.lora for component, each in found.items()},
             layout="kohya" if self.format == "kohya" else "diffusers",
             unet_config=pipe.unet.config,
@@ -115,7 +197,9 @@ class Command:
             f"{component}, {len(each.lora.targets)} layers, {100 * each.error:.2g} % of the change left out"
             for component, each in found.items()
         )
-        return f"a LoRA of rank {self.rank} ({'; '.join(parts)}), {_size(self.output)}"
+        left_out = {component: each.error for component, each in found.items()}
+        about = f"a LoRA of rank {self.rank} ({'; '.join(parts)}), {_size(output)}"
+        return about, dataclasses.replace(shared, rank=self.rank, left_out=left_out)
 
     def _files(self, base: str | None, model: str) -> tuple[Files, Files]:
         """How to load the model and its base.
@@ -168,13 +252,22 @@ class Command:
 
     def _check_output(self) -> None:
         from fdiv_jax.checkpoints import check_place
+        from fdiv_jax.cli._sharing import check_shared
         from fdiv_jax.pipeline.directory import check_replaceable
+        from fdiv_jax.pipeline.uploading import check_upload
 
-        directory = self.format == "diffusers"
+        if self.push is not None:
+            check_upload(self.push)
+        if self.output is None:
+            return
+        sharing = self.card or self.push is not None
+        directory = sharing or self.format == "diffusers"
         if not directory and self.output.suffix != ".safetensors":
             raise ValueError(f"--output {self.output}: expected a name that ends in .safetensors")
         check_place(self.output)
-        if directory:
+        if sharing:
+            check_shared(self.output, self.overwrite)
+        elif directory:
             check_replaceable(self.output, self.overwrite)
         if self.overwrite or not self.output.exists():
             return
@@ -285,6 +378,15 @@ def _pipeline_directory(model: str) -> str:
 def _named_base(pipeline: Path) -> str | None:
     """The model that a run started from, as its config.json says."""
     return _recorded(pipeline, "name") or None
+
+
+def _lora_rank(pipeline: Path) -> int | None:
+    """The rank of the LoRA that a run trained; None: it trained none, or it is no run."""
+    if _recorded(pipeline, "name") is None:
+        return None
+    lora = read_json(pipeline.parent / "config.json").get("config", {}).get("lora")
+    rank = lora.get("rank") if isinstance(lora, dict) else None
+    return rank if isinstance(rank, int) and rank > 0 else None
 
 
 def _compare(base: "TextToImagePipeline", pipeline: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fdiv_jax.monitoring.events import TensorBoardEvents, WandbEvents, check_wandb
 from fdiv_jax.monitoring.report import Report
+from fdiv_jax.monitoring.run_card import run_card
 from fdiv_jax.monitoring.sheets import SampleSheets, contact_sheet
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import Observer, UnlearningConfig, resolve_all
@@ -22,6 +23,7 @@ __all__ = [
     "WandbEvents",
     "contact_sheet",
     "make_observers",
+    "run_card",
 ]
 
 

@@ -10,7 +10,7 @@ from fdiv_jax.checkpoints.weight_files import STEMS, has_weights
 from fdiv_jax.files import read_json
 from fdiv_jax.pipeline.kept import USUALLY_KEPT
 
-__all__ = ["download", "fetch", "is_hub_id"]
+__all__ = ["cached_card", "download", "fetch", "is_hub_id"]
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -37,7 +37,14 @@ def _patterns(variant: str | None, networks: Sequence[str] = (*_NETWORKS, *USUAL
             for stem in STEMS
             for rest in (f".safetensors.index{middle}.json", f"-*{middle}.safetensors")
         ]
-    small = ["model_index.json", "concepts.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*"]
+    small = [
+        "README.md",
+        "model_index.json",
+        "concepts.json",
+        "scheduler/*.json",
+        "tokenizer/*",
+        "tokenizer_2/*",
+    ]
     configurations = [f"{network}/*config.json" for network in (*_NETWORKS, *USUALLY_KEPT)]
     return small + configurations + weights
 
@@ -130,3 +137,16 @@ def _check_weights(directory: Path, at: str, variant: str | None) -> None:
             "such as fp16, are not downloaded, and pickled ones (.bin, .ckpt) never: reading one runs any "
             "code it holds"
         )
+
+
+def cached_card(model: str, revision: str | None = None, *, offline: bool = True) -> Path | None:
+    """The README.md of a hub model: from the local cache, or else, unless `offline`, from the hub.
+
+    None where there is none, or it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(model, "README.md", revision=revision, local_files_only=offline))
+    except Exception:  # no card is no reason to fail, whatever of the many errors it is
+        return None

@@ -410,6 +410,14 @@ class TextToImagePipeline:
 
         return save_pipeline(self, directory, overwrite=overwrite)
 
+    def push_to_hub(
+        self, repository: str, *, private: bool | None = None, card: str | None = None, message: str = ""
+    ) -> str:
+        """Push a diffusers directory with a model card to the hub; see `fdiv_jax.pipeline.push_to_hub`."""
+        from fdiv_jax.pipeline.uploading import push_to_hub
+
+        return push_to_hub(self, repository, private=private, card=card, message=message)
+
     def _check_tile(self, tile: int | None) -> None:
         least = self.vae.config.downsampling * OVERLAP
         if tile is not None and (not isinstance(tile, (int, np.integer)) or tile < 1 or tile % least):

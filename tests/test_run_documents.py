@@ -1,0 +1,95 @@
+"""The Python of the pages runs, and prints what the pages say it prints (`# -> ...`)."""
+
+import contextlib
+import dataclasses
+import io
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fdiv_jax as fj
+from fdiv_jax.unlearning import UnlearningResult
+from tests.pages import PAGES, ROOT, blocks
+from tests.tiny import tiny_pipeline
+
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+QUICK = ["docs/tutorials/explore.md", "docs/tutorials/spectrum.md"]
+WHOLE = ["docs/tutorials/unlearn.md"]
+"""Pages whose runs are made in full, because they say what comes out; elsewhere a run has two steps."""
+_PRINTS = re.compile(r"# -> (.*)$", re.MULTILINE)
+
+
+def run(page, names):
+    """Run the blocks of a page one after the other, as a reader would."""
+    for block in blocks(page, "python"):
+        told = io.StringIO()
+        place = f"{page.name}, line {block.line}"
+        with contextlib.redirect_stdout(told):
+            exec(compile(block.text, place, "exec"), names)
+        expected = _PRINTS.findall(block.text)
+        if expected:
+            assert told.getvalue().splitlines() == [line.strip() for line in expected], place
+
+
+def named(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture
+def short_runs(monkeypatch):
+    whole = fj.unlearn
+
+    def unlearn(pipe, config, *more, **options) -> UnlearningResult:
+        images = dataclasses.replace(config.images, number=2, steps=2)
+        return whole(pipe, dataclasses.replace(config, steps=2, images=images), *more, **options)
+
+    monkeypatch.setattr(fj, "unlearn", unlearn)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with the models that the pages name, small."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FDIV_JAX_CACHE", str(tmp_path / "cache"))
+    tiny = tiny_pipeline(concepts=False)
+    for name in ("my-model", "DIRECTORY", "hub"):
+        tiny.save(tmp_path / name)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "hub"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [ROOT / name for name in QUICK], ids=named)
+def test_quick_pages_run(page, place):
+    run(page, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in WITH_PYTHON if named(p) not in QUICK + WHOLE], ids=named)
+def test_pages_run(page, place, short_runs):
+    if page.name == "own_model.md":
+        pytest.importorskip("diffusers")
+    names = {"fj": fj, "jnp": jnp}
+    if page.name == "models.md":
+        pipe = tiny_pipeline()
+        names |= {"latents": np.zeros((1, *pipe.latent_shape), np.float32), "timesteps": np.array([3])}
+    if page.name == "export.md":
+        config = fj.UnlearningConfig(target="sneaker", anchor="near")
+        fj.unlearn(fj.load_pipeline("fashion"), config).save(place / "runs" / "sneaker")
+    run(page, names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [ROOT / name for name in WHOLE], ids=named)
+def test_pages_with_whole_runs(page, place):
+    run(page, {})
+
+
+def test_what_a_page_says_it_prints_is_compared(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nx = 2\n```\n\n```python\nprint(x)  # -> 3\n```\n")
+    with pytest.raises(AssertionError, match=r"page\.md, line 5"):
+        run(page, {})
+    page.write_text(page.read_text().replace("-> 3", "-> 2"))
+    run(page, {})
