@@ -68,7 +68,9 @@ def _reference() -> Iterator[tuple[str, str]]:
         yield f"reference/{module}.md", "\n".join(lines)
         links = ", ".join(f"[`{name}`]({module}.md#{module}.{name})" for name in shown)
         rows.append(f"| [`{module}`]({module}.md) | {links} |")
-    head = "# Reference\n\nEvery public name, by its package. `import fdiv_jax as fj` brings those of the first row.\n\n"
+    head = (
+        "# Reference\n\nEvery public name, by its package; `import fdiv_jax as fj` brings the first row.\n\n"
+    )
     yield "reference/index.md", head + "\n".join(rows) + "\n"
 
 

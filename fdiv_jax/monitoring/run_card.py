@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fdiv_jax.evaluation.intervals import rate_interval
 from fdiv_jax.files import JsonMapping, JsonObject, read_json
 from fdiv_jax.monitoring._command import repeating
 from fdiv_jax.pipeline.cards import block, code, model_card, table
@@ -30,11 +31,11 @@ _LIMITS = """\
   ([Pham et al. 2023](https://arxiv.org/abs/2308.01508), [Zhang et al. 2023](https://arxiv.org/abs/2310.11868)),
   and so may a few steps of fine-tuning, or adding this change to another model. Do not rely on it as the only
   safeguard.
-* Other concepts, near ones above all, may be drawn worse than by the base model, in ways that were not measured.
+* Other concepts, near ones above all, may be drawn worse than by the base, in ways that were not measured.
 * What else is wrong with the base model is still there: its biases, and what it should not draw either."""
 
 
-_COUNTED = "Counts by a classifier that was trained on real images; in brackets the 95 % interval of the rate (mid-P)."
+_COUNTED = "Counts by a classifier that learned on photographs; in brackets the 95 % interval (mid-P)."
 
 
 def read_run(directory: Path) -> tuple[JsonObject, JsonObject]:
@@ -210,9 +211,5 @@ def _rate(counts: object, shown: str, of: str) -> str:
     number, total = counts.get(shown), counts.get(of)
     if not isinstance(number, int) or not isinstance(total, int) or not 0 <= number <= total or total < 1:
         return ""
-    try:
-        from fdiv_jax.evaluation.intervals import rate_interval
-    except ImportError:
-        return f"{number} of {total}"
     rate = rate_interval(number, total)
     return f"{number} of {total} ({100 * rate.low:.0f} to {100 * rate.high:.0f} %)"

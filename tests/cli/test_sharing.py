@@ -1,6 +1,5 @@
 """Models to share: the directory with its card, and the same pushed to a hub."""
 
-import importlib.util
 import json
 import re
 
@@ -82,7 +81,6 @@ def test_a_directory_with_a_card_says_what_the_run_did(run, base, tuned, tmp_pat
     assert "license_link" not in header  # of a file that is not here
     assert "base_model" not in header  # a directory is no model of the hub
     assert {"concept-erasure", "stable-diffusion"} <= set(header["tags"])
-    intervals = importlib.util.find_spec("fdiv_jax.evaluation") is not None
     for told in (
         "(sqrt(t) - 1)**2",
         "f''(1) = 1/2",
@@ -90,8 +88,8 @@ def test_a_directory_with_a_card_says_what_the_run_did(run, base, tuned, tmp_pat
         "128 of 1,000",
         "`a dog`",
         "the empty prompt",
-        "20 of 20 (86 to 100 %)" if intervals else "20 of 20",  # mid-P: 0.05^(1/20) = 0.861
-        "0 of 20 (0 to 14 %)" if intervals else "0 of 20",
+        "20 of 20 (86 to 100 %)",  # mid-P: 0.05^(1/20) = 0.861
+        "0 of 20 (0 to 14 %)",
         "from 0.5 to 0.01",
         "not proof against attack",
         f"jax {versions()['jax']}",
