@@ -27,6 +27,7 @@ LAYERS: dict[str, set[str]] = {
     "assets": set(),
     "divergences": {"arrays"},
     "theory": {"arrays", "divergences"},
+    "explore": {"arrays", "files"} | _MATHS,
     "nn": {"divergences"} | _COMMON,
     "diffusion": {"divergences"} | _COMMON,
     "checkpoints": {"nn", "diffusion"} | _COMMON,
@@ -36,7 +37,10 @@ LAYERS: dict[str, set[str]] = {
     "evaluation": _MATHS | _MODELS | {"distributed", "unlearning"},
     "monitoring": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation"},
     "worlds": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation", "monitoring"},
-    "cli": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation", "monitoring", "worlds"},
+    "app": _MATHS | _MODELS | {"distributed", "unlearning", "evaluation", "monitoring", "worlds", "explore"},
+    "cli": _MATHS
+    | _MODELS
+    | {"distributed", "unlearning", "evaluation", "monitoring", "worlds", "explore", "app"},
 }
 # Calls that reach another package by its name: modules, and the files that lie in it.
 READERS = ("import_module", "__import__", "resources.files", "resources.path", "resources.open_text")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fdiv_jax.checkpoints import atomic_file
 from fdiv_jax.cli._tables import print_table
-from fdiv_jax.files import read_json
 from fdiv_jax.unlearning import UnlearningResult
-from fdiv_jax.unlearning.result import RESULT
+from fdiv_jax.unlearning.result import record
 
 if TYPE_CHECKING:
     from fdiv_jax.terminal import Console
@@ -77,11 +74,4 @@ def report_counts(console: Console, output: Path, before: ErasureCounts, after: 
         f"other prompts what was asked for ({before.retained_right} before)",
         highlight=False,
     )
-    path = output / RESULT
-    try:
-        summary = read_json(path)
-    except (OSError, ValueError):  # of a run of another version
-        return
-    summary["judged"] = {"before": before._asdict(), "after": after._asdict()}
-    with atomic_file(path, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    record(output, judged={"before": before._asdict(), "after": after._asdict()})

@@ -17,8 +17,8 @@ class Command:
 
     def run(self) -> None:
         """Print the catalogue and say how to reach the others."""
-        from fdiv_jax.cli._divergence_facts import conjugate_facts, generator_facts, shown
         from fdiv_jax.divergences import catalogue
+        from fdiv_jax.explore import conjugate_facts, generator_facts, shown
 
         entries = []
         for d in catalogue().values():

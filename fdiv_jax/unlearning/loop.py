@@ -41,6 +41,7 @@ def unlearn(
     observers: Callable[[Path], Sequence[Observer]] | None = None,
     allow_changes: bool = False,
     takeover: bool = False,
+    stop: Callable[[], bool] | None = None,
 ) -> UnlearningResult:
     """Unlearn one concept or several.
 
@@ -59,6 +60,8 @@ def unlearn(
         observers: a function that gives the observers for a run directory; unused without one.
         allow_changes: resume a run that was begun with another configuration.
         takeover: use the directory although another run seems to be using it.
+        stop: asked after every step, and between anchor images, whether to end as SIGTERM ends a run; for a
+            run of one process, in a thread or a program with a button.
 
     Returns:
         The unlearned pipeline, the history, and what was resolved from the configuration.
@@ -71,7 +74,7 @@ def unlearn(
         MemoryError: more memory would be needed than is free; before any work too.
         DivergedError: a loss, a gradient or a parameter was not finite for `optimiser.patience` steps in a
             row; names the step, the loss and the batch.
-        Preempted: SIGTERM came; the state is saved.
+        Preempted: SIGTERM came, or `stop` said so; the state is saved.
 
     Source: Novello et al., A unified framework for diffusion model unlearning with f-divergence, 2025.
     """
@@ -95,7 +98,8 @@ def unlearn(
                 raise FileExistsError(f"output {output}: its run is finished; pipeline/ holds the result")
         watch = observers if is_leader() else None
         its_observers = watch(directory.path) if watch is not None and directory is not None else ()
-        return train([prepared], [directory], [its_observers], progress, cache, checkpoint_every)[0]
+        watched = [its_observers]
+        return train([prepared], [directory], watched, progress, cache, checkpoint_every, stop=stop)[0]
 
 
 def train(
@@ -106,6 +110,7 @@ def train(
     cache: Cache = None,
     checkpoint_every: int = 0,
     diverged: dict[int, DivergedError] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> list[UnlearningResult]:
     """Make runs side by side that see the same batches: the frozen model's outputs are computed once for all.
 
@@ -114,7 +119,8 @@ def train(
     them all; or, where `diverged` is given, its error is put there by the run's number, and the others go on.
     """
     first = cells[0]
-    with Display(progress and is_leader(), first.config.batch_size) as display, TerminationGuard() as guard:
+    shown = progress and is_leader()
+    with Display(shown, first.config.batch_size) as display, TerminationGuard(stop) as guard:
         if first.config.method == "edit":
             each = zip(cells, directories, observers, strict=True)
             return [_edited(cell, directory, its_observers) for cell, directory, its_observers in each]

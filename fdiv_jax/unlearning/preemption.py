@@ -1,4 +1,4 @@
-"""Being asked to end: SIGTERM, as schedulers send it before they kill."""
+"""Being asked to end: by SIGTERM, as schedulers send it before they kill, or by who started the run."""
 
 from __future__ import annotations
 
@@ -29,14 +29,11 @@ class TerminationGuard:
     Outside the main thread, where Python takes no signals, it does nothing. The handler that was there before
     comes back with the end of the block. Of several processes that make a run any may be asked; `asked` tells
     all of them after the same step, by JAX's preemption service, which takes the signal itself.
-
-    Attributes:
-        requested: SIGTERM has come.
     """
 
-    def __init__(self) -> None:
-        """Begin with `requested` False."""
-        self.requested = False
+    def __init__(self, stop: Callable[[], bool] | None = None) -> None:
+        """stop: asked as well whether the run is to end, where it has one process; None: nobody else is."""
+        self._signalled, self._stop = False, stop
         self._active = False
         self._former: signal.Handlers | Callable[..., object] | int | None = None
 
@@ -53,6 +50,11 @@ class TerminationGuard:
             signal.signal(signal.SIGTERM, signal.SIG_DFL if self._former is None else self._former)
             self._active = False
 
+    @property
+    def requested(self) -> bool:
+        """Whether SIGTERM has come, or `stop` says that the run is to end."""
+        return self._signalled or (self._stop is not None and self._stop())
+
     def asked(self, step: int) -> bool:
         """Whether the run is to end after this step, the same in all processes that make it."""
         if jax.process_count() == 1:
@@ -60,5 +62,5 @@ class TerminationGuard:
         return multihost_utils.reached_preemption_sync_point(step)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self._signalled = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

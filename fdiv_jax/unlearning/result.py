@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax.arrays import Parameters
-from fdiv_jax.checkpoints import atomic_directory, check_place, save_lora
+from fdiv_jax.checkpoints import atomic_directory, atomic_file, check_place, save_lora
 from fdiv_jax.divergences import divergence
-from fdiv_jax.files import JsonMapping, JsonObject
+from fdiv_jax.files import JsonMapping, JsonObject, read_json
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning._metrics import Row, metrics_line
 from fdiv_jax.unlearning.concepts import PromptPair
@@ -25,7 +25,16 @@ from fdiv_jax.unlearning.outcome import Outcome, outcome_of
 from fdiv_jax.unlearning.parameters import Selection
 from fdiv_jax.unlearning.trainable import LowRank, Trainable
 
-__all__ = ["RESULT", "DivergedError", "Row", "UnlearningResult", "check_output", "description", "versions"]
+__all__ = [
+    "RESULT",
+    "DivergedError",
+    "Row",
+    "UnlearningResult",
+    "check_output",
+    "description",
+    "record",
+    "versions",
+]
 
 RESULT = "result.json"
 """The summary of a run, in its directory."""
@@ -185,6 +194,18 @@ def description(
         "devices": list(devices),
         "versions": versions(),
     }
+
+
+def record(directory: Path, **facts: object) -> None:
+    """Add entries to the `result.json` of a run directory; nothing where that is not to be read, as in the
+    directory of another version."""
+    path = directory / RESULT
+    try:
+        summary = read_json(path)
+    except (OSError, ValueError):
+        return
+    with atomic_file(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps({**summary, **facts}, indent=2) + "\n")
 
 
 def check_output(directory: str | os.PathLike[str], *, resume: bool = False) -> Path:

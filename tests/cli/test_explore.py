@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from fdiv_jax import cli
-from fdiv_jax.cli._divergence_picture import title
-from fdiv_jax.cli._gaussian_facts import gaussian_facts
 from fdiv_jax.divergences import catalogue, divergence
+from fdiv_jax.explore import gaussian_facts
+from fdiv_jax.explore.pictures import title
 from fdiv_jax.theory import game_rate
 from tests.divergences.oracles import quickly
 

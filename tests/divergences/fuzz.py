@@ -189,7 +189,7 @@ def text(rng: random.Random) -> str:
 
 def facts_of(d: Divergence) -> None:
     """Everything symbolic that `explore` shows of an accepted expression."""
-    from fdiv_jax.cli import _divergence_facts as facts
+    from fdiv_jax import explore as facts
 
     facts.generator_facts(d)
     facts.conjugate_facts(d)

@@ -1,4 +1,4 @@
-"""What `explore` says of a divergence between Gaussians, as plain data; in NumPy, with nothing compiled."""
+"""What follows from f between Gaussians, as plain data; in NumPy, with nothing compiled."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+import sympy
 
-from fdiv_jax.cli._divergence_facts import number, shown
+from fdiv_jax.explore.notation import Notation, number, shown
 from fdiv_jax.files import JsonObject
 
 if TYPE_CHECKING:
     from fdiv_jax.divergences import Divergence
 
+__all__ = ["START", "distance_facts", "divergence_values", "gaussian_facts", "gaussian_weights"]
+
 SQUARED_DISTANCES = (0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 4.0, 9.0, 16.0, 36.0)
 START = 9.0  # m0 of the step that is stable on the whole way
+_M = sympy.Symbol("m", nonnegative=True)
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
-def gaussian_facts(d: Divergence) -> JsonObject:
-    """Closed form, a table of F_f(m), w_f(m) and the noise of the variational gradient, tails, steps, and the
-    nearest named divergences; says why where quadrature cannot have them."""
-    facts: JsonObject = {"closed_form": None if d.closed_form is None else shown(d.closed_form)}
+def gaussian_facts(d: Divergence, write: Notation = shown) -> JsonObject:
+    """Closed forms, a table of D_f(m), w_f(m) and the noise of the variational gradient, tails, steps, and
+    the nearest named divergences; says why where quadrature cannot have them."""
+    facts: JsonObject = {"closed_form": None, "weight_form": None}
+    if d.closed_form is not None:
+        facts["closed_form"] = write(d.closed_form)
+        facts["weight_form"] = write(sympy.expand(2 * sympy.diff(d.closed_form, _M)))
     try:
         return {
             **facts,
@@ -44,7 +51,8 @@ def distance_facts(d: Divergence, other: Divergence) -> JsonObject:
         return {"weight_distance": None, "note": str(error)}
 
 
-def _weights(d: Divergence, m: np.ndarray) -> np.ndarray:
+def gaussian_weights(d: Divergence, m: np.ndarray) -> np.ndarray:
+    """w_f(m) at m > 0."""
     from fdiv_jax.divergences import gaussian_log_moment
 
     with np.errstate(over="ignore"):
@@ -55,9 +63,9 @@ def _table(d: Divergence) -> list[JsonObject]:
     from fdiv_jax.theory import gradient_noise
 
     m = np.array(SQUARED_DISTANCES)
-    weights = np.append(float(d.curvature), _weights(d, m[1:]))
+    weights = np.append(float(d.curvature), gaussian_weights(d, m[1:]))
     noises = [gradient_noise(d, m, moved=side) for side in ("P", "Q")]
-    rows = zip(m, _values(d, m), weights, *noises, strict=True)
+    rows = zip(m, divergence_values(d, m), weights, *noises, strict=True)
     return [
         {
             "m": float(a),
@@ -70,8 +78,8 @@ def _table(d: Divergence) -> list[JsonObject]:
     ]
 
 
-def _values(d: Divergence, m: np.ndarray) -> np.ndarray:
-    """F_f at rising m from 0 on: the integral of w_f(u^2) u over u = sqrt(m)."""
+def divergence_values(d: Divergence, m: np.ndarray) -> np.ndarray:
+    """D_f at rising squared distances from 0 on: the integral of w_f(u^2) u over u = sqrt(m)."""
     inner = np.sqrt(m)
     edges = np.unique(np.concatenate([inner, (inner[1:] + inner[:-1]) / 2]))
     if math.isinf(float(d.curvature)):  # a power of u at 0
@@ -79,7 +87,7 @@ def _values(d: Divergence, m: np.ndarray) -> np.ndarray:
     half = np.diff(edges)[:, None] / 2
     u = edges[:-1, None] + half * (1 + _NODES)
     with np.errstate(over="ignore"):
-        parts = np.sum(_weights(d, u**2) * u * half * _WEIGHTS, axis=1)
+        parts = np.sum(gaussian_weights(d, u**2) * u * half * _WEIGHTS, axis=1)
     return np.append(0.0, np.cumsum(parts))[np.searchsorted(edges, inner)]
 
 

@@ -1,52 +1,68 @@
-"""`explore A --against B`: two generators in two columns, at equal curvature."""
+"""Two generators side by side, at equal curvature."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from fdiv_jax.cli._wording import short
+from fdiv_jax.explore.game import game_facts
+from fdiv_jax.explore.gaussian import distance_facts, gaussian_facts
+from fdiv_jax.explore.generator import conjugate_facts, generator_facts
+from fdiv_jax.explore.notation import Notation, shown
+from fdiv_jax.explore.sections import Grid
+from fdiv_jax.explore.wording import short
 from fdiv_jax.files import JsonObject
+
+if TYPE_CHECKING:
+    from fdiv_jax.divergences import Divergence
+
+__all__ = ["all_facts", "comparison", "pair_facts"]
 
 Cell = Callable[[JsonObject], str]
 """What one entry of the table says of a divergence."""
 
 
-def show(pair: JsonObject) -> None:
-    """Print the facts of both, row by row."""
-    from rich import box
-    from rich.table import Table
+def all_facts(d: Divergence, write: Notation = shown) -> JsonObject:
+    """Everything about one generator; formulas are written by `write`."""
+    return {
+        **generator_facts(d, write),
+        **conjugate_facts(d, write),
+        "gaussian": gaussian_facts(d, write),
+        "game": game_facts(d),
+    }
 
-    from fdiv_jax.terminal import Console
 
+def pair_facts(d: Divergence, other: Divergence, write: Notation = shown) -> JsonObject:
+    """Everything about both, and how far they differ."""
+    return {"first": all_facts(d, write), "second": all_facts(other, write), **distance_facts(d, other)}
+
+
+def comparison(pair: JsonObject) -> tuple[list[tuple[str, Grid]], str]:
+    """What `pair_facts` found as titled tables with one column per generator, and a closing line."""
     both = [pair["first"], pair["second"]]
-    console = Console(highlight=False)
+    tables: list[tuple[str, Grid]] = []
 
-    def table(title: str, rows: list[tuple[str, list[str]]]) -> None:
-        made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-        for heading in ("", *(facts["name"] for facts in both)):
-            made.add_column(heading, overflow="fold")
-        for label, cells in rows:
-            made.add_row(label, *cells)
-        console.print(made)
+    def add(title: str, rows: list[tuple[str, list[str]]]) -> None:
+        headings = ("", *(facts["name"] for facts in both))
+        tables.append((title, Grid(headings, tuple((label, *cells) for label, cells in rows))))
 
-    table("Generators", [(label, [cell(facts) for facts in both]) for label, cell in _ROWS])
+    add("Generators", [(label, [cell(facts) for facts in both]) for label, cell in _ROWS])
     known = all(facts["gaussian"]["table"] for facts in both)
     if known:
         scaled = all(_is_scaled(facts) for facts in both)
         title = "Weights between Gaussians, w_f(m)"
-        table(f"{title}/w_f(0): at equal curvature" if scaled else title, _column(both, _weight(scaled)))
+        add(f"{title}/w_f(0): at equal curvature" if scaled else title, _column(both, _weight(scaled)))
         noise = "Relative variance of a sample's variational gradient with the best critic, Q trained"
-        table(noise, _column(both, lambda facts, row: _or_dash(row["noise_q"])))
+        add(noise, _column(both, lambda facts, row: _or_dash(row["noise_q"])))
     if all(facts["game"]["rates"] for facts in both):
-        for key, title in (("direct", "T = v"), ("activated", "T = g(v)")):
+        for key, name in (("direct", "T = v"), ("activated", "T = g(v)")):
             rows = zip(*(facts["game"]["rates"] for facts in both), strict=True)
             cells = [(f"q/k = {a['q_over_k']:g}", [short(a[key]), short(b[key])]) for a, b in rows]
-            table(f"Rate of the min-max game, {title}, equal steps", cells)
+            add(f"Rate of the min-max game, {name}, equal steps", cells)
     distance = pair["weight_distance"]
     if distance is None:
-        console.print(f"No distance at equal curvature: {pair['note']}")
-    else:
-        console.print(f"Largest |difference of log w_f(m)/w_f(0)| up to m = 9: {distance:.6g}")
+        return tables, f"No distance at equal curvature: {pair['note']}"
+    return tables, f"Largest |difference of log w_f(m)/w_f(0)| up to m = 9: {distance:.6g}"
 
 
 def _tail(key: str) -> Cell:

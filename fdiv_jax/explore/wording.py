@@ -1,4 +1,4 @@
-"""Facts about tails in words, shared by one generator's report and that of two."""
+"""Facts about tails in words."""
 
 from __future__ import annotations
 
