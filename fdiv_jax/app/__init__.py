@@ -1,6 +1,6 @@
 """The web page of `fdiv-jax app`: explore a divergence; unlearn a concept of the embedded world and watch.
 
-What the page computes is in `explorer` and `runs`, without gradio; `page` lays it out, `server` serves it.
+What the page computes is in `explorer` and `runs`, without gradio; `_page` lays it out, `server` serves it.
 """
 
 from fdiv_jax.app.server import serve

@@ -32,7 +32,7 @@ _THEMED = {
 """Colours that matplotlib is given, and the variables of the style sheet that take their places."""
 _FIRST, _SECOND, _OTHERS, _ALARM, _ON_FIRST, _INK, _MUTED = _THEMED
 _COLOURS = Colours(_FIRST, _SECOND, _OTHERS, _ALARM, _ON_FIRST)
-_SIZE = (4.0, 3.3)
+_SIZE = (4.0, 3.2)
 _LOCK = threading.Lock()
 """matplotlib's settings are those of the whole process."""
 
@@ -85,8 +85,8 @@ def _svg(draw: Callable[[Axes], None], name: str, *, legend: bool, size: tuple[f
     with _LOCK, matplotlib.rc_context(settings):
         figure = Figure(figsize=size)
         FigureCanvasSVG(figure)
-        low = 0.31 if legend else 0.2
-        axis = figure.add_axes((0.145, low, 0.835, 0.9 - low))
+        low = 0.3 if legend else 0.2
+        axis = figure.add_axes((0.145, low, 0.815, 0.9 - low))
         axis.patch.set_alpha(0)
         draw(axis)
         if legend and axis.get_legend_handles_labels()[0]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,9 @@ def explore(text: str, against: str = "") -> Explored:
         facts, details = [pair["first"], pair["second"]], _compared(pair)
     else:
         facts = [all_facts(both[0], latex)]
-        details = "".join(_section(section) for section in sections_of(facts[0]))
+        first, *others = sections_of(facts[0])
+        told = [replace(first, title="Curvature and symmetry"), *others]
+        details = "".join(_section(section) for section in told)
     return Explored(
         "".join(_summary(each, place) for place, each in enumerate(facts)),
         "".join(_formulas(each, place) for place, each in enumerate(facts)),
@@ -131,7 +133,7 @@ def _formula(line: Line) -> str:
     label = f"$${line.label.replace('f*', 'f^*')}$$" if line.label else ""
     where = line.where and ("otherwise" if line.where == "otherwise" else f"$${line.where}$$")
     condition = f'<span class="fx-where">{escape(where)}</span>' if where else ""
-    return f"<dt>{label}</dt><dd>$${escape(line.text)}$${condition}</dd>"
+    return f"<dt>{label}</dt><dd>$$\\displaystyle {escape(line.text)}$${condition}</dd>"
 
 
 def _row(title: str, names: Sequence[str], both: Sequence[Divergence]) -> str:

@@ -90,7 +90,7 @@ def start(host: str, port: int, home: Path) -> Any:
         raise NotImplementedError("the page needs the package gradio: pip install 'fdiv-jax[app]'") from None
     from starlette.middleware import Middleware
 
-    from fdiv_jax.app.page import CSS, page, theme
+    from fdiv_jax.app._page import CSS, page, theme
     from fdiv_jax.app.runs import Studio
 
     blocks: gradio.Blocks = page(Studio(home / "runs"))

@@ -333,8 +333,14 @@ def _phases(subject: Subject, axis: Axes) -> None:
         _has_rate(subject, axis)
     places = [x for x in (-1, 0, 1) if low <= x <= high]
     axis.set_xticks(places, [f"{10.0**x:g}" for x in places])
-    axis.set_yticks([0, -1], ["T = v", "T = g(v)"])
-    axis.set(title="fastest of the catalogue", xlabel="(q/k) sqrt(b/a)", xlim=(low, high), ylim=(-1.6, 0.6))
+    axis.set_yticks([0, -1], ["v", "g(v)"])
+    axis.set(
+        title="fastest of the catalogue",
+        xlabel="(q/k) sqrt(b/a)",
+        ylabel="T",
+        xlim=(low, high),
+        ylim=(-1.6, 0.6),
+    )
 
 
 def _phase_name(fastest: list[str], winner: str, width: float) -> str:

@@ -52,7 +52,7 @@ def theme() -> gr.themes.Base:
 def page(studio: Studio) -> gr.Blocks:
     """The page; the runs of the tab Unlearn are made in the studio."""
     with gr.Blocks(title="fdiv-jax", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
-        gr.HTML(_HEAD)
+        gr.HTML(_HEAD, padding=False)
         with gr.Tabs() as tabs:
             with gr.Tab("Explore", id="explore"):
                 exploring, explored = _explore()
@@ -92,17 +92,16 @@ def _explore() -> tuple[list[Any], list[Any]]:
         go = gr.Button("Explore", variant="primary", scale=1, min_width=110, elem_id="fx-go")
     with gr.Row(elem_classes="fx-chips"):
         chips = [gr.Button(label, size="sm") for label, _, _ in explorer.EXAMPLES]
-    message = gr.HTML(visible=False, elem_id="fx-message")
-    summary = gr.HTML(elem_id="fx-summary")
+    message = gr.HTML(visible=False, padding=False, elem_id="fx-message")
+    summary = gr.HTML(padding=False, elem_id="fx-summary")
     formulas = gr.Markdown(
         latex_delimiters=_MATHS,
         sanitize_html=False,
         visible=False,
         elem_id="fx-formulas",
-        elem_classes="fx-math",
     )
-    charts = gr.HTML(elem_id="fx-charts")
-    details = gr.HTML(elem_id="fx-details")
+    charts = gr.HTML(padding=False, elem_id="fx-charts")
+    details = gr.HTML(padding=False, elem_id="fx-details")
     link = gr.Textbox(visible=False)
     inputs, outputs = [f, against], [message, summary, formulas, charts, details, link]
     events = [
@@ -183,7 +182,7 @@ def _unlearn(blocks: gr.Blocks, studio: Studio) -> list[Any]:
         if request.session_hash in stops:
             stops[request.session_hash].set()
 
-    gr.HTML(_ABOUT)
+    gr.HTML(_ABOUT, padding=False)
     with gr.Row(equal_height=True):
         target = gr.Dropdown(
             targets(), value=View.target, label="concept to unlearn", elem_id="fx-target", min_width=150
@@ -202,7 +201,7 @@ def _unlearn(blocks: gr.Blocks, studio: Studio) -> list[Any]:
         seed = gr.Number(View.seed, label="seed", precision=0, minimum=0, elem_id="fx-seed", min_width=100)
         go = gr.Button("Unlearn", variant="primary", elem_id="fx-unlearn", min_width=110)
         stop = gr.Button("Stop", elem_id="fx-stop", min_width=90)
-    card = gr.HTML(elem_id="fx-run")
+    card = gr.HTML(padding=False, elem_id="fx-run")
     files = gr.File(
         label="LoRA and result", visible=False, file_count="multiple", interactive=False, elem_id="fx-files"
     )
