@@ -31,6 +31,7 @@ Rows = Float[np.ndarray, "rows features"]
 Square = Float[np.ndarray, "features features"]
 Matrix = Float[np.ndarray, "features outputs"]
 Columns = Float[np.ndarray, "features columns"]
+Vector = Float[np.ndarray, " entries"]
 
 
 class TokenRows(NamedTuple):
@@ -81,11 +82,7 @@ def solve_edit(
     """
     rows = TokenRows.of(target, anchor, stay, fixed)
     if config.form == "speed":
-        given = {name: np.asarray(w, np.float64) for name, w in matrices.items()}
-        return {
-            name: w + _constrained(rows, w, config, np.random.default_rng((seed, number))) @ w
-            for number, (name, w) in enumerate(given.items())
-        }
+        return _constrained(rows, matrices, config, seed)
     change = _least_squares(rows, config)
     if config.form == "rece":
         change = _again(rows, change, matrices, config)
@@ -129,52 +126,83 @@ def adversarial_rows(target: Rows, gram: Square, total: Square, regularisation: 
     return np.linalg.solve(seen @ total.T + regularisation * np.eye(len(gram)), seen @ target.T).T
 
 
-def _constrained(rows: TokenRows, w: Matrix, config: EditConfig, rng: np.random.Generator) -> Square:
-    """X of speed for one matrix, to whose outputs the filter and the augmentation look.
+def _constrained(
+    rows: TokenRows, matrices: Mapping[str, Any], config: EditConfig, seed: int
+) -> dict[str, Matrix]:
+    """W' of speed. With Q the projection on what is free, X = (e/n Q T^T T Q + r I)^-1 e/n Q T^T (A - T)."""
+    plain = EditConfig(erase=1.0 / len(rows.target), preserve=0.0, ridge=1.0)
+    moved = _least_squares(rows, plain)  # what the filter takes for the edit without constraints
+    weight = config.erase / len(rows.target)
+    alike = not len(rows.stay) or not (config.filtered or config.augment)  # every matrix holds the same rows
+    free = _free(rows, _square(rows.stay), config) if alike else rows.target
+    edited = {}
+    for number, (name, given) in enumerate(matrices.items()):
+        w = np.asarray(given, np.float64)
+        if not alike:
+            rng = np.random.default_rng((seed, number))
+            free = _free(rows, _influential(rows.stay, moved @ w, w, config, rng), config)
+        gram = weight * free.T @ free + config.ridge * np.eye(len(w))
+        change = np.linalg.solve(gram, weight * free.T @ ((rows.anchor - rows.target) @ w))
+        edited[name] = w + change
+    return edited
 
-    With Q the projection on what is free, X = (e/n Q T^T T Q + r I)^-1 e/n Q T^T (A - T).
-    """
-    target, anchor, _, fixed = rows
-    free = target
-    stay = _influential(rows, w, config, rng)
-    if len(stay):
-        squares, directions = np.linalg.eigh(stay.T @ stay / len(stay))
-        held = directions[:, squares >= config.threshold]
-        free, fixed = _without(free, held), _without(fixed, held)
+
+def _free(rows: TokenRows, held: Square, config: EditConfig) -> Rows:
+    """The target's rows without their components along what is held: the directions of the mean square `held`
+    beyond the threshold, and the fixed rows."""
+    squares, directions = np.linalg.eigh(held)
+    directions = directions[:, squares >= config.threshold]
+    free, fixed = _without(rows.target, directions), _without(rows.fixed, directions)
     if len(fixed):
         _, sizes, directions = np.linalg.svd(fixed, full_matrices=False)
         free = _without(free, directions[sizes > 1e-9 * np.linalg.norm(rows.fixed)].T)
-    if np.linalg.norm(free) <= 1e-6 * np.linalg.norm(target):
+    if np.linalg.norm(free) <= 1e-6 * np.linalg.norm(rows.target):
         raise ValueError(
             f"edit.form 'speed': the target's tokens lie among the retained ones at edit.threshold "
             f"{config.threshold:g}, so that no edit is left; expected fewer retained prompts or a larger "
             "threshold"
         )
-    weight = config.erase / len(target)
-    gram = weight * free.T @ free + config.ridge * np.eye(len(w))
-    return np.linalg.solve(gram, weight * free.T @ (anchor - target))
+    return free
 
 
-def _influential(rows: TokenRows, w: Matrix, config: EditConfig, rng: np.random.Generator) -> Rows:
-    """The retained rows that speed holds for a matrix: filtered, then augmented."""
-    stay = rows.stay
-    if not len(stay) or not (config.filtered or config.augment):
-        return stay
-    plain = EditConfig(erase=1.0 / len(rows.target), preserve=0.0, ridge=1.0)
-    moved = _least_squares(rows, plain) @ w
-
-    def above_average(tokens: Rows) -> Rows:
-        influence = np.linalg.norm(tokens @ moved, axis=1)
-        # Equal influences (of one token, say) differ from their mean by rounding alone: they are all held.
-        return tokens[influence >= influence.mean() * (1 - 1e-9)]
-
+def _influential(
+    stay: Rows, moved: Matrix, w: Matrix, config: EditConfig, rng: np.random.Generator
+) -> Square:
+    """The mean square of the rows that speed holds for a matrix: the filtered ones, and their copies
+    c + z v that are taken, v being the direction that the matrix sees least."""
+    seen = stay @ moved
     if config.filtered:
-        stay = above_average(stay)
+        chosen = _above_average(np.linalg.norm(seen, axis=1))
+        stay, seen = stay[chosen], seen[chosen]
     if not config.augment:
-        return stay
-    least = np.linalg.svd(w, full_matrices=False)[0][:, -1]
-    lengths = rng.standard_normal((config.augment, len(stay), 1))
-    return np.concatenate([stay, above_average((stay + lengths * least).reshape(-1, len(least)))])
+        return _square(stay)
+    v = _least_direction(w)
+    z = rng.standard_normal((config.augment, len(stay)))
+    along = v @ moved  # |(c + z v) M|^2 from |c M|^2, c M . v M and |v M|^2, without the copies themselves
+    squares = np.sum(seen**2, axis=1) + 2 * z * (seen @ along) + z**2 * (along @ along)
+    taken = _above_average(np.sqrt(np.maximum(squares, 0.0)).ravel()).reshape(z.shape)
+    times, sums, square = 1 + taken.sum(0), (taken * z).sum(0), float(np.sum(taken * z**2))
+    mixed = np.outer(stay.T @ sums, v)
+    total = (stay * times[:, None]).T @ stay + mixed + mixed.T + square * np.outer(v, v)
+    return total / times.sum()
+
+
+def _above_average(influence: Vector) -> np.ndarray:
+    """Which influences are no less than the mean: equal ones differ from it by rounding alone, and count."""
+    return influence >= influence.mean() * (1 - 1e-9)
+
+
+def _least_direction(w: Matrix) -> Vector:
+    """The left singular vector of the smallest of min(in, out) singular values, from the smaller Gram."""
+    if w.shape[0] <= w.shape[1]:
+        return np.linalg.eigh(w @ w.T)[1][:, 0]
+    seen = w @ np.linalg.eigh(w.T @ w)[1][:, 0]
+    return seen / np.linalg.norm(seen)
+
+
+def _square(rows: Rows) -> Square:
+    """The mean of c^T c over rows c; 0 for no row."""
+    return rows.T @ rows / max(1, len(rows))
 
 
 def _without(rows: Rows, directions: Columns) -> Rows:
