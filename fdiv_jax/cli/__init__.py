@@ -24,6 +24,7 @@ __all__ = ["COMMANDS", "main", "run_command"]
 COMMANDS = {
     "advise": "predict a run from the frozen model: divergence, sigma, step, damage",
     "app": "a web page: explore a divergence, unlearn a concept and watch",
+    "attack": "try to bring an unlearned concept back, with a ceiling and a floor",
     "divergences": "list the catalogue: generators, curvatures, conjugates",
     "explore": "everything that follows from one generator, e.g. explore 't*log(t)'",
     "export": "write a model, or what tuning changed, for diffusers, A1111 and ComfyUI",

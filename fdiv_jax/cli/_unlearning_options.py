@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fdiv_jax.pipeline import TextToImagePipeline
     from fdiv_jax.worlds.erasure_scores import ErasureCounts
 
-__all__ = ["concept_score", "configured", "erasure_count", "erasure_score", "option_of"]
+__all__ = ["concept_score", "configured", "erasure_count", "erasure_score", "is_world", "option_of"]
 
 
 def option_of(arguments: Sequence[str], name: str) -> str | None:
@@ -63,7 +63,8 @@ def _known_names(arguments: Sequence[str]) -> list[str]:
     return [*names, *library_concepts()]
 
 
-def _is_world(pipe: TextToImagePipeline) -> bool:
+def is_world(pipe: TextToImagePipeline) -> bool:
+    """Whether the judge of the embedded world knows what the model draws."""
     from fdiv_jax.worlds.captions import concepts
 
     return set(concepts()) <= set(pipe.concepts) and pipe.latent_shape[0] == 8
@@ -73,7 +74,7 @@ def erasure_score(
     pipe: TextToImagePipeline, images: int = 2
 ) -> Callable[[TextToImagePipeline, UnlearningConfig], Mapping[str, float]] | None:
     """The judge's figures for a table of runs, for models of the embedded world; None for others."""
-    if not _is_world(pipe):
+    if not is_world(pipe):
         return None
     from fdiv_jax.worlds import load_judge
     from fdiv_jax.worlds.erasure_scores import erasure_scores, targets_of
@@ -90,7 +91,7 @@ def erasure_count(
     pipe: TextToImagePipeline, config: UnlearningConfig
 ) -> Callable[[TextToImagePipeline], ErasureCounts] | None:
     """The judge's counts for models of the embedded world and targets that it knows; None for others."""
-    if not _is_world(pipe):
+    if not is_world(pipe):
         return None
     from fdiv_jax.worlds import load_judge
     from fdiv_jax.worlds.erasure_scores import erasure_counts, targets_of
@@ -107,7 +108,7 @@ def concept_score(
     pipe: TextToImagePipeline, images: int = 2
 ) -> Callable[[TextToImagePipeline], Mapping[str, float]] | None:
     """The judge's figure for every concept, for models of the embedded world; None for others."""
-    if not _is_world(pipe):
+    if not is_world(pipe):
         return None
     from fdiv_jax.worlds import load_judge
     from fdiv_jax.worlds.erasure_scores import concept_scores

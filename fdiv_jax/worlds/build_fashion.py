@@ -1,6 +1,7 @@
 """Train the embedded world `fashion` and its judge from Fashion-MNIST, and write them into the package.
 
     python -m fdiv_jax.worlds.build_fashion [--work DIR] [--seed 0] [--data DIR] [--only vae unet judge]
+    python -m fdiv_jax.worlds.build_fashion --without sneaker --output DIR     # a model that never saw one
 
 Stages: the autoencoder; the judge; the latents of the training images; the UNet together with its text
 encoder, first on all photographs, then on those that the judge is sure about, then on its own guided output
@@ -110,6 +111,20 @@ class BuildConfig:
     """Guidance that the last stage distils into the model: a guidance g of the result is about as strong as g
     times this one was before."""
     judge_steps: int = 2500
+    without: tuple[str, ...] = ()
+    """Items of which no photograph is trained on: the UNet and the text encoder never learn them. The
+    autoencoder is that of the package."""
+    output: Path | None = None
+    """The directory of such a model; it must be new, and is needed with `without`."""
+
+    def __post_init__(self) -> None:
+        for name in self.without:
+            if name not in ITEM_NAMES:
+                raise ValueError(f"without {name!r}, expected some of {', '.join(ITEM_NAMES)}")
+        if len(set(self.without)) >= len(ITEM_NAMES):
+            raise ValueError("without every item nothing is left to train on")
+        if bool(self.without) != (self.output is not None):
+            raise ValueError("without and output come together: the package's own model has every item")
 
 
 def rng_of(seed: int, stage: int, step: int) -> np.random.Generator:
@@ -395,6 +410,11 @@ def halve(state: nnx.State) -> nnx.State:
 
 def main(config: BuildConfig) -> None:
     """Run the stages asked for; a stage that has been finished costs nothing."""
+    if config.without:
+        from fdiv_jax.worlds.build_without import build_without
+
+        build_without(config)
+        return
     config.work.mkdir(parents=True, exist_ok=True)
     images, labels = load_split("train", config.data)
     target = asset_directory("fashion").parent
@@ -418,35 +438,46 @@ def main(config: BuildConfig) -> None:
         scale = float(1.0 / np.std(data["latents"].astype(np.float32)))
         scaled = dataclasses.replace(VAE, scaling_factor=round(scale, 5))
         vae = nnx.merge(nnx.graphdef(AutoencoderKL(scaled, rngs=nnx.Rngs(0))), parameters)
-        steps = config.unet_steps
+        train_pipeline(config, vae, data, images, labels).save(target / "fashion", overwrite=True)
+
+
+def train_pipeline(
+    config: BuildConfig,
+    vae: AutoencoderKL,
+    data: dict[str, np.ndarray],
+    images: np.ndarray,
+    labels: np.ndarray,
+) -> TextToImagePipeline:
+    """The three stages of the UNet and the text encoder, on latents of that autoencoder."""
+    scale = vae.config.scaling_factor
+    steps = config.unet_steps
+    trained = train_unet(
+        config,
+        "unet",
+        initial_parameters(config),
+        data,
+        labels,
+        scale,
+        steps=steps,
+        decay_steps=steps * 6 // 5,
+        learning_rate=1e-3,
+    )
+    sure = recognised(config, data, images, labels)
+    data = {name: values[sure] for name, values in data.items()}
+    for stage, steps in (("refine", config.refine_steps), ("distil", config.distil_steps)):
         trained = train_unet(
             config,
-            "unet",
-            initial_parameters(config),
+            stage,
+            trained,
             data,
             labels,
-            scaled.scaling_factor,
+            scale,
+            teacher=(trained, config.distil_guidance) if stage == "distil" else None,
             steps=steps,
-            decay_steps=steps * 6 // 5,
-            learning_rate=1e-3,
+            learning_rate=4e-4,
         )
-        sure = recognised(config, data, images, labels)
-        data = {name: values[sure] for name, values in data.items()}
-        for stage, steps in (("refine", config.refine_steps), ("distil", config.distil_steps)):
-            trained = train_unet(
-                config,
-                stage,
-                trained,
-                data,
-                labels,
-                scaled.scaling_factor,
-                teacher=(trained, config.distil_guidance) if stage == "distil" else None,
-                steps=steps,
-                learning_rate=4e-4,
-            )
-            trained = {name: halve(state) for name, state in trained.items()}
-        pipeline = assemble(vae, trained)
-        pipeline.save(target / "fashion", overwrite=True)
+        trained = {name: halve(state) for name, state in trained.items()}
+    return assemble(vae, trained)
 
 
 if __name__ == "__main__":

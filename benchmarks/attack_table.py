@@ -1,0 +1,181 @@
+"""Attacks on unlearned models of `fashion`: which method's concepts come back, beside ceiling and floor.
+
+    python -m benchmarks.attack_table                                     # resumes by search
+    python -m benchmarks.attack_table --attacks concept-inversion benign --targets sneaker --seeds 0
+
+Every method unlearns every target once; every attack is made on every model, on the frozen one and, with the
+images turned over, for a concept that no model knows, with every seed, and judged by images at fresh noise.
+Writes benchmarks/results/attack_table.json and .md; models and searches stay in the work directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+import fdiv_jax as fj
+from fdiv_jax.evaluation.attacks import ATTACKS, Campaign, Curve, Drawing, Report, attack_models
+from fdiv_jax.evaluation.intervals import Interval, bootstrap_difference
+from fdiv_jax.files import JsonObject
+from fdiv_jax.unlearning import AnchorImagesConfig, UnlearningConfig, unlearn
+from fdiv_jax.worlds import load_judge
+from fdiv_jax.worlds.attack_material import judge_recogniser, real_images, real_images_without
+
+METHODS: dict[str, JsonObject] = {
+    "UCE": {"method": "edit"},
+    "squared_hellinger": {"divergence": "squared_hellinger"},
+    "kl": {"divergence": "kl"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """Settings of the benchmark."""
+
+    targets: tuple[str, ...] = ("sneaker", "trouser", "bag")
+    methods: tuple[str, ...] = tuple(METHODS)
+    attacks: tuple[str, ...] = ("concept-inversion", "benign")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    budget: int = 200
+    """Steps of every search."""
+    images: int = 30
+    """Images that the attacker has."""
+    fresh: int = 40
+    """Images by which success is seen."""
+    steps: int = 150
+    """Steps of unlearning."""
+    batch: int = 8
+    """Samples per step of unlearning."""
+    work: Path = Path("build/attack_table")
+    output: Path = Path("benchmarks/results/attack_table.json")
+
+
+def unlearned(pipe: fj.TextToImagePipeline, target: str, name: str, settings: BenchmarkConfig):
+    """The model of a method, made once."""
+    place = settings.work / "models" / f"{target}-{name}-{settings.steps}x{settings.batch}"
+    if not (place / "pipeline").is_dir():
+        config = UnlearningConfig(
+            target=target,
+            anchor="near",
+            steps=settings.steps,
+            batch_size=settings.batch,
+            learning_rate=1e-3,
+            images=AnchorImagesConfig(number=100, steps=12, guidance=3.0),
+            **METHODS[name],
+        )
+        unlearn(pipe, config, place, resume=place.exists())
+    return fj.load_pipeline(place / "pipeline")
+
+
+def run_target(pipe: fj.TextToImagePipeline, target: str, settings: BenchmarkConfig) -> Report:
+    """Every attack on every model of one target."""
+    concept = pipe.concepts[target]
+    campaign = Campaign(
+        target,
+        target,
+        concept.prompts,
+        real_images(target, settings.images),
+        judge_recogniser(load_judge(), target),
+        {name: ATTACKS[name] for name in settings.attacks},
+        real_images_without([target], 3 * settings.images),
+        settings.budget,
+        settings.seeds,
+        Drawing(tuple(range(settings.fresh))),
+        recogniser_name=f"the judge of fashion: {target}",
+    )
+    models = {name: unlearned(pipe, target, name, settings) for name in settings.methods}
+    place = settings.work / "attacks" / target
+    started = time.process_time()
+
+    def display(text: str, done: int, total: int) -> None:
+        if done in (0, total):
+            print(f"{time.process_time() - started:7.0f} s  {target}: {text}", file=sys.stderr, flush=True)
+
+    return attack_models(pipe, models, campaign, place, resume=place.exists(), display=display)
+
+
+def differences(reports: dict[str, Report]) -> list[JsonObject]:
+    """How much more often one method's concept comes back than another's, over targets, seeds and noise."""
+    found = []
+    curves = {(t, c.attack, c.model, c.seed): c for t, report in reports.items() for c in report.curves}
+    attacks = list(dict.fromkeys(key[1] for key in curves))
+    models = [name for name in dict.fromkeys(key[2] for key in curves) if name in METHODS]
+    for attack in attacks:
+        for i, one in enumerate(models):
+            for other in models[i + 1 :]:
+                cells = sorted({(t, s) for t, a, m, s in curves if a == attack and m == one})
+                tables = [
+                    np.array([_last(curves[t, attack, model, s]) for t, s in cells], float)
+                    for model in (one, other)
+                ]
+                each = [
+                    [float(table[[k for k, c in enumerate(cells) if c[0] == t]].mean()) for table in tables]
+                    for t in reports
+                ]
+                interval = bootstrap_difference(*tables)
+                found.append(
+                    {
+                        "attack": attack,
+                        "difference": f"{one} - {other}",
+                        **interval._asdict(),
+                        "by_target": {t: a - b for t, (a, b) in zip(reports, each, strict=True)},
+                    }
+                )
+    return found
+
+
+def _last(curve: Curve) -> tuple[bool, ...]:
+    return curve.points[-1].recognised
+
+
+def markdown(results: JsonObject) -> str:
+    """The tables as text."""
+    told = ", ".join(f"{key} {value}" for key, value in results["settings"].items())
+    lines = [f"Settings: {told}.", ""]
+    lines += [
+        "| target | attack | model | before | after | frozen | floor | note |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results["rows"]:
+        cells = [_shown(row[key]) for key in ("before", "after", "ceiling", "floor")]
+        names = [row["target"], row["attack"], row["model"]]
+        lines.append(f"| {' | '.join([*names, *cells, row['note']])} |")
+    lines += ["", "| attack | difference | over all targets | by target |", "|---|---|---|---|"]
+    for row in results["differences"]:
+        by = ", ".join(f"{target} {value:+.2f}" for target, value in row["by_target"].items())
+        interval = Interval(row["value"], row["low"], row["high"])
+        lines.append(f"| {row['attack']} | {row['difference']} | {interval} | {by} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(interval: JsonObject | None) -> str:
+    return "" if interval is None else str(Interval(**interval))
+
+
+def main(settings: BenchmarkConfig) -> None:
+    """Run, and write what is there after every target."""
+    pipe = fj.load_pipeline("fashion")
+    reports: dict[str, Report] = {}
+    chosen = {name: getattr(settings, name) for name in ("budget", "images", "fresh", "steps", "batch")}
+    for target in settings.targets:
+        reports[target] = run_target(pipe, target, settings)
+        rows = [{"target": t, **each.to_dict()} for t, report in reports.items() for each in report.outcomes]
+        results: JsonObject = {
+            "settings": {**chosen, "seeds": len(settings.seeds)},
+            "rows": rows,
+            "differences": differences(reports),
+        }
+        settings.output.parent.mkdir(parents=True, exist_ok=True)
+        settings.output.write_text(json.dumps(results, indent=2) + "\n")
+        settings.output.with_suffix(".md").write_text(markdown(results))
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(BenchmarkConfig))
