@@ -162,8 +162,8 @@ def _step(
     noised = draw_batch(plan.schedule, shown, key, plan.batch)
     loss, gradient = loss_and_gradient(plan, trained, frozen, shown, noised)
     changes, moments = optax.scale_by_adam().update(gradient, moments)
-    changes = {name: -rates[name] * change for name, change in changes.items()}
-    return optax.apply_updates(trained, changes), moments, loss  # type: ignore[return-value]
+    trained = jax.tree.map(lambda value, change, rate: value - rate * change, trained, changes, dict(rates))
+    return trained, moments, loss
 
 
 def fit(

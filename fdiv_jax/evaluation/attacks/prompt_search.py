@@ -197,11 +197,11 @@ class _Search:
                     break
         return list(found.values())
 
-    def probe(self, at: int, **detail: object) -> Probe:
+    def probe(self, at: int, **detail: float) -> Probe:
         """The model at the words."""
         prompts = self.prompts(self.chosen)
         check_length(self.case.pipe, prompts)
-        return Probe.of_prompts(at, self.case.pipe, prompts, words=self.text, **detail)
+        return Probe.of_prompts(at, self.case.pipe, prompts, "", words=self.text, **detail)
 
     def _fits(self, chosen: np.ndarray) -> bool:
         return reads_back(self.case, self.known, chosen)

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -114,7 +115,7 @@ class Slots:
         """The concept's prompts with the places."""
         return replaced(case.word, self.word, case.prompts)
 
-    def rows(self, ids: np.ndarray) -> Parameters:
+    def rows(self, ids: np.ndarray | jax.Array) -> Parameters:
         """The rows of tokens (places, encoders), as values for the places."""
         names = self.trainable.initial(self.frozen, jnp.zeros(2, jnp.uint32))
         return {

@@ -6,7 +6,6 @@ import pytest
 from fdiv_jax.evaluation.attacks import (
     ATTACKS,
     BlackBoxSearch,
-    ConceptInversion,
     Drawing,
     PromptSearch,
     SoftPrompt,
@@ -26,18 +25,8 @@ def alike(one, other):
     np.testing.assert_array_equal(one[-1].draw(DRAWING), other[-1].draw(DRAWING))
 
 
-FAST = [
-    ("concept-inversion", "sdxl"),
-    ("prompt-search", "sd1"),
-    ("relearn", "sd1"),
-    ("ddim-inversion", "sd1"),
-]
-SLOW = [(a, f) for a in ATTACKS for f in ("sd1", "sd2", "sdxl") if (a, f) not in FAST]
-
-
-@pytest.mark.parametrize(
-    ("name", "family"), [*FAST, *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "family"), [("concept-inversion", "sdxl"), ("ddim-inversion", "sd2")])
 def test_an_attack_is_the_same_by_its_seed_and_draws(name, family):
     case = tiny_case(family)
     one = made(ATTACKS[name], case)
@@ -48,8 +37,11 @@ def test_an_attack_is_the_same_by_its_seed_and_draws(name, family):
     assert pictures.dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_words_that_a_search_found_are_words_of_the_prompts_that_it_draws():
-    found = made(PromptSearch(tokens=3, candidates=3, top=6), tiny_case())[-1]
+    attack = PromptSearch(tokens=3, candidates=3, top=6)
+    found = made(attack, tiny_case())[-1]
+    assert found.detail == made(attack, tiny_case())[-1].detail
     words = found.detail["words"].split()
     assert len(words) == 3
     case = tiny_case()
@@ -58,16 +50,6 @@ def test_words_that_a_search_found_are_words_of_the_prompts_that_it_draws():
 
 
 @pytest.mark.slow
-def test_a_search_by_gradient_ends_at_a_lower_loss_than_one_of_random_swaps():
-    losses = []
-    for top in (4, 10_000):
-        probes = [
-            made(PromptSearch(tokens=3, candidates=8, top=top), tiny_case(seed=s), 12) for s in range(3)
-        ]
-        losses.append(np.mean([found[-1].detail["loss"] for found in probes]))
-    assert losses[0] < losses[1] + 0.05
-
-
 def test_a_black_box_search_keeps_what_is_recognised_more_often():
     asked = []
 
@@ -95,11 +77,11 @@ def test_looks_end_at_the_budget():
     assert looks(3) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("attack", [ConceptInversion(), SoftPrompt(vectors=2)])
-def test_the_concept_s_own_word_is_left_as_it_was(attack):
+@pytest.mark.slow
+def test_the_concept_s_own_word_is_left_as_it_was():
     """What is learned stands in a place of its own: the model draws its own prompts as before."""
     case = tiny_case()
-    found = made(attack, case, 1)[-1]
+    found = made(SoftPrompt(vectors=2), case, 1)[-1]
     same = [np.asarray(pipe.encode_prompts(case.prompts)) for pipe in (found.pipeline, case.pipe)]
     np.testing.assert_array_equal(*same)
     others = [np.asarray(pipe.encode_prompts(found.prompts)) for pipe in (found.pipeline, case.pipe)]

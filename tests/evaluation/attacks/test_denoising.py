@@ -20,7 +20,8 @@ from fdiv_jax.unlearning import trainable_of
 from tests.evaluation.attacks.cases import tiny_case
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["sdxl"])
 def test_the_loss_of_places_is_that_of_a_model_with_these_rows(family):
     case = tiny_case(family)
     places = slots(case, 2)
@@ -44,31 +45,36 @@ def test_the_loss_of_places_is_that_of_a_model_with_these_rows(family):
     assert all(float(jnp.abs(each).max()) > 0 for each in gradient.values())
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_differences_and_does_not_depend_on_the_parts():
     case = tiny_case()
     places = slots(case, 1)
     shown = show(case.pipe, places.images(case))
     plan = Denoising.of(case, places.trainable)
+    parts = dataclasses.replace(plan, accumulation=2)
     noised = draw_batch(case.pipe.schedule, shown, jax.random.key(1), 4)
     rows = places.rows(np.array([[3]]))
-    value, gradient = loss_and_gradient(plan, rows, places.frozen, shown, noised)
-    parts = dataclasses.replace(plan, accumulation=2)
-    again, in_parts = loss_and_gradient(parts, rows, places.frozen, shown, noised)
-    np.testing.assert_allclose(again, value, rtol=1e-6)
     (name,) = rows
-    np.testing.assert_allclose(in_parts[name], gradient[name], rtol=1e-4, atol=1e-7)
-
     away = np.random.default_rng(0).standard_normal(rows[name].shape).astype(np.float32)
-    step = 1e-2
-    ends = [
-        float(denoising_loss(plan, {name: rows[name] + sign * step * away}, places.frozen, shown, noised))
-        for sign in (1, -1)
-    ]
+    step = 0.1
+
+    @jax.jit
+    def everything(rows, shown, noised):
+        ends = [
+            denoising_loss(plan, {name: rows[name] + sign * step * away}, places.frozen, shown, noised)
+            for sign in (1, -1)
+        ]
+        whole = denoising_loss(plan, rows, places.frozen, shown, noised)
+        return loss_and_gradient(parts, rows, places.frozen, shown, noised), whole, ends[0] - ends[1]
+
+    (value, gradient), whole, difference = everything(rows, shown, noised)
+    np.testing.assert_allclose(value, whole, rtol=1e-6)
     np.testing.assert_allclose(
-        (ends[0] - ends[1]) / (2 * step), np.sum(np.asarray(gradient[name]) * away), rtol=2e-2
+        difference / (2 * step), np.sum(np.asarray(gradient[name]) * away), rtol=3e-2, atol=1e-6
     )
 
 
+@pytest.mark.slow
 def test_a_fit_goes_down_and_a_shorter_one_is_its_beginning():
     case = tiny_case()
     trainable, frozen, _ = trainable_of(case.pipe, "cross-attn")
@@ -89,13 +95,6 @@ def test_a_fit_goes_down_and_a_shorter_one_is_its_beginning():
     before, after = (denoising_loss(plan, each, frozen, shown, batch) for each in (initial, long[1][1]))
     assert float(after) < 0.9 * float(before)
     assert [step for step, _ in heard if step == 60]
-
-
-def test_a_loss_that_is_not_finite_ends_the_search():
-    case = tiny_case()
-    trainable, frozen, _ = trainable_of(case.pipe, "cross-attn")
-    initial = trainable.initial(frozen, jax.random.key(0))
-    shown, plan = show(case.pipe, case.images), Denoising.of(case, trainable)
     rates = dict.fromkeys(initial, float("inf"))
     with pytest.raises(ValueError, match="the loss at step"):
         list(fit(plan, initial, frozen, shown, jax.random.key(0), rates, (4,), lambda *_: None))

@@ -41,11 +41,15 @@ def test_words_in_a_row_are_read_back_or_refused(fashion):
     known = vocabulary(fashion)
     place = {word: k for k, word in enumerate(known.words)}
     assert reads_back(case, known, np.array([place["sneaker"], place["style"], place["sneaker"]]))
-    # "'" and "s" are read as the ending "'s" where nothing is between them, and " ' s" as it is
-    for k in np.random.default_rng(0).integers(len(known.words), size=(20, 3)):
-        text = " ".join(known.words[i] for i in k)
-        exact = fashion.tokenizer([text], add_special_tokens=False)["input_ids"] == [known.ids[k, 0].tolist()]
-        assert reads_back(case, known, k) == exact
+    # punctuation runs together with the comma behind it: "%" alone is read as it is, and "%," is not
+    assert (
+        fashion.tokenizer(["shirt %"], add_special_tokens=False)["input_ids"][0][-1]
+        == known.ids[place["%"], 0]
+    )
+    assert not reads_back(case, known, np.array([place["shirt"], place["%"]]))
+    assert reads_back(case, known, np.array([place["%"], place["shirt"]]))
+    # "'" and "s" are read as they stand, with a space between them
+    assert reads_back(case, known, np.array([place["'"], place["style"]]))
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -63,7 +67,7 @@ def test_places_are_words_that_the_prompts_do_not_have(family):
 
 def test_too_many_places_are_refused():
     with pytest.raises(ValueError, match=r"has \d+ tokens, the model reads 24"):
-        slots(tiny_case(), 14)
+        slots(dataclasses.replace(tiny_case(), prompts=("a sneaker on a long long long long road",)), 2)
     with pytest.raises(ValueError, match="places for vectors, but the vocabulary has"):
         slots(tiny_case(), 60)
 
