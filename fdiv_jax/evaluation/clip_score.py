@@ -167,12 +167,12 @@ class ClipScorer:
         return Features(self.name, self.embed_images, self._batch)
 
     def _batched(self, prepare, embed, things) -> np.ndarray:
-        """Embed a batch at a time; the last one is filled up, so that there is one program."""
+        """Embed a batch at a time; what is short of one is filled up, so that there are few programs."""
         found = []
         with jax.default_matmul_precision("highest"):
             for i in range(0, len(things), self._batch):
                 rows = np.asarray(prepare(things[i : i + self._batch]))
-                size = min(self._batch, 1 << (len(rows) - 1).bit_length())
+                size = min(self._batch, max(8, 1 << (len(rows) - 1).bit_length()))
                 padded = np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
                 found.append(np.asarray(embed(self._parameters, jnp.asarray(padded)))[: len(rows)])
         return np.concatenate(found)

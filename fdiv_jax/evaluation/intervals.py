@@ -20,8 +20,8 @@ __all__ = [
     "Interval",
     "bootstrap_difference",
     "bootstrap_mean",
-    "bootstrap_statistic",
     "holm",
+    "jackknife_statistic",
     "rate_interval",
     "simultaneous_level",
 ]
@@ -129,75 +129,82 @@ def bootstrap_difference(
     return _studentised(found, level, resamples, seed)
 
 
-def bootstrap_statistic(
+def jackknife_statistic(
     fn: Callable[..., float],
     *samples: np.ndarray,
     paired: bool = True,
     groups: object = None,
     level: float = 0.95,
-    resamples: int = 400,
-    seed: int = 0,
+    left_out: int = 100,
 ) -> Interval:
-    """A statistic of sets of images, such as KID, FID or CMMD, with an interval over images or prompts.
+    """A statistic of sets of images, such as KID, FID or CMMD, with an interval for new prompts.
 
-        fn(samples) -+ t s,   s the standard deviation of fn over sets of prompts drawn with repetition
+        fn(samples) -+ t s,   s^2 = (G - 1) / G  sum_g (fn without prompt g - their mean)^2
 
-    with the quantile of Student's t for one less than the number of prompts. Not the quantiles of the draws:
-    an image that is drawn twice is its own nearest neighbour, so that draws of KID, FID and CMMD lie above
-    the statistic itself.
+    with the quantile of Student's t for G - 1 degrees of freedom; samples that are not paired add their s^2.
+    A bootstrap would draw images twice, and the pairs of an image with itself, which KID leaves out, count as
+    a distance: at 10 prompts its percentiles held a KID of 1 in 60 to 70 % of simulations and a KID of 0 in
+    none, this interval in 93 % and 98 %.
 
     The interval is for the expectation of the statistic at this number of images. For KID, which is unbiased,
-    that is the distance of the distributions; FID's and CMMD's expectations are above it and fall as images
-    are added, so that their intervals can only be compared at equal numbers.
+    that is the distance of the distributions. FID's and CMMD's expectations are above it and fall as images
+    are added: their intervals compare models at equal numbers of images, and do not hold the distance itself
+    (FID's held it in 15 % of simulations of 50 images with 16 features).
 
     Args:
-        fn: from arrays like `samples`, with fewer or other rows, to a number.
+        fn: from arrays like `samples`, with fewer rows, to a number.
         samples: one row per image.
-        paired: row i of all samples is of one prompt and noise, and all are drawn together; otherwise each
-            sample is drawn on its own.
-        groups: the prompt of each row, so that all images of a prompt are drawn together; None: each row is
-            of a prompt of its own. With paired=False one sequence per sample.
+        paired: row i of all samples is of one prompt and noise, and they are left out together.
+        groups: the prompt of each row, whose images are left out together; None: each row is of its own. With
+            paired=False one sequence for each sample.
         level: of confidence, between 0 and 1.
-        resamples: sets drawn.
-        seed: of the draws.
+        left_out: how often at the most something is left out; of more prompts several at a time.
 
     Raises:
         ValueError: samples of different lengths where paired, fewer than two prompts, or another level.
+
+    Source: Efron and Stein, The jackknife estimate of variance, 1981.
     """
-    _check(level, resamples)
+    _check_level(level)
     arrays = [np.asarray(sample) for sample in samples]
     if not arrays or any(not array.ndim or len(array) < 2 for array in arrays):
-        raise ValueError(f"samples of shape {[a.shape for a in arrays]}, expected at least two rows in each")
+        shapes = [array.shape for array in arrays]
+        raise ValueError(f"samples of shape {shapes}, expected at least two rows in each")
     if paired and len({len(array) for array in arrays}) > 1:
         raise ValueError(f"samples of {[len(a) for a in arrays]} rows, expected as many in each, paired")
-    rows = _rows_of_groups(arrays, groups, paired)
-    rng = np.random.default_rng(seed)
-    found = np.empty(resamples)
-    for i in range(resamples):
-        drawn = [np.concatenate([own[k] for k in rng.integers(0, len(own), len(own))]) for own in rows]
-        drawn = drawn * len(arrays) if paired else drawn
-        found[i] = fn(*(array[index] for array, index in zip(arrays, drawn, strict=True)))
-    value = float(fn(*arrays))
-    smallest = min(len(own) for own in rows)
-    error = float(found.std(ddof=1)) * math.sqrt(smallest / (smallest - 1))
-    half = student_quantile((1 + level) / 2, smallest - 1) * error
+    every = [range(len(arrays))] if paired else [[k] for k in range(len(arrays))]
+    given = [groups] if paired or groups is None else groups
+    labels = [None] * len(every) if groups is None else list(given)  # type: ignore[call-overload]
+    if len(labels) != len(every):
+        raise ValueError(f"{len(labels)} sequences of groups, expected one for each of {len(every)} samples")
+    variances, freedoms = [], []
+    for together, names in zip(every, labels, strict=True):
+        blocks = _blocks(len(arrays[together[0]]), names, left_out)
+        without = [
+            fn(*(np.delete(a, rows, axis=0) if k in together else a for k, a in enumerate(arrays)))
+            for rows in blocks
+        ]
+        variances.append((len(blocks) - 1) * float(np.var(without)))
+        freedoms.append(len(blocks) - 1)
+    value, total = float(fn(*arrays)), sum(variances)
+    if total == 0.0:
+        return Interval(value, value, value)
+    freedom = total**2 / sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
+    half = student_quantile((1 + level) / 2, freedom) * math.sqrt(total)
     return Interval(value, value - half, value + half)
 
 
-def _rows_of_groups(arrays: list[np.ndarray], groups: object, paired: bool) -> list[list[np.ndarray]]:
-    """For every sample (or all of them, paired) the rows of each group."""
-    lengths = [len(arrays[0])] if paired else [len(array) for array in arrays]
-    given = [np.arange(n) for n in lengths] if groups is None else [np.asarray(groups)] if paired else groups
-    found = []
-    for n, labels in zip(lengths, [np.asarray(each) for each in given], strict=True):  # type: ignore[attr-defined]
-        if labels.shape != (n,):
-            raise ValueError(f"groups of shape {labels.shape} for {n} rows, expected one label per row")
-        order = np.unique(labels, return_inverse=True)[1]
-        own = [np.flatnonzero(order == k) for k in range(order.max() + 1)]
-        if len(own) < 2:
-            raise ValueError("one group of rows, expected at least two to draw from")
-        found.append(own)
-    return found
+def _blocks(n: int, names: object, most: int) -> list[np.ndarray]:
+    """The rows that are left out together: one prompt, or several where there are more than `most`."""
+    labels = np.arange(n) if names is None else np.asarray(names)
+    if labels.shape != (n,):
+        raise ValueError(f"groups of shape {labels.shape} for {n} rows, expected one label per row")
+    order = np.unique(labels, return_inverse=True)[1]
+    count = int(order.max()) + 1
+    if count < 2 or most < 2:
+        raise ValueError(f"{count} prompts left out in {most} parts, expected at least two of both")
+    shuffled = np.random.default_rng(0).permutation(count)
+    return [np.flatnonzero(np.isin(order, part)) for part in np.array_split(shuffled, min(most, count))]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

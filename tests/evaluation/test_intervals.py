@@ -11,6 +11,7 @@ from fdiv_jax.evaluation import (
     bootstrap_difference,
     bootstrap_mean,
     holm,
+    jackknife_statistic,
     rate_interval,
     simultaneous_level,
 )
@@ -125,3 +126,57 @@ def test_holm():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_jackknife_of_a_mean_is_students_interval():
+    x, y = np.random.default_rng(0).standard_normal((2, 9))
+    found = jackknife_statistic(lambda a, b: float((a - b).mean()), x, y, level=0.9)
+    low, high = stats.t.interval(0.9, 8, np.mean(x - y), stats.sem(x - y))
+    assert tuple(found) == pytest.approx((np.mean(x - y), low, high), rel=1e-6)
+    by_prompt = jackknife_statistic(np.mean, np.repeat(x, 4), groups=np.repeat(np.arange(9), 4), level=0.9)
+    expected = stats.t.interval(0.9, 8, np.mean(x), stats.sem(x))
+    assert tuple(by_prompt)[1:] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_jackknife_of_two_samples_is_welchs_interval():
+    x, y = np.random.default_rng(1).standard_normal(9), 3 * np.random.default_rng(2).standard_normal(14)
+    found = jackknife_statistic(lambda a, b: a.mean() - b.mean(), x, y, paired=False)
+    expected = stats.ttest_ind(x, y, equal_var=False).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-6)
+
+
+def test_many_prompts_are_left_out_several_at_a_time():
+    x, calls = np.random.default_rng(3).standard_normal(1000), []
+
+    def mean(a):
+        calls.append(len(a))
+        return float(a.mean())
+
+    found = jackknife_statistic(mean, x, left_out=20)
+    assert sorted(set(calls)) == [950, 1000]
+    assert len(calls) == 21
+    half = (found.high - found.low) / 2
+    assert half == pytest.approx(stats.t.ppf(0.975, 19) * stats.sem(x), rel=0.5)
+    assert tuple(jackknife_statistic(lambda a: 1.0, x)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"groups": [0, 0, 0]}, "1 prompts"),
+        ({"groups": [0, 1]}, r"\(2,\) for 3 rows"),
+        ({"left_out": 1}, "in 1 parts"),
+        ({"level": 2}, "level=2"),
+        ({"paired": False, "groups": [[0, 1, 2]]}, "1 sequences"),
+    ],
+)
+def test_bad_input_of_the_jackknife(options, message):
+    with pytest.raises(ValueError, match=message):
+        jackknife_statistic(lambda a, b: 0.0, np.zeros(3), np.zeros(3), **options)
+
+
+def test_bad_samples_of_the_jackknife():
+    with pytest.raises(ValueError, match=r"\[3, 2\] rows"):
+        jackknife_statistic(lambda a, b: 0.0, np.zeros(3), np.zeros(2))
+    with pytest.raises(ValueError, match="at least two rows"):
+        jackknife_statistic(lambda a: 0.0, np.zeros(1))
