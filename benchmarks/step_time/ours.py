@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from benchmarks.step_time.cases import CASES, inputs, network_directory
 from benchmarks.step_time.clock import timed
 from fdiv_jax.checkpoints import load_component
+from fdiv_jax.compiling import jit
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.files import JsonObject
 from fdiv_jax.nn import Text, TextConditioning, UNet2DConditionModel
@@ -95,7 +96,7 @@ def run(name: str, loss: str, dtype: str, place: Path, sweep: int = 1) -> JsonOb
         return [state for state, _ in done], [metrics["loss"] for _, metrics in done]
 
     start = time.perf_counter()
-    step = jax.jit(whole, donate_argnums=0).lower(states, frozen, batch, key).compile()
+    step = jit(whole, donate_argnums=0).lower(states, frozen, batch, key).compile()
     compiling = time.perf_counter() - start
     cost, memory = step.cost_analysis() or {}, step.memory_analysis()
 

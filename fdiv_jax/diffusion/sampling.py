@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from fdiv_jax.arrays import RandomKey, RandomKeys, RealTimesteps, Samples, Trajectory
+from fdiv_jax.compiling import jit
 from fdiv_jax.diffusion._ddim import ddim
 from fdiv_jax.diffusion._dpm_solver import dpm_solver_pp
 from fdiv_jax.diffusion._euler import euler, euler_ancestral
@@ -126,7 +127,7 @@ def _keys(key: RandomKey | RandomKeys | None, number: int) -> RandomKeys:
     return keys
 
 
-@partial(jax.jit, static_argnames=("trajectory", "report"))
+@partial(jit, static_argnames=("trajectory", "report"))
 def _run(
     denoise: Partial,
     plan: SamplingPlan,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax.arrays import PyTree
+from fdiv_jax.compiling import jit
 
 __all__ = ["DataParallel", "SingleDevice"]
 
@@ -35,7 +36,7 @@ class SingleDevice:
         It gives arrays with the samples along their first axis. With `step` it gives the next state, which
         takes the buffers of its first argument, and metrics: such arrays, and scalars of the whole batch.
         """
-        return jax.jit(make(None), donate_argnums=(0,) if step else ())
+        return jit(make(None), donate_argnums=(0,) if step else ())
 
     def replicate(self, tree: PyTree) -> PyTree:
         """A state or constants, placed where the functions read them."""

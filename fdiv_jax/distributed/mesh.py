@@ -17,6 +17,7 @@ from jax.extend.core import Primitive
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fdiv_jax.arrays import Parameters, PyTree
+from fdiv_jax.compiling import compiler_options, traced_for
 from fdiv_jax.distributed.data_parallel import Make, NetworkFunction, joined
 
 __all__ = ["DataMesh", "ShardedMesh", "local_rows"]
@@ -68,17 +69,22 @@ class DataMesh:
             specs = tuple(_spec(argument) for argument in arguments)
             if specs not in programs:
                 function = self._program(make, step, specs)
-                programs[specs] = jax.jit(function, donate_argnums=(0,) if step else ())
+                options = compiler_options(self.devices[0].platform)
+                programs[specs] = jax.jit(
+                    function, donate_argnums=(0,) if step else (), compiler_options=options
+                )
             return programs[specs]
 
         def call(*arguments: PyTree) -> PyTree:
             key = np.asarray(jax.random.key_data(arguments[-1]))
-            found = program(arguments[:-1])(*arguments[:-1], key)
+            with traced_for(self.devices[0].platform):
+                found = program(arguments[:-1])(*arguments[:-1], key)
             return jax.block_until_ready(found) if self._share_threads else found
 
         def lower(*arguments: PyTree) -> PyTree:
             key = jax.eval_shape(jax.random.key_data, arguments[-1])
-            return program(arguments[:-1]).lower(*arguments[:-1], key)
+            with traced_for(self.devices[0].platform):
+                return program(arguments[:-1]).lower(*arguments[:-1], key)
 
         call.lower = lower  # type: ignore[attr-defined]
         return call

@@ -92,8 +92,11 @@ def check_implementation(name: str) -> None:
 
 
 def _scores(query: jax.Array, key: jax.Array, mask: jax.Array | None, axes: str) -> jax.Array:
-    dtype = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum(axes, query, key, preferred_element_type=dtype) * (query.shape[-1] ** -0.5)
+    dtype, scale = jnp.promote_types(query.dtype, jnp.float32), query.shape[-1] ** -0.5
+    if query.dtype == dtype:  # q d multiplications instead of q k; in half precision they would round
+        scores = jnp.einsum(axes, query * scale, key, preferred_element_type=dtype)
+    else:
+        scores = jnp.einsum(axes, query, key, preferred_element_type=dtype) * scale
     return scores if mask is None else jnp.where(mask, scores, jnp.finfo(dtype).min)
 
 

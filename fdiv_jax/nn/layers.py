@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from fdiv_jax.nn.convolution import conv_general_dilated
 from fdiv_jax.nn.normalisation import GroupNorm
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
@@ -87,6 +88,7 @@ def conv(
         (size, size),
         strides=(stride, stride),
         padding=((padding, padding), (padding, padding)),
+        conv_general_dilated=conv_general_dilated,
         dtype=precision.dtype,
         param_dtype=precision.param_dtype,
         rngs=rngs,

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from fdiv_jax.arrays import Images, Latents, Predictions, PyTree, RealTimesteps, Scalar, Timesteps, TokenIds
+from fdiv_jax.compiling import jit
 from fdiv_jax.nn import CLIPTextModel, Text, TextConditioning
 
 __all__ = ["decode", "denoise", "encode_images", "encode_text", "features_of", "guided", "unguided"]
@@ -19,7 +20,7 @@ PairedText = Float[jax.Array, "rows tokens features"] | TextConditioning
 """Two rows per image: without the prompt, and with it."""
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jit, static_argnums=0)
 def encode_text(graphs: tuple[nnx.GraphDef, ...], parameters: PyTree, tokens: tuple[TokenIds, ...]) -> Text:
     """The conditioning for token ids; see `features_of`."""
     return features_of([nnx.merge(graph, own) for graph, own in zip(graphs, parameters, strict=True)], tokens)
@@ -34,7 +35,7 @@ def features_of(encoders: Sequence[CLIPTextModel], tokens: Sequence[TokenIds]) -
     return TextConditioning(hidden, features[-1].pooled)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jit, static_argnums=0)
 def denoise(
     graph: nnx.GraphDef, parameters: PyTree, latents: Latents, timesteps: Timesteps, text: Text
 ) -> Predictions:
@@ -42,14 +43,14 @@ def denoise(
     return nnx.merge(graph, parameters)(latents, timesteps, text)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jit, static_argnums=0)
 def decode(graph: nnx.GraphDef, parameters: PyTree, latents: Latents) -> Images:
     """Images of scaled latents."""
     vae = nnx.merge(graph, parameters)
     return vae.decode(latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jit, static_argnums=0)
 def encode_images(graph: nnx.GraphDef, parameters: PyTree, images: Images) -> Latents:
     """Scaled latents of images, the mean of their distribution."""
     vae = nnx.merge(graph, parameters)

@@ -1,0 +1,69 @@
+"""How programs are compiled: for which device, and with which options."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+import jaxlib
+
+__all__ = ["compiler_options", "jit", "platform", "traced_for"]
+
+_TARGET: ContextVar[str | None] = ContextVar("target", default=None)
+_FUSIONS = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+
+
+@contextlib.contextmanager
+def traced_for(kind: str) -> Iterator[None]:
+    """Trace programs for another kind of device than the default one: "cpu", "gpu", "tpu"."""
+    token = _TARGET.set(kind)
+    try:
+        yield
+    finally:
+        _TARGET.reset(token)
+
+
+def platform() -> str:
+    """The kind of device that what is traced now will run on: the default one, or that of `traced_for`."""
+    return _TARGET.get() or jax.default_backend()
+
+
+def compiler_options(kind: str) -> dict[str, str] | None:
+    """Options of XLA for programs of networks on such a device; None: its defaults.
+
+    On a CPU, jaxlib 0.10 hands products, sums and convolutions to YNNPACK. Its products are fast, also of
+    transposed matrices; its convolutions take twice the time of XLA's own on large maps of few channels and
+    on small ones of many, so they stay with XLA. Times: benchmarks/README.md.
+    """
+    if kind == "cpu" and jaxlib.__version__.startswith("0.10."):
+        return {"xla_cpu_experimental_ynn_fusion_type": _FUSIONS}
+    return None
+
+
+def jit(function: Callable[..., Any], **settings: Any) -> Any:
+    """`jax.jit` with `compiler_options` of the device at hand, which is asked for at the first call only.
+
+    Within another traced function it is plain `jax.jit`: there the outermost one says how to compile.
+
+    Args:
+        function: to compile.
+        settings: of `jax.jit`.
+    """
+
+    @functools.cache
+    def compiled(kind: str) -> Any:
+        return jax.jit(function, compiler_options=compiler_options(kind), **settings)
+
+    inner = jax.jit(function, **settings)
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((arguments, named)))
+        return (inner if traced else compiled(platform()))(*arguments, **named)
+
+    call.lower = lambda *arguments, **named: compiled(platform()).lower(*arguments, **named)  # type: ignore[attr-defined]
+    return call
