@@ -49,7 +49,7 @@ $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV), with PyTorch; the first time takes a few minutes."
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,interop]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,interop,docs]"
 	@touch $@ $(RUN_STAMP)
 
 environment: $(RUN_STAMP)
@@ -83,7 +83,6 @@ format: environment-dev
 
 # Strict: a link that leads nowhere or a page that is not in the navigation ends the build.
 docs: environment-dev
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	$(BIN)/python docs/notebooks.py
 	$(BIN)/python -m mkdocs build --strict
 

@@ -1,14 +1,15 @@
-"""The pages of the project as tests read them: blocks of code, headings, links."""
+"""The pages of the project as tests read them: blocks of code, headings, links; and how they are run."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["PAGES", "ROOT", "Block", "anchors", "blocks", "commands", "links"]
+__all__ = ["PAGES", "ROOT", "Block", "anchors", "blocks", "commands", "links", "quickly_compiled"]
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -66,3 +67,18 @@ def anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     plain = (re.sub(r"[^\w\s-]", "", heading.lower()).strip() for heading in headings)
     return {re.sub(r"[\s-]+", "-", heading) for heading in plain}
+
+
+@contextmanager
+def quickly_compiled() -> Iterator[None]:
+    """XLA optimises little, as in the fast tests: where code has two steps, compiling it is all the work."""
+    import jax
+
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", before)

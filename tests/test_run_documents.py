@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import re
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import fdiv_jax as fj
 from fdiv_jax.unlearning import UnlearningResult
-from tests.pages import PAGES, ROOT, blocks
+from tests.pages import PAGES, ROOT, blocks, quickly_compiled
 from tests.tiny import tiny_pipeline
 
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
@@ -38,8 +39,12 @@ def named(page):
 
 
 @pytest.fixture
-def short_runs(monkeypatch):
-    whole = fj.unlearn
+def short_runs(place, monkeypatch):
+    """Runs have two steps, of a tiny model in place of `fashion` and of the file that a page names."""
+    whole, load = fj.unlearn, fj.load_pipeline
+    tiny = tiny_pipeline().save("stand-in")
+    names = dict.fromkeys(("fashion", "dreamy.safetensors"), tiny)
+    monkeypatch.setattr(fj, "load_pipeline", lambda model, **more: load(names.get(model, model), **more))
 
     def unlearn(pipe, config, *more, **options) -> UnlearningResult:
         images = dataclasses.replace(config.images, number=2, steps=2)
@@ -56,6 +61,8 @@ def place(tmp_path, monkeypatch):
     tiny = tiny_pipeline(concepts=False)
     for name in ("my-model", "DIRECTORY", "hub"):
         tiny.save(tmp_path / name)
+    for file in (tmp_path / "hub").glob("*/*.safetensors"):
+        shutil.copy(file, file.with_suffix(".fp16.safetensors"))
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "hub"))
     return tmp_path
 
@@ -77,7 +84,8 @@ def test_pages_run(page, place, short_runs):
     if page.name == "export.md":
         config = fj.UnlearningConfig(target="sneaker", anchor="near")
         fj.unlearn(fj.load_pipeline("fashion"), config).save(place / "runs" / "sneaker")
-    run(page, names)
+    with quickly_compiled():
+        run(page, names)
 
 
 @pytest.mark.slow
