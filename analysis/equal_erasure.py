@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.optimize import brentq
 
 from fdiv_jax.divergences import divergence
+from fdiv_jax.evaluation import kid
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import (
     LinearisedRun,
@@ -31,7 +32,6 @@ from fdiv_jax.unlearning import (
 from fdiv_jax.unlearning.advice import steps_to
 from fdiv_jax.worlds import ITEM_NAMES, STYLE_NAMES, caption
 
-from .kernel_distance import kernel_distance
 from .trials import Laboratory, Trial
 
 __all__ = ["Gallery", "HeldOut", "Path", "Seen", "common_level", "follow", "gradients_at"]
@@ -242,5 +242,5 @@ class Gallery:
             float(right[kept].mean()),
             float(((embeddings - reference)[kept] ** 2).sum(-1).mean()),
             float(((images - pictures)[kept] ** 2).mean()),
-            kernel_distance(embeddings[kept], reference[kept]),
+            kid(embeddings[kept], reference[kept], paired=True, scale=1.0),
         )

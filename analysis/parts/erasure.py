@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fdiv_jax.divergences import divergence
+from fdiv_jax.evaluation import kid
 from fdiv_jax.files import JsonObject
 from fdiv_jax.worlds import STYLE_NAMES
 
 from ..image_grid import draw_image_grid
-from ..kernel_distance import kernel_distance
 from ..style import label
 from ..trials import RETAINED, TARGET, Laboratory, Scores, Trial, TrialResult
 
@@ -149,7 +149,7 @@ def run(context: Context) -> JsonObject:
         scores[_key(one)] = laboratory.scores(results[_key(one)])
     embeddings = {name: laboratory.embeddings(found.retained) for name, found in scores.items()}
     distances = {
-        name: kernel_distance(found, embeddings["frozen"])
+        name: kid(found, embeddings["frozen"], paired=True, scale=1.0)
         for name, found in embeddings.items()
         if name != "frozen"
     }

@@ -9,7 +9,6 @@ import pytest
 
 from analysis import trials, verdict_runs
 from analysis.equilibrium import critic_features, find_equilibrium, play, speeds
-from analysis.kernel_distance import kernel_distance
 from analysis.parts import game_verdicts, interference, plateau, regimes, served, verdicts
 from analysis.runner import Context
 from analysis.simulate import two_poles
@@ -143,26 +142,6 @@ def test_a_trial_is_a_run_of_unlearn(trial, context, world):
     kept = ~theirs.history["warmup"]
     np.testing.assert_allclose(ours.m, theirs.history["m"][kept], rtol=1e-4)
     np.testing.assert_allclose(ours.gradient_norm, theirs.history["gradient_norm"][kept], rtol=1e-3)
-
-
-def test_kernel_distance_is_the_sum_over_pairs():
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((2, 7, 4))
-    x, y = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, y))
-
-    def k(a, b):
-        return (a @ b + 1) ** 3
-
-    pairs = [
-        k(x[i], x[j]) + k(y[i], y[j]) - k(x[i], y[j]) - k(x[j], y[i])
-        for i in range(7)
-        for j in range(7)
-        if i != j
-    ]
-    assert kernel_distance(x, y) == pytest.approx(np.mean(pairs), rel=1e-9)
-    assert kernel_distance(x, x) == pytest.approx(0.0, abs=1e-12)
-    with pytest.raises(ValueError, match="paired embeddings"):
-        kernel_distance(x, y[:3])
 
 
 @pytest.mark.slow

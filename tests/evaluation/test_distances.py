@@ -38,6 +38,7 @@ def test_kid_is_the_sum_over_pairs(n, m, d):
 
 def test_kid_of_a_set_with_itself():
     x = features(30, 6, 0)
+    assert kid(x, 2 * x, scale=24.0) == pytest.approx(kid(x / 2, x), rel=1e-9)
     assert kid(x, x, paired=True) == pytest.approx(0, abs=1e-10)
     assert kid(x, x) < 0  # the pairs i = j are in the last mean only
 
