@@ -26,6 +26,7 @@ COMMANDS = {
     "app": "a web page: explore a divergence, unlearn a concept and watch",
     "attack": "try to bring an unlearned concept back, with a ceiling and a floor",
     "divergences": "list the catalogue: generators, curvatures, conjugates",
+    "evaluate": "how much of a concept is gone, what was lost: metrics with intervals",
     "explore": "everything that follows from one generator, e.g. explore 't*log(t)'",
     "export": "write a model, or what tuning changed, for diffusers, A1111 and ComfyUI",
     "launch": "run a command in several processes that make one run together",

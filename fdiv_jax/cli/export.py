@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
+from fdiv_jax.cli._candidates import pipeline_directory
 from fdiv_jax.cli._loading import Files
 from fdiv_jax.files import read_json
 from fdiv_jax.pipeline.shared import Form, Shared, base_of
@@ -73,7 +74,7 @@ class Command:
         """Load the model and its base, write, push where that is asked for, and say what was written."""
         from fdiv_jax.terminal import Console
 
-        model = _pipeline_directory(self.model)
+        model = pipeline_directory(self.model)
         command = self._settled(model)
         base = command._base(model)
         command._check_output()
@@ -248,7 +249,7 @@ class Command:
             raise ValueError(
                 f"the format {self.format} is of the change from a base model: name it by --base"
             )
-        return _pipeline_directory(base)
+        return pipeline_directory(base)
 
     def _check_output(self) -> None:
         from fdiv_jax.checkpoints import check_place
@@ -367,12 +368,6 @@ def _tell_of_lower_ranks(found: Mapping[str, "ExtractedLora"], rank: int) -> Non
         shown = ", ".join(f"{name} ({own})" for name, own in list(lower.items())[:3])
         more = f" and {len(lower) - 3} more" if len(lower) > 3 else ""
         print(f"of a lower rank than {rank}, and kept whole: {shown}{more}", file=sys.stderr)
-
-
-def _pipeline_directory(model: str) -> str:
-    """The model's directory: of a run directory, the `pipeline` in it."""
-    inside = Path(model) / "pipeline"
-    return str(inside) if (inside / "model_index.json").is_file() else model
 
 
 def _named_base(pipeline: Path) -> str | None:

@@ -43,6 +43,9 @@ JUDGE_TEXT = CLIPTextConfig(
     eos_token_id=595,
 )
 
+_AT_ONCE = 256
+"""Images per call of the network."""
+
 
 class _Block(nnx.Module):
     """A residual block of two 3 x 3 convolutions, the first of which may halve the resolution."""
@@ -163,16 +166,25 @@ class Judge:
         Raises:
             ValueError: another shape.
         """
+        parts = [_judge(self._graph, self._parameters, part) for part in self._batches(images)]
+        return Judgement(*(np.concatenate([np.asarray(part[k]) for part in parts]) for k in range(3)))
+
+    def _batches(self, images: np.ndarray | jax.Array) -> list[jax.Array]:
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[1:] != (32, 32, 3):
             raise ValueError(f"images of shape {images.shape}, expected (n, 32, 32, 3)")
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / 127.5 - 1.0
-        parts = [
-            _judge(self._graph, self._parameters, jnp.asarray(images[i : i + 256]))
-            for i in range(0, len(images), 256)
-        ]
-        return Judgement(*(np.concatenate([np.asarray(part[k]) for part in parts]) for k in range(3)))
+        return [jnp.asarray(images[i : i + _AT_ONCE]) for i in range(0, len(images), _AT_ONCE)]
+
+    def features(self, images: np.ndarray | jax.Array) -> np.ndarray:
+        """The features below the heads: n 128, of images as for a call.
+
+        Raises:
+            ValueError: another shape.
+        """
+        parts = self._batches(images)
+        return np.concatenate([np.asarray(_features(self._graph, self._parameters, part)) for part in parts])
 
     def clip_similarity(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         """Cosines of the small CLIP, n images times k prompts."""
@@ -194,6 +206,11 @@ def _judge(
     network = nnx.merge(graph, parameters)
     items, styles, embeddings = network.heads(network.features(images))
     return jax.nn.softmax(items), jax.nn.softmax(styles), embeddings
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _features(graph: nnx.GraphDef[JudgeNetwork], parameters: nnx.State, images: jax.Array) -> jax.Array:
+    return nnx.merge(graph, parameters).features(images)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -16,6 +16,7 @@ PLACES = {
     "sample": "MODEL PROMPT...",
     "export": "MODEL",
     "explore": "GENERATOR",
+    "evaluate": "BASE UNLEARNED...",
 }
 
 
