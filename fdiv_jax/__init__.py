@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         unlearn,
         unlearn_sequence,
     )
+    from fdiv_jax.worlds import evaluate
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ _HOME = {
     "diffusion": None,
     "divergence": "fdiv_jax.divergences",
     "divergences": None,
+    "evaluate": "fdiv_jax.worlds",
     "evaluation": None,
     "load_pipeline": "fdiv_jax.pipeline",
     "nn": None,
@@ -66,6 +68,7 @@ __all__ = [
     "diffusion",
     "divergence",
     "divergences",
+    "evaluate",
     "evaluation",
     "load_pipeline",
     "nn",

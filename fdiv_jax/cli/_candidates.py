@@ -93,17 +93,22 @@ def erasures_of(
 
 
 def _names(places: Sequence[str]) -> list[str]:
-    """The last parts of the paths, as many as tell them apart."""
+    """The last parts of each path, as many as tell it from the others and from the base."""
     parts = [Path(place).parts or (place,) for place in places]
-    parts = [each[:-1] if each[-1:] == ("pipeline",) and len(each) > 1 else each for each in parts]
-    for length in range(1, max(map(len, parts), default=1) + 1):
-        names = ["/".join(each[-length:]) for each in parts]
-        if len(set(names)) == len(names) and "base" not in names:
-            return names
-    return list(places)
+    parts = [each[:-1] if each[-1] == "pipeline" and len(each) > 1 else each for each in parts]
+    names = []
+    for i, own in enumerate(parts):
+        others = [each for k, each in enumerate(parts) if k != i]
+        lengths = range(1, len(own) + 1)
+        free = (n for n in lengths if own[-n:] != ("base",) and all(own[-n:] != each[-n:] for each in others))
+        names.append("/".join(own[-next(free, len(own)) :]))
+    return names
 
 
 def _loader(word: str, base: TextToImagePipeline, loading: Loading) -> Callable[[], TextToImagePipeline]:
+    from fdiv_jax.pipeline.finding import find_model
+    from fdiv_jax.pipeline.hub import is_hub_id
+
     place = Path(word)
     run = place.is_dir() and (place / "config.json").is_file() and not (place / "model_index.json").is_file()
     if run and pipeline_directory(word) == word and not _holds_lora(place):
@@ -116,11 +121,14 @@ def _loader(word: str, base: TextToImagePipeline, loading: Loading) -> Callable[
         if pipeline_directory(word) == word and _holds_lora(place):
             return lambda: base.with_lora(place)
         own = dataclasses.replace(own, config=None, vae=None, prediction_type=None)
+        find_model(pipeline_directory(word))
         if not own.fit(pipeline_directory(word)):
             own = dataclasses.replace(own, variant=None)
         return lambda: own.load(pipeline_directory(word))
     if place.is_file() and place.suffix == ".safetensors":
         return _of_file(place, base, own)
+    if place.exists() or not is_hub_id(word):  # said before anything is drawn
+        find_model(word)
     return lambda: own.load(word)
 
 

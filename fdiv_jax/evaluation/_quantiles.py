@@ -107,5 +107,7 @@ def _root(function: Callable[[float], float]) -> float:
         high /= 16
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
+        if not low < middle < high:  # no number between them: the root is 0, or as good as
+            break
         low, high = (middle, high) if function(middle) < 0 else (low, middle)
     return (low + high) / 2

@@ -39,13 +39,15 @@ def distance_interval(distance: Distance, concepts: Sequence[Pair], level: float
 
     Source: Efron and Stein, The jackknife estimate of variance, 1981; for U-statistics Arvesen 1969.
     """
+    if all(np.array_equal(model, base) for model, base in concepts):
+        return Interval(0.0, 0.0, 0.0)  # without the rounding of a sum that cancels
     values, variance, freedom = [], 0.0, 0
     for model, base in concepts:
-        values.append(distance(_flat(model), _flat(base)))
         axis = 0 if len(model) > 1 else 1
         groups = np.array_split(np.arange(model.shape[axis]), min(_GROUPS, model.shape[axis]))
         if len(groups) < 2:
             raise ValueError("one image has no interval; expected at least two prompts or two seeds")
+        values.append(distance(_flat(model), _flat(base)))
         left = [
             distance(*(_flat(np.delete(each, group, axis)) for each in (model, base))) for group in groups
         ]

@@ -159,7 +159,8 @@ def _measure(scope: _Scope, views: Views, base: Views | None, texts: Texts, leve
     if scope.metric == "harmonic":
         return _harmonic_figure(about, count, own, other, level)
     table = _table(scope.metric, own, other, texts)
-    value = bootstrap_mean(table, level=level)
+    unchanged = scope.metric in _FROM_BASE and not np.any(table)
+    value = Interval(0.0, 0.0, 0.0) if unchanged else bootstrap_mean(table, level=level)
     if other is None or scope.metric in _FROM_BASE:
         return Figure(*about, value, **count)
     reference = _table(scope.metric, other, None, texts)

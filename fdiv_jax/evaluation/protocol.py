@@ -181,9 +181,10 @@ class Protocol:
         for each in self.sets:
             count = len(each.prompts) * len(self.seeds(each.role))
             if count < least:
+                images = "1 image" if count == 1 else f"{count} images"
                 raise ValueError(
-                    f"{each.role} {each.concept!r} has {count} image{'s' if count > 1 else ''}, too few for an "
-                    f"interval; expected {least} at least, by more prompts or more seeds"
+                    f"{each.role} {each.concept!r} has {images}, too few for an interval; expected "
+                    f"{least} at least, by more prompts or more seeds"
                 )
         erased = {prompt for each in self.of("target") for prompt in each.prompts}
         for each in self.of("retained"):

@@ -14,6 +14,7 @@ from fdiv_jax.worlds.captions import (
     phrase,
 )
 from fdiv_jax.worlds.data import load_split
+from fdiv_jax.worlds.evaluation import evaluate, with_judge
 from fdiv_jax.worlds.judge import Judge, Judgement, load_judge
 from fdiv_jax.worlds.scores import SamplingSettings, WorldScores, score_world
 from fdiv_jax.worlds.styles import STYLES, draw
@@ -32,8 +33,10 @@ __all__ = [
     "WorldScores",
     "caption",
     "draw",
+    "evaluate",
     "load_judge",
     "load_split",
     "phrase",
     "score_world",
+    "with_judge",
 ]

@@ -1,4 +1,4 @@
-"""The evaluate command: models in all their forms, what it writes and says, and one line for every mistake."""
+"""The evaluate command: models in all their forms, what it writes and says, one line for every mistake."""
 
 import json
 import re
@@ -28,7 +28,9 @@ def changed():
     from flax import nnx
 
     graph, state = nnx.split(base.unet)
-    kernel = next(v for path, v in nnx.to_flat_state(state) if "attn2" in path and path[-2:] == ("to_k", "kernel"))
+    kernel = next(
+        v for path, v in nnx.to_flat_state(state) if "attn2" in path and path[-2:] == ("to_k", "kernel")
+    )
     rank_one = np.outer(np.linspace(-1, 1, kernel.shape[0]), np.ones(kernel.shape[1]))
     kernel[...] = kernel[...] + rank_one.astype(np.float32)
     return base.replace(unet=nnx.merge(graph, state))
@@ -98,7 +100,11 @@ def test_another_run_joins_and_is_compared(place, capsys):
     compare = ("--compare", str(place / "one"), "--images", str(place / "one" / "images"))
     assert run(place, "base", "base", "--protocol", own, *compare, output="two") == 0
     lines = capsys.readouterr().out.strip().splitlines()
-    assert [line.split(":")[0] for line in lines[:-1]] == ["delta.safetensors", "sneaker", "base"]
+    assert [line.split(":")[0] for line in lines[:-1]] == [
+        "delta.safetensors",
+        "sneaker",
+        f"{place.name}/base",
+    ]
     assert not (place / "two" / "images").exists()
     assert "not kept" not in (place / "two" / "report.html").read_text()
     other = place / "other.yaml"
@@ -116,7 +122,10 @@ def test_another_run_joins_and_is_compared(place, capsys):
         (("base", "delta.safetensors"), "needs a target; name it by --target"),
         (("base", "runs/sneaker"), "no judge for this model: .* ca-2023"),
         (("base", "runs/sneaker", "--protocol", "ca-2023", "--clip", "runs"), "config.json|CLIP"),
-        (("base", "own.yaml", "--protocol", "own.yaml"), "own.yaml.* is a file, expected a diffusers directory"),
+        (
+            ("base", "own.yaml", "--protocol", "own.yaml"),
+            "own.yaml.* is a file, expected a diffusers",
+        ),
         (("base", "nowhere", "--protocol", "own.yaml"), "'nowhere': no such directory or file"),
         (("base", "base", "base", "--protocol", "own.yaml"), "named twice"),
         (("base",), "UNLEARNED"),
@@ -138,7 +147,9 @@ def test_an_unfinished_run_and_a_place_that_is_taken(place, tmp_path, capsys):
     unfinished.mkdir()
     (unfinished / "config.json").write_text('{"config": {}, "resolved": {}}')
     own = str(place / "own.yaml")
-    assert cli.main(["evaluate", str(place / "base"), str(unfinished), "--protocol", own, "--output", "x"]) == 2
+    assert (
+        cli.main(["evaluate", str(place / "base"), str(unfinished), "--protocol", own, "--output", "x"]) == 2
+    )
     assert "is not finished" in capsys.readouterr().err
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("mine")

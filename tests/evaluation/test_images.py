@@ -20,7 +20,7 @@ def pipe():
 
 @pytest.fixture(autouse=True)
 def few_at_once(monkeypatch):
-    monkeypatch.setattr(module, "_AT_ONCE", 4)
+    monkeypatch.setattr(module, "_AT_ONCE", 3)
 
 
 class Counting:
@@ -45,10 +45,10 @@ def test_images_are_the_pipelines_own_and_drawn_once(pipe, tmp_path):
     total = 2 * 3 + 3 + 2 * 2
     assert store.draw("f", counting, plan) == total
     assert store.draw("f", counting, plan) == 0
-    assert len(counting.calls) == 4
-    own = pipe(["a sneaker, photo style"] * 4, seed=[2, 1, 0, 7], steps=2, guidance=2.0)
+    assert len(counting.calls) == 5
+    own = pipe(["a sneaker, photo style"] * 3, seed=[2, 1, 0], steps=2, guidance=2.0)
     found = store.read("f", "a sneaker, photo style", (2, 1, 0))
-    np.testing.assert_array_equal(found, own[:3])
+    np.testing.assert_array_equal(found, own)
     assert len(list(tmp_path.rglob("*.png"))) == total
     memory = ImageStore(None)
     memory.draw("f", pipe, plan)
@@ -62,8 +62,8 @@ def test_a_killed_run_goes_on_and_gives_the_same_bits(pipe, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         stopped.draw("f", Counting(pipe, fail_after=2), plan)
     counting = Counting(pipe)
-    assert stopped.draw("f", counting, plan) == 13 - 8
-    assert len(counting.calls) == 2
+    assert stopped.draw("f", counting, plan) == 13 - 6
+    assert len(counting.calls) == 3
     for each in plan.sets:
         for prompt in each.prompts:
             seeds = plan.seeds(each.role)
@@ -75,7 +75,7 @@ def test_a_damaged_or_a_foreign_image_is_drawn_again(pipe, tmp_path):
     store.draw("f", pipe, plan)
     files = sorted(tmp_path.rglob("*.png"))
     kept = [file.read_bytes() for file in files]
-    files[0].write_bytes(kept[0][:-20])
+    files[0].write_bytes(kept[0][: len(kept[0]) // 2])
     files[1].write_bytes(b"")
     files[2].write_bytes(kept[3])  # the image of another place
     flipped = bytearray(kept[4])
