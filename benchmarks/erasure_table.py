@@ -2,11 +2,13 @@
 
     python -m benchmarks.erasure_table                   # all tasks; resumes by run
     python -m benchmarks.erasure_table --tasks item      # item, style, three, sequence
+    python -m benchmarks.erasure_table --tasks item --only RECE SPEED --output some.json
 
 All methods see the same anchor and retained prompts, draw their images from the same frozen model and are
 judged alike. What keeps the retained prompts: for formulas and ESD a share of each batch, for concept
 ablation and everything with a critic a squared error there (a critic that sees predictions in bulk hardly
-tells which prompt has moved), for UCE its preservation weight. Writes
+tells which prompt has moved), for UCE its preservation weight, for SalUn and EraseDiff the noise's error there,
+for SPM random text features. Writes
 benchmarks/results/erasure_table.json and .md; the runs themselves stay in the work directory.
 """
 
@@ -31,11 +33,15 @@ import tyro
 
 import fdiv_jax as fj
 from fdiv_jax.unlearning import (
+    AdversaryConfig,
     AnchorImagesConfig,
     CriticConfig,
+    EditConfig,
     Erasure,
+    LoraConfig,
     OptimiserConfig,
     PreservationConfig,
+    SaliencyConfig,
     UnlearningConfig,
 )
 from fdiv_jax.unlearning.sequence import unlearn_sequence
@@ -50,7 +56,14 @@ TASKS: dict[str, tuple[Erasure, ...]] = {
     "three": (Erasure("sneaker", "near"), Erasure("shirt", "near"), Erasure("coat", "near")),
     "sequence": tuple(Erasure(name, "superclass") for name in ITEM_NAMES if name != "bag"),
 }
-IN_SEQUENCE = ("f-DMU closed kl", "f-DMU closed squared_hellinger", "f-DMU closed pearson_chi2", "UCE")
+IN_SEQUENCE = (
+    "f-DMU closed kl",
+    "f-DMU closed squared_hellinger",
+    "f-DMU closed pearson_chi2",
+    "UCE",
+    "RECE",
+    "SPEED",
+)
 FIGURES = ("target_accuracy", "retained_items", "retained_styles")
 
 
@@ -66,6 +79,8 @@ class BenchmarkConfig:
     """Samples per step."""
     images: int = 2
     """Images per prompt for the scores."""
+    only: tuple[str, ...] = ()
+    """Methods to run, by the names in the table; empty: all of them."""
     work: Path = Path("build/erasure_table")
     output: Path = Path("benchmarks/results/erasure_table.json")
 
@@ -114,8 +129,51 @@ def methods(task: str, settings: BenchmarkConfig) -> dict[str, UnlearningConfig]
             "optimiser": OptimiserConfig(clip_norm=1.0),
         },
         "UCE": {"method": "edit"},
+        "RECE": {"method": "edit", "edit": EditConfig("rece")},
+        "SPEED": {"method": "edit", "trainable": r"\.attn2\.to_v\.", "edit": EditConfig("speed", ridge=1.0)},
+        "refinement": {"method": "edit", "edit": EditConfig("refinement")},
+        "SalUn": {
+            **_pseudo_label(base),
+            "trainable": "full",
+            "saliency": SaliencyConfig(share=0.5),
+            "preservation": PreservationConfig(1.0, "retained", "noise", surgery=False),
+        },
+        "EraseDiff": {
+            **_pseudo_label(base),
+            "trainable": r"^(?!.*(\.attn2\.|time_embedding|conv_norm_out|conv_out))",
+            "preservation": PreservationConfig(1.0, "retained", "noise", surgery=False, balance=0.1),
+        },
+        "SPM": {
+            "divergence": "kl",
+            "concepts": negative,
+            "trainable": r"\.attentions\.\d+\.",
+            "lora": LoraConfig(rank=1, alpha=1.0),
+            "preservation": PreservationConfig(10.0, "random", surgery=False),
+            "retained_share": 0.0,
+            **_at_target(base),
+        },
+        "AdvUnlearn": {
+            "divergence": "kl",
+            "concepts": negative,
+            "trainable": r"\.attn2\.",
+            "adversary": AdversaryConfig(5, "token", radius=3.0, after=settings.steps // 5),
+            "preservation": PreservationConfig(10.0, "retained", surgery=False),
+            "retained_share": 0.0,
+            **_at_target(base),
+        },
+        "f-DMU closed squared_hellinger under attack": {"adversary": AdversaryConfig(5)},
     }
+    unknown = sorted(set(settings.only) - set(rows))
+    if unknown:
+        raise ValueError(f"only {', '.join(unknown)}: no such method; expected some of {', '.join(rows)}")
+    rows = {name: changes for name, changes in rows.items() if not settings.only or name in settings.only}
     return {name: dataclasses.replace(base, **changes) for name, changes in rows.items()}
+
+
+def _pseudo_label(base: UnlearningConfig) -> JsonObject:
+    """The current model at the anchor prompt is the label of images of the target; all weights may learn."""
+    label = {"divergence": "kl", "reference": "current", "retained_share": 0.0, "learning_rate": 1e-4}
+    return {**label, **_at_target(base)}
 
 
 def _at_target(base: UnlearningConfig) -> JsonObject:
@@ -138,7 +196,7 @@ def run_task(task: str, settings: BenchmarkConfig) -> list[JsonObject]:
         for name, config in chosen.items()
     ]
     rows = {row["name"]: row for row in sweep(pipe, cells, settings.work / task, score=score, resume=True)}
-    frozen = score(pipe, chosen["UCE"])
+    frozen = score(pipe, next(iter(chosen.values())))
     table: list[JsonObject] = [
         {"task": task, "method": "(frozen)", **{k: {"mean": v, "spread": 0.0} for k, v in frozen.items()}}
     ]
@@ -158,7 +216,7 @@ def run_sequence(settings: BenchmarkConfig) -> list[JsonObject]:
     score = functools.partial(concept_scores, judge=judge, images_per_prompt=settings.images)
     rows, chosen = [], methods("sequence", settings)
     erased = [each.target for each in TASKS["sequence"]]
-    for name in IN_SEQUENCE:
+    for name in (name for name in IN_SEQUENCE if name in chosen):
         matrices = []
         for seed in settings.seeds:
             place = settings.work / "sequence" / f"{'_'.join(name.split())}-{seed}"
