@@ -5,10 +5,10 @@
     python -m benchmarks.erasure_table --tasks item --only RECE SPEED --output some.json
 
 All methods see the same anchor and retained prompts, draw their images from the same frozen model and are
-judged alike. What keeps the retained prompts: for formulas and ESD a share of each batch, for concept
-ablation and everything with a critic a squared error there (a critic that sees predictions in bulk hardly
-tells which prompt has moved), for UCE its preservation weight, for SalUn and EraseDiff the noise's error there,
-for SPM random text features. Writes
+judged alike. What keeps the retained prompts: for formulas and ESD a share of each batch; for concept
+ablation, AdvUnlearn and everything with a critic a squared error there (a critic that sees predictions in
+bulk hardly tells which prompt has moved); for SalUn and EraseDiff the noise's error there; for SPM an error
+at random text features; for UCE and RECE their preservation weight, for SPEED its constraint. Writes
 benchmarks/results/erasure_table.json and .md; the runs themselves stay in the work directory.
 """
 
