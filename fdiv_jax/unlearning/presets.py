@@ -230,7 +230,8 @@ def erasediff(target: str) -> UnlearningConfig:
     Command: fdiv-jax unlearn MODEL --preset erasediff-snoopy. Cost: 160 steps of 16 samples and 16 retained
     ones. The inner steps of the published algorithm end in a number that is subtracted from the loss and has
     no gradient: they are left out. The authors' commands for Stable Diffusion have a constant factor of 1 in
-    the place of the rule, which is `--preservation.balance None --preservation.weight 2`.
+    the place of the rule, which is `--preservation.balance None`. The weight is 2 because m / 2 is twice the
+    mean over four channels that they have.
 
     Source: Wu et al., Erasing undesirable influence in diffusion models, 2024.
     """
@@ -245,7 +246,7 @@ def erasediff(target: str) -> UnlearningConfig:
         retained_share=0.0,
         optimiser=OptimiserConfig(b2=0.999),
         preservation=PreservationConfig(
-            weight=1.0, at="retained", against="noise", surgery=False, balance=0.1
+            weight=2.0, at="retained", against="noise", surgery=False, balance=0.1
         ),
         images=AnchorImagesConfig(number=800, steps=50, sampler="ddim", guidance=7.5, at="target"),
     )

@@ -42,7 +42,8 @@ def saliency_mask(prepared: Prepared, data: AnchorData, trained: Parameters) -> 
         trained: what learns, before the first step.
     """
     plan, config = prepared.plan, prepared.config
-    batches, shown = data.everything(config.batch_size // config.accumulation)
+    # Two predictions are differentiated at once, so that half of a step's samples take its memory.
+    batches, shown = data.everything(max(1, config.batch_size // config.accumulation // 2))
     size = len(batches[0].position)
     latents = (size, *prepared.pipe.latent_shape)
     empty = prepared.pipe.sized(prepared.pipe.encode_prompts([""] * size), latents)

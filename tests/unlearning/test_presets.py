@@ -148,7 +148,13 @@ PUBLISHED = {
         "steps": 160,
         "batch_size": 16,
         "learning_rate": 1e-5,
-        "preservation": {"at": "retained", "against": "noise", "surgery": False, "balance": 0.1},
+        "preservation": {
+            "weight": 2 * 1.0,
+            "at": "retained",
+            "against": "noise",
+            "surgery": False,
+            "balance": 0.1,
+        },
     },
     "spm": {
         "anchor": "negative",
