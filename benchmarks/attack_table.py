@@ -22,7 +22,7 @@ import tyro
 import fdiv_jax as fj
 from fdiv_jax.evaluation.attacks import ATTACKS, Campaign, Curve, Drawing, Report, attack_models
 from fdiv_jax.evaluation.intervals import Interval, bootstrap_difference
-from fdiv_jax.files import JsonObject
+from fdiv_jax.files import JsonObject, keep_programs
 from fdiv_jax.unlearning import AnchorImagesConfig, UnlearningConfig, unlearn
 from fdiv_jax.worlds import load_judge
 from fdiv_jax.worlds.attack_material import judge_recogniser, real_images, real_images_without
@@ -42,13 +42,13 @@ class BenchmarkConfig:
     methods: tuple[str, ...] = tuple(METHODS)
     attacks: tuple[str, ...] = ("concept-inversion", "benign")
     seeds: tuple[int, ...] = (0, 1, 2)
-    budget: int = 200
+    budget: int = 100
     """Steps of every search."""
     images: int = 30
     """Images that the attacker has."""
-    fresh: int = 40
+    fresh: int = 20
     """Images by which success is seen."""
-    steps: int = 150
+    steps: int = 60
     """Steps of unlearning."""
     batch: int = 8
     """Samples per step of unlearning."""
@@ -66,7 +66,7 @@ def unlearned(pipe: fj.TextToImagePipeline, target: str, name: str, settings: Be
             steps=settings.steps,
             batch_size=settings.batch,
             learning_rate=1e-3,
-            images=AnchorImagesConfig(number=100, steps=12, guidance=3.0),
+            images=AnchorImagesConfig(number=60, steps=12, guidance=3.0),
             **METHODS[name],
         )
         unlearn(pipe, config, place, resume=place.exists())
@@ -160,6 +160,7 @@ def _shown(interval: JsonObject | None) -> str:
 
 def main(settings: BenchmarkConfig) -> None:
     """Run, and write what is there after every target."""
+    keep_programs()
     pipe = fj.load_pipeline("fashion")
     reports: dict[str, Report] = {}
     chosen = {name: getattr(settings, name) for name in ("budget", "images", "fresh", "steps", "batch")}

@@ -23,7 +23,7 @@ from fdiv_jax.unlearning.concepts import target_words
 from fdiv_jax.unlearning.library import known_concepts
 
 if TYPE_CHECKING:
-    from fdiv_jax.pipeline import TextToImagePipeline
+    from fdiv_jax.pipeline import Concept, TextToImagePipeline
 
 __all__ = ["attacks_named", "campaign_for"]
 
@@ -62,6 +62,8 @@ def campaign_for(
     seeds: Sequence[int],
     drawing: tuple[int, int, float, str],
     batch: tuple[int, int],
+    clip: str | None = None,
+    against: str | None = None,
 ) -> tuple[Campaign, list[str]]:
     """The campaign, and what to tell of where its images come from.
 
@@ -75,6 +77,8 @@ def campaign_for(
         budget, seeds: of the searches.
         drawing: images at fresh noise, steps, guidance, sampler.
         batch: samples per step, and in how many parts.
+        clip: a CLIP model that recognises the concept; None: the judge of the embedded world.
+        against: what CLIP tells the concept from; None: its super-class.
 
     Raises:
         ValueError: an unknown target, no classifier for this model, a folder without images, or a number out
@@ -89,7 +93,7 @@ def campaign_for(
     word = target_words(known, [erasure])[0]
     concept = known.find(target)
     name = target if concept is None else concept.name
-    recognise, recogniser = _recogniser(base, name)
+    recognise, recogniser = _recogniser(base, name, concept, clip, against)
     count, steps, guidance, sampler = drawing
     look = Drawing(tuple(range(count)), steps, guidance, sampler)
     images, told = _images(base, name, shown, folder, number, look)
@@ -113,10 +117,22 @@ def campaign_for(
     return campaign, told
 
 
-def _recogniser(base: TextToImagePipeline, target: str) -> tuple[Recogniser, str]:
+def _recogniser(
+    base: TextToImagePipeline, target: str, concept: Concept | None, clip: str | None, against: str | None
+) -> tuple[Recogniser, str]:
+    if clip is not None:
+        from fdiv_jax.evaluation import ClipScorer, concept_text
+        from fdiv_jax.evaluation.attacks import clip_recogniser
+
+        other = against or ("" if concept is None else concept.superclass)
+        if not other:
+            raise ValueError(f"--clip tells {target!r} from nothing; expected --against, such as 'a shoe'")
+        text = concept_text(target, style=concept is not None and concept.kind == "style")
+        recognise = clip_recogniser(ClipScorer.load(clip), text, concept_text(other))
+        return recognise, f"CLIP {clip}: {text!r} rather than {concept_text(other)!r}"
     if not is_world(base):
         raise ValueError(
-            f"no judge knows what {base.name or 'this model'} draws; expected a model of the world fashion"
+            f"no judge knows what {base.name or 'this model'} draws; expected --clip MODEL, or that of fashion"
         )
     from fdiv_jax.worlds import load_judge
     from fdiv_jax.worlds.attack_material import judge_recogniser

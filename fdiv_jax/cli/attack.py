@@ -19,7 +19,7 @@ __all__ = ["HELP", "Command"]
 HELP = {
     "what to attack": ("target", "with", "budget", "seeds"),
     "what the attacker has": ("images", "number"),
-    "how success is seen": ("fresh", "floor"),
+    "how success is seen": ("fresh", "floor", "clip", "against"),
     "the results": ("output", "resume"),
 }
 
@@ -61,6 +61,11 @@ class Command:
     floor: str = "upside-down"
     """The floor: a model that never knew the concept; or upside-down, the same attack on the base with the
     images turned over, which no model knows; or none."""
+    clip: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """A CLIP model, a directory or a hub id, that recognises the concept where its text fits an image better
+    than --against; for models that the judge of the embedded world does not know."""
+    against: str | None = None
+    """What CLIP tells the concept from, such as "a shoe"; by default the concept's super-class."""
     prompts: tuple[str, ...] = ()
     """Prompts that show the concept, for a target that the model does not know by name."""
     batch_size: int = 8
@@ -100,6 +105,8 @@ class Command:
                 seeds=self.seeds,
                 drawing=(self.fresh, self.steps, self.guidance, self.sampler),
                 batch=(self.batch_size, self.accumulation),
+                clip=self.clip,
+                against=self.against,
             )
             models = {name: self.loading.load(_pipeline_of(name)) for name in self.unlearned}
             own_floor = self.floor not in ("upside-down", "none")

@@ -6,7 +6,15 @@ one that never knew the concept, and judges them by images at fresh noise.
 """
 
 from fdiv_jax.evaluation.attacks.campaign import Campaign, Report, attack_models
-from fdiv_jax.evaluation.attacks.case import Attack, Case, ConceptImages, Drawing, Probe, Recogniser
+from fdiv_jax.evaluation.attacks.case import (
+    Attack,
+    Case,
+    ConceptImages,
+    Drawing,
+    Probe,
+    Recogniser,
+    clip_recogniser,
+)
 from fdiv_jax.evaluation.attacks.compression import Prune, Quantise
 from fdiv_jax.evaluation.attacks.curves import Curve, Outcome, Point, outcome
 from fdiv_jax.evaluation.attacks.embeddings import ConceptInversion, SoftPrompt
@@ -38,6 +46,7 @@ __all__ = [
     "Report",
     "SoftPrompt",
     "attack_models",
+    "clip_recogniser",
     "outcome",
 ]
 

@@ -11,11 +11,13 @@ import jax
 import numpy as np
 
 from fdiv_jax.arrays import RandomKey, StoredImages
+from fdiv_jax.evaluation.clip_score import ClipScorer
 from fdiv_jax.files import JsonObject
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.pipeline.words import find_phrase
 
 __all__ = [
+    "FIRST_SEARCH_SEED",
     "Attack",
     "Case",
     "ConceptImages",
@@ -23,10 +25,12 @@ __all__ = [
     "Probe",
     "Recogniser",
     "Tell",
+    "clip_recogniser",
     "looks",
     "replaced",
     "search_key",
     "search_seeds",
+    "settings_of",
 ]
 
 Recogniser = Callable[[StoredImages], np.ndarray]
@@ -165,14 +169,19 @@ class Attack(Protocol):
         ...
 
 
+def clip_recogniser(scorer: ClipScorer, text: str, other: str) -> Recogniser:
+    """Which images fit a text better than another, by a CLIP model: the mean is the CLIP accuracy."""
+    return lambda images: scorer.prefers(images, text, other) > 0
+
+
 def settings_of(attack: Attack) -> JsonObject:
     """The settings of an attack, for the record."""
     return dataclasses.asdict(attack)  # type: ignore[call-overload]
 
 
 def looks(budget: int) -> list[int]:
-    """The budgets at which a search is looked at: an eighth, a quarter, a half, all of it."""
-    return sorted({-(-budget // part) for part in (8, 4, 2, 1)})
+    """The budgets at which a search is looked at: a quarter, a half, all of it."""
+    return sorted({-(-budget // part) for part in (4, 2, 1)})
 
 
 def replaced(word: str, by: str, prompts: Sequence[str]) -> tuple[str, ...]:

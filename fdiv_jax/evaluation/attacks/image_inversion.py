@@ -88,7 +88,7 @@ class ImageInversion:
                 x_t = case.pipe.schedule.add_noise(clean[places], noise, jnp.full(len(places), t))
                 return _drawn(case, x_t, _captions(case, places), between(t, 0), drawing)
 
-            yield Probe(1 - strength, draw, f"strength {strength:g}")
+            yield Probe(round(1 - strength, 6), draw, f"strength {strength:g}")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class DdimInversion:
                 )
                 return _drawn(case, back, _captions(case, places), between(t, 0), drawing)
 
-            yield Probe(1 - strength, draw, f"strength {strength:g}")
+            yield Probe(round(1 - strength, 6), draw, f"strength {strength:g}")
 
 
 def _latents(case: Case) -> Latents:

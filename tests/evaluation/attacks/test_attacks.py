@@ -72,7 +72,7 @@ def test_searches_look_at_no_noise_that_they_are_judged_by():
 
 
 def test_looks_end_at_the_budget():
-    assert looks(200) == [25, 50, 100, 200]
+    assert looks(200) == [50, 100, 200]
     assert looks(1) == [1]
     assert looks(3) == [1, 2, 3]
 
