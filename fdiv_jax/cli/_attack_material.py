@@ -132,7 +132,7 @@ def _recogniser(
         return recognise, f"CLIP {clip}: {text!r} rather than {concept_text(other)!r}"
     if not is_world(base):
         raise ValueError(
-            f"no judge knows what {base.name or 'this model'} draws; expected --clip MODEL, or that of fashion"
+            f"no judge knows what {base.name or 'this model'} draws; expected --clip MODEL, or fashion"
         )
     from fdiv_jax.worlds import load_judge
     from fdiv_jax.worlds.attack_material import judge_recogniser
