@@ -81,12 +81,8 @@ def campaign_for(
         against: what CLIP tells the concept from; None: its super-class.
 
     Raises:
-        ValueError: an unknown target, no classifier for this model, a folder without images, or a number out
-            of range.
+        ValueError: an unknown target, no classifier for this model, or a folder without images.
     """
-    for name, value in (("budget", budget), ("number", number), ("fresh", drawing[0])):
-        if value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}")
     known = known_concepts(base.concepts)
     erasure = Erasure(target, "empty", tuple(prompts))
     shown = [pair.target for pair in resolve_all(known, [erasure])]

@@ -91,6 +91,11 @@ class Command:
         if not self.unlearned:
             raise ValueError("no unlearned model given; expected at least one, such as a run directory")
         attacks = attacks_named(self.with_)
+        for name in ("budget", "number", "fresh", "steps", "batch_size", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"--accumulation {self.accumulation}, expected a divisor of {self.batch_size}")
         console = Console(stderr=True)
         with console.waiting(f"loading {self.base}"):
             base = self.loading.load(self.base)
