@@ -19,6 +19,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 _BLOCK = re.compile(
+    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?"
     r"^(?P<indent> *)(?P<fence>`{3,})(?P<language>\w*)[^\n]*\n(?P<text>.*?)^ *(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
@@ -26,18 +27,27 @@ _LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
 
 
 class Block(NamedTuple):
-    """A fenced block: its language, its text, and the line that it begins on."""
+    """A fenced block: its language, its text, the line that it begins on, and why it is not run if it is not.
+
+    A block is not run after a line `<!-- not run: REASON -->`; its names are looked up all the same.
+    """
 
     language: str
     text: str
     line: int
+    not_run: str = ""
 
 
 def blocks(page: Path, language: str = "") -> list[Block]:
     """The fenced blocks of a page, of one language or of all."""
     text = page.read_text(encoding="utf-8")
     found = [
-        Block(each["language"], each["text"], text.count("\n", 0, each.start()) + 1)
+        Block(
+            each["language"],
+            each["text"],
+            text.count("\n", 0, each.start("fence")) + 1,
+            each["reason"] or "",
+        )
         for each in _BLOCK.finditer(text)
     ]
     return [block for block in found if not language or block.language == language]

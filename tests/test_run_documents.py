@@ -25,6 +25,8 @@ _PRINTS = re.compile(r"# -> (.*)$", re.MULTILINE)
 def run(page, names):
     """Run the blocks of a page one after the other, as a reader would."""
     for block in blocks(page, "python"):
+        if block.not_run:
+            continue
         told = io.StringIO()
         place = f"{page.name}, line {block.line}"
         with contextlib.redirect_stdout(told):
@@ -73,6 +75,7 @@ def test_quick_pages_run(page, place):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:remat .* is left out")  # what a page does for a GPU
 @pytest.mark.parametrize("page", [p for p in WITH_PYTHON if named(p) not in QUICK + WHOLE], ids=named)
 def test_pages_run(page, place, short_runs):
     if page.name == "own_model.md":
@@ -101,3 +104,16 @@ def test_what_a_page_says_it_prints_is_compared(tmp_path):
         run(page, {})
     page.write_text(page.read_text().replace("-> 3", "-> 2"))
     run(page, {})
+
+
+def test_few_blocks_are_not_run():
+    left = [f"{named(p)}: {block.not_run}" for p in PAGES for block in blocks(p, "python") if block.not_run]
+    assert len(left) <= 2, left
+
+
+def test_a_block_that_is_not_run_says_so(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- not run: costs the earth -->\n```python\n1 / 0\n```\n\n```python\n2 / 0\n```\n")
+    assert [(block.line, block.not_run) for block in blocks(page)] == [(2, "costs the earth"), (6, "")]
+    with pytest.raises(ZeroDivisionError):
+        run(page, {})
