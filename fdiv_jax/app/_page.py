@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from fdiv_jax.app import explorer, gallery
 from fdiv_jax.app.links import LONGEST, View
@@ -40,8 +40,13 @@ def theme() -> gr.themes.Base:
     return made.set(
         body_background_fill="#f6f7f9",
         body_background_fill_dark="#0d1117",
+        block_background_fill="#ffffff",
+        block_background_fill_dark="#151a21",
+        block_border_color="#e2e6ea",
+        block_border_color_dark="#262d36",
+        border_color_primary_dark="#262d36",
         input_background_fill="#ffffff",
-        input_background_fill_dark="#151a21",
+        input_background_fill_dark="#0d1117",
         button_primary_background_fill="#1f5fa8",
         button_primary_background_fill_hover="#184d8a",
         button_primary_background_fill_dark="#2f6fb8",

@@ -78,9 +78,10 @@ def explore(text: str, against: str = "") -> Explored:
         first, *others = sections_of(facts[0])
         told = [replace(first, title="Curvature and symmetry"), *others]
         details = "".join(_section(section) for section in told)
+    formulas = "".join(_formulas(each, place) for place, each in enumerate(facts))
     return Explored(
         "".join(_summary(each, place) for place, each in enumerate(facts)),
-        "".join(_formulas(each, place) for place, each in enumerate(facts)),
+        f'<div class="fx-both">{formulas}</div>',
         "".join(_row(title, names, both) for title, names in _ROWS),
         details,
     )
@@ -114,7 +115,8 @@ def _tiles(facts: JsonObject) -> Iterator[tuple[str, str]]:
         return
     yield "far samples", tails["class"]
     yield "bounded by", tails["bounded_by"] or "∞"
-    yield "stable step × k", _infinite(short(step["on_the_way"]))
+    longest = step["on_the_way"]
+    yield "stable step × k", _infinite(longest if isinstance(longest, str) else f"{longest:.3g}")
     if near:
         yield "nearest", near[0]["name"]
 

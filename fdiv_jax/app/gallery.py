@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from html import escape
@@ -11,6 +10,7 @@ import numpy as np
 
 from fdiv_jax.app.charts import descent_chart
 from fdiv_jax.app.runs import Sight
+from fdiv_jax.pages import png_source
 
 __all__ = ["show"]
 
@@ -30,10 +30,11 @@ def show(sight: Sight) -> str:
         return f'<div class="fx-message" role="alert">{escape(sight.message)}</div>'
     done = 100 if sight.phase in ("judging", "done") else round(100 * len(sight.m) / max(1, sight.total))
     message = f' · <span class="fx-note">{escape(sight.message)}</span>' if sight.message else ""
+    chart = descent_chart(sight.m, sight.total) if sight.m else ""
     return (
         f'<section class="fx-run" data-phase="{sight.phase}"><h3>{_NAMES[sight.phase]}{message}</h3>'
         f'<div class="fx-bar"><i style="width:{done}%"></i></div>'
-        f"{_counts(sight)}{_images(sight)}{descent_chart(sight.m, sight.total) if sight.m else ''}</section>"
+        f'{_counts(sight)}<div class="fx-live">{_images(sight)}<div>{chart}</div></div></section>'
     )
 
 
@@ -87,4 +88,4 @@ def _source(image: np.ndarray) -> str:
 
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return png_source(file.getvalue())

@@ -85,15 +85,15 @@ def start(host: str, port: int, home: Path) -> Any:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(home / "served")
     try:
-        import gradio
+        import gradio  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise NotImplementedError("the page needs the package gradio: pip install 'fdiv-jax[app]'") from None
-    from starlette.middleware import Middleware
+    from starlette.middleware import Middleware  # pyright: ignore[reportMissingImports]
 
     from fdiv_jax.app._page import CSS, page, theme
     from fdiv_jax.app.runs import Studio
 
-    blocks: gradio.Blocks = page(Studio(home / "runs"))
+    blocks = page(Studio(home / "runs"))
     blocks.queue(max_size=64, api_open=False)
     blocks.launch(
         server_name=host,

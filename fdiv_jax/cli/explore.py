@@ -86,9 +86,11 @@ def _show(console: "Console", section: "Section") -> None:
 
 def _text(line: "Line", parts: "Sequence[Line | Grid]") -> str:
     """The text of a line; the conditions of formulas stand in one column."""
+    from fdiv_jax.explore import Grid
+
     if not line.where:
         return line.text
-    width = max(len(part.text) for part in parts if getattr(part, "where", ""))
+    width = max(len(part.text) for part in parts if not isinstance(part, Grid) and part.where)
     return f"{line.text:<{width}}   {line.where}"
 
 

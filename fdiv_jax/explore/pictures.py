@@ -75,7 +75,7 @@ class Subject:
                 yield divergence(name), line
 
 
-def style(**settings: Any) -> dict[str, Any]:
+def style(**settings: Any) -> Any:
     """Settings of matplotlib under which the panels look as they should."""
     return {
         "font.size": 9,
@@ -317,7 +317,7 @@ def _phases(subject: Subject, axis: Axes) -> None:
             )
             axis.barh(-row, end - begin, left=begin, height=0.62, color=colour, alpha=alpha, lw=0)
             text = _phase_name(part["fastest"], winner, end - begin)
-            inside = {"color": subject.colours.ink} if winner in own else {}
+            inside: Any = {"color": subject.colours.ink} if winner in own else {}
             axis.text((begin + end) / 2, -row, text, ha="center", va="center", fontsize=7.5, **inside)
     if own.get(subject.d.name):
         critical = math.log10(2 * float(subject.d.curvature))

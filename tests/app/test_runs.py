@@ -11,24 +11,10 @@ from fdiv_jax.app import gallery, runs
 from fdiv_jax.app.runs import MOST_STEPS, Request, Sight, Studio
 from fdiv_jax.checkpoints import load_lora
 from fdiv_jax.worlds.erasure_scores import ErasureCounts
-from tests.tiny import tiny_pipeline
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*prompts are cut to")  # of the tiny tokenizer
 
 COUNTS = ErasureCounts(3, 4, 5, 6)
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    """Runs of a model that takes no time, without a judge."""
-    pipe = tiny_pipeline(latent=4)
-    monkeypatch.setattr(runs, "_pipeline", lambda: pipe)
-    monkeypatch.setattr(runs, "_counted", lambda pipeline, target: COUNTS)
-    monkeypatch.setattr(runs, "_counts", lambda target: COUNTS)
-    monkeypatch.setattr(runs, "_RANK", 2)
-    monkeypatch.setattr(runs, "_IMAGES", 2)
-    monkeypatch.setattr(runs, "_BATCH", 2)
-    return pipe
-
-
 REQUEST = Request("sneaker", "near", "kl", 3)
 
 
@@ -140,7 +126,7 @@ def test_the_card_escapes_what_it_shows():
 
 
 @pytest.mark.slow
-def test_the_world_forgets_a_sneaker(tmp_path):
+def test_the_world_forgets_a_sneaker(tmp_path, monkeypatch):
     """A whole run as the page makes it: the judge no longer sees the target, and sees the rest."""
     begun = time.process_time()
     last = list(Studio(tmp_path).run(Request("sneaker", "near", "squared_hellinger", 60), threading.Event()))[
