@@ -12,7 +12,7 @@ from tests.tiny import tiny_pipeline
 COUNTS = ErasureCounts(3, 4, 5, 6)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tiny():
     """Runs are of a model that takes no time, without a judge."""
     pipe = tiny_pipeline(latent=4)
@@ -25,7 +25,7 @@ def tiny():
         yield pipe
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(tiny, tmp_path_factory):
     """The address of the page."""
     pytest.importorskip("gradio", reason="the extra `app` is not installed")
