@@ -12,8 +12,8 @@ from fdiv_jax.worlds.erasure_scores import ErasureCounts
 
 @pytest.mark.slow
 def test_the_world_forgets_a_sneaker(tmp_path, monkeypatch):
-    """m falls to less than half. Measured with the judge, which takes longer: after 60 steps it sees a sneaker in
-    0 of 20 images, and in 45 of 45 others what was asked for."""
+    """m falls to less than half. With the judge, which takes longer: after 60 steps it sees a sneaker in 0
+    of 20 images, and in 45 of 45 others what was asked for."""
     counts = ErasureCounts(3, 4, 5, 6)
     monkeypatch.setattr(runs, "_counted", lambda pipeline, target: counts)
     monkeypatch.setattr(runs, "_counts", lambda target: counts)
