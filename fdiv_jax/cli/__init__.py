@@ -37,6 +37,8 @@ COMMANDS = {
     "unlearn": "remove a concept from a model",
 }
 
+_HEAVY = ("advise", "app", "attack", "evaluate", "reproduce", "sample", "sweep", "unlearn")
+"""Commands that run networks here."""
 _LONGEST = 4000
 """Characters of a complaint, at most."""
 _USER_ERRORS = (ValueError, TypeError, NotImplementedError, OSError)
@@ -63,8 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"the commands are: {', '.join(COMMANDS)}"
         return _fail(f"no command {name!r}; {hint}")
+    from fdiv_jax.cli._pages import ask_for_large_pages
     from fdiv_jax.files import keep_programs
 
+    if argv is None and name in _HEAVY:
+        ask_for_large_pages()
     keep_programs()
     return _guarded(lambda: _run(name, rest))
 

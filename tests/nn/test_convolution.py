@@ -10,11 +10,12 @@ from fdiv_jax.nn.convolution import conv_general_dilated
 
 AXES = ("NHWC", "HWIO", "NHWC")
 SHAPES = [  # n h w inputs; k; outputs; strides; padding
-    ((1, 4, 4, 6), 3, 8, (1, 1), ((1, 1), (1, 1))),
-    ((2, 2, 3, 5), 3, 9, (1, 1), ((1, 1), (1, 1))),
+    ((1, 4, 4, 6), 3, 12, (1, 1), ((1, 1), (1, 1))),
+    ((2, 2, 2, 5), 3, 9, (1, 1), ((1, 1), (1, 1))),
+    ((16, 1, 4, 2), 3, 2, (1, 1), ((1, 1), (1, 1))),
     ((1, 3, 5, 2), 3, 16, (1, 1), ((0, 1), (2, 0))),
     ((1, 4, 4, 3), 5, 12, (1, 1), ((2, 2), (2, 2))),
-    ((1, 4, 4, 6), 2, 8, (1, 1), ((0, 0), (0, 0))),
+    ((1, 4, 4, 6), 2, 12, (1, 1), ((0, 0), (0, 0))),
     ((1, 4, 4, 6), 1, 8, (1, 1), ((0, 0), (0, 0))),  # these are left to XLA
     ((1, 4, 4, 6), 3, 8, (2, 2), ((0, 1), (0, 1))),
     ((2, 8, 8, 6), 3, 8, (1, 1), ((1, 1), (1, 1))),
@@ -69,7 +70,7 @@ def backward(function, x, kernel):
 
 def test_the_kernel_is_turned_around_only_where_the_map_is_large_or_the_device_another():
     ours, _ = pair((1, 1), ((1, 1), (1, 1)))
-    small, large = case((1, 4, 4, 6), 3, 8), case((2, 8, 8, 6), 3, 8)
+    small, large = case((1, 4, 4, 6), 3, 12), case((2, 8, 8, 6), 3, 8)
     assert "rev[" not in backward(ours, *small[:2])
     assert "rev[" in backward(ours, *large[:2])
     with traced_for("tpu"):
@@ -79,7 +80,7 @@ def test_the_kernel_is_turned_around_only_where_the_map_is_large_or_the_device_a
 
 
 def test_half_precision_stays():
-    x, kernel, *_ = case((1, 4, 4, 6), 3, 8, jnp.bfloat16)
+    x, kernel, *_ = case((1, 4, 4, 6), 3, 12, jnp.bfloat16)
     ours, xla = pair((1, 1), ((1, 1), (1, 1)))
     got, expected = (jax.grad(lambda x, f=f: f(x, kernel).astype(jnp.float32).sum())(x) for f in (ours, xla))
     assert got.dtype == jnp.bfloat16
