@@ -135,6 +135,14 @@ class Studio:
     def __init__(self, home: Path, waiting: int = 8):
         """home: an own directory for the files of the runs; waiting: how many may be asked for at once."""
         self._home, self._turns = home, Turns(waiting)
+        self._work: _Work | None = None
+        self._closed = threading.Event()
+
+    def close(self, patience: float = 30.0) -> None:
+        """End the run that goes on, and wait for it, `patience` seconds at most; no other one begins."""
+        self._closed.set()
+        if self._work is not None:
+            self._work.end(patience)
 
     def run(self, request: Request, stop: threading.Event) -> Iterator[Sight]:
         """Wait for the turn, unlearn, judge; it ends early when `stop` is set or the iterator is closed."""
@@ -146,13 +154,14 @@ class Studio:
             return
         work = _Work(config, stop, self._home)
         try:
-            while ahead := ticket.ahead:
-                if stop.is_set():
+            while (ahead := ticket.ahead) or self._closed.is_set():
+                if stop.is_set() or self._closed.is_set():
                     yield Sight("stopped", "Stopped before it began.")
                     return
                 line = "One run is" if ahead == 1 else f"{ahead} runs are"
                 yield Sight("waiting", f"{line} before yours, which then starts by itself.")
                 time.sleep(0.3)
+            self._work = work
             work.start(ticket.leave)
             yield from work.sights()
         finally:  # also where the iterator is closed
@@ -170,12 +179,20 @@ class _Work:
         self._sight = Sight("starting", "Drawing the frozen model's images …", total=config.steps)
         self._seen = self._began = time.monotonic()
         self.started = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._then: Callable[[], None] = lambda: None
+
+    def end(self, patience: float) -> None:
+        """Stop, and wait for the thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(patience)
 
     def start(self, then: Callable[[], None]) -> None:
         """Begin; `then` is called when the thread ends."""
-        self.started = True
+        self.started, self._then = True, then
         self._seen = self._began = time.monotonic()
-        threading.Thread(target=self._run, args=(then,), daemon=True).start()
+        self._thread.start()
 
     def sights(self) -> Iterator[Sight]:
         """What is known, whenever something new is, to the end."""
@@ -208,7 +225,7 @@ class _Work:
         now = time.monotonic()
         return self._stop.is_set() or now - self._seen > _UNSEEN or now - self._began > _LONGEST_RUN
 
-    def _run(self, then: Callable[[], None]) -> None:
+    def _run(self) -> None:
         from fdiv_jax.unlearning.preemption import Preempted
 
         try:
@@ -221,7 +238,7 @@ class _Work:
             self.tell(phase="refused", message="The run failed; the server's log says how.")
             raise
         finally:
-            then()
+            self._then()
 
     def _unlearn(self) -> None:
         from fdiv_jax.unlearning import unlearn

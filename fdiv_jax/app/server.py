@@ -7,7 +7,10 @@ import re
 import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fdiv_jax.app.runs import Studio
 
 __all__ = ["OwnOnly", "serve", "start"]
 
@@ -75,7 +78,7 @@ def _cleaned(send: Callable[[Message], Awaitable[None]]) -> Callable[[Message], 
     return cleaned
 
 
-def start(host: str, port: int, home: Path) -> Any:
+def start(host: str, port: int, home: Path) -> tuple[Any, Studio]:
     """Serve the page, with the files of its runs in `home`; gives gradio's Blocks once it is up.
 
     Raises:
@@ -93,7 +96,8 @@ def start(host: str, port: int, home: Path) -> Any:
     from fdiv_jax.app._page import CSS, page, theme
     from fdiv_jax.app.runs import Studio
 
-    blocks = page(Studio(home / "runs"))
+    studio = Studio(home / "runs")
+    blocks = page(studio)
     blocks.queue(max_size=64, api_open=False)
     blocks.launch(
         server_name=host,
@@ -110,7 +114,7 @@ def start(host: str, port: int, home: Path) -> Any:
         prevent_thread_lock=True,
         app_kwargs={"middleware": [Middleware(OwnOnly)], "docs_url": None, "redoc_url": None},
     )
-    return blocks
+    return blocks, studio
 
 
 def serve(host: str = "127.0.0.1", port: int = 7860) -> None:
@@ -121,6 +125,9 @@ def serve(host: str = "127.0.0.1", port: int = 7860) -> None:
         OSError: the port is taken.
     """
     with tempfile.TemporaryDirectory(prefix="fdiv-jax-app-") as home:
-        blocks = start(host, port, Path(home))
+        blocks, studio = start(host, port, Path(home))
         print(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}   (Ctrl+C ends it)", flush=True)
-        blocks.block_thread()
+        try:
+            blocks.block_thread()
+        finally:
+            studio.close()

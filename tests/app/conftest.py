@@ -34,6 +34,7 @@ def served(tiny, tmp_path_factory):
     with contextlib.closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    blocks = start("127.0.0.1", port, tmp_path_factory.mktemp("served"))
+    blocks, studio = start("127.0.0.1", port, tmp_path_factory.mktemp("served"))
     yield f"http://127.0.0.1:{port}"
+    studio.close()
     blocks.close()

@@ -18,6 +18,7 @@ COUNTS = ErasureCounts(3, 4, 5, 6)
 REQUEST = Request("sneaker", "near", "kl", 3)
 
 
+@pytest.mark.slow
 def test_a_run_from_beginning_to_end(tiny, tmp_path):
     sights = list(Studio(tmp_path).run(REQUEST, threading.Event()))
     last = sights[-1]
@@ -45,6 +46,7 @@ def test_a_run_from_beginning_to_end(tiny, tmp_path):
     assert gallery.show(last).count("<img") == 20
 
 
+@pytest.mark.slow
 def test_a_run_is_stopped_and_the_next_one_begins(tiny, tmp_path):
     studio, first, second = Studio(tmp_path), threading.Event(), threading.Event()
     running = studio.run(Request("sneaker", "near", "kl", MOST_STEPS), first)
@@ -59,6 +61,7 @@ def test_a_run_is_stopped_and_the_next_one_begins(tiny, tmp_path):
     assert [each.phase for each in waiting][-1] == "done"
 
 
+@pytest.mark.slow
 def test_a_run_that_nobody_looks_at_ends_by_itself(tiny, tmp_path, monkeypatch):
     studio = Studio(tmp_path)
     left = studio.run(Request("sneaker", "near", "kl", MOST_STEPS), threading.Event())
@@ -75,6 +78,7 @@ def test_a_run_that_nobody_looks_at_ends_by_itself(tiny, tmp_path, monkeypatch):
     assert list(forgotten)[-1].phase == "stopped"
 
 
+@pytest.mark.slow
 def test_who_is_tired_of_waiting_leaves_the_line(tiny, tmp_path):
     studio, stop = Studio(tmp_path, waiting=2), threading.Event()
     running = studio.run(Request("sneaker", "near", "kl", MOST_STEPS), threading.Event())
@@ -90,6 +94,18 @@ def test_who_is_tired_of_waiting_leaves_the_line(tiny, tmp_path):
     assert next(again).phase == "waiting"
     running.close()
     assert list(again)[-1].phase == "done"
+
+
+@pytest.mark.slow
+def test_a_studio_that_closes_ends_its_run_and_begins_no_other(tiny, tmp_path):
+    studio = Studio(tmp_path)
+    running = studio.run(Request("sneaker", "near", "kl", MOST_STEPS), threading.Event())
+    next(running)
+    before = threading.active_count()
+    studio.close()
+    assert threading.active_count() < before
+    assert list(running)[-1].phase == "stopped"
+    assert [each.phase for each in studio.run(REQUEST, threading.Event())] == ["stopped"]
 
 
 @pytest.mark.parametrize(
