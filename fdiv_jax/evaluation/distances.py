@@ -164,7 +164,7 @@ def _frechet(between: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
 
 def _triangle(a: np.ndarray) -> np.ndarray:
     """A matrix with the same A' A and no more rows than columns."""
-    return np.linalg.qr(a, mode="r") if len(a) > a.shape[1] else a
+    return np.asarray(np.linalg.qr(a, mode="r")) if len(a) > a.shape[1] else a
 
 
 def _root_of(covariance: np.ndarray) -> np.ndarray:

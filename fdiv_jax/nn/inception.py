@@ -17,7 +17,6 @@ from fdiv_jax.arrays import Embeddings, FeatureMap, Images
 __all__ = ["InceptionV3"]
 
 _EPSILON = 1e-3
-_ONES, _SAME = (1, 1), ((1, 1), (1, 1))
 
 
 class FrozenBatchNorm(nnx.Module):
@@ -47,16 +46,16 @@ class ConvUnit(nnx.Module):
         rngs: nnx.Rngs,
         *,
         stride: int = 1,
-        padding: int | tuple[int, int] = 0,
+        same: bool = False,
     ):
-        """Random parameters."""
-        height, width = (padding, padding) if isinstance(padding, int) else padding
+        """Random parameters; `same` keeps the resolution."""
+        window = (size, size) if isinstance(size, int) else size
         self.conv = nnx.Conv(
             inputs,
             outputs,
-            (size, size) if isinstance(size, int) else size,
+            window,
             strides=(stride, stride),
-            padding=((height, height), (width, width)),
+            padding=[(side // 2, side // 2) for side in window] if same else "VALID",
             use_bias=False,
             rngs=rngs,
         )
@@ -74,10 +73,10 @@ class InceptionA(nnx.Module):
         """Random parameters; `pooled` is the width of the pool's branch."""
         self.branch1x1 = ConvUnit(inputs, 64, 1, rngs)
         self.branch5x5_1 = ConvUnit(inputs, 48, 1, rngs)
-        self.branch5x5_2 = ConvUnit(48, 64, 5, rngs, padding=2)
+        self.branch5x5_2 = ConvUnit(48, 64, 5, rngs, same=True)
         self.branch3x3dbl_1 = ConvUnit(inputs, 64, 1, rngs)
-        self.branch3x3dbl_2 = ConvUnit(64, 96, 3, rngs, padding=1)
-        self.branch3x3dbl_3 = ConvUnit(96, 96, 3, rngs, padding=1)
+        self.branch3x3dbl_2 = ConvUnit(64, 96, 3, rngs, same=True)
+        self.branch3x3dbl_3 = ConvUnit(96, 96, 3, rngs, same=True)
         self.branch_pool = ConvUnit(inputs, pooled, 1, rngs)
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
@@ -94,7 +93,7 @@ class InceptionB(nnx.Module):
         """Random parameters."""
         self.branch3x3 = ConvUnit(inputs, 384, 3, rngs, stride=2)
         self.branch3x3dbl_1 = ConvUnit(inputs, 64, 1, rngs)
-        self.branch3x3dbl_2 = ConvUnit(64, 96, 3, rngs, padding=1)
+        self.branch3x3dbl_2 = ConvUnit(64, 96, 3, rngs, same=True)
         self.branch3x3dbl_3 = ConvUnit(96, 96, 3, rngs, stride=2)
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
@@ -108,16 +107,16 @@ class InceptionC(nnx.Module):
 
     def __init__(self, inputs: int, middle: int, rngs: nnx.Rngs):
         """Random parameters; `middle` is the width inside the branches."""
-        across, down = {"size": (1, 7), "padding": (0, 3)}, {"size": (7, 1), "padding": (3, 0)}
+        across, down = (1, 7), (7, 1)
         self.branch1x1 = ConvUnit(inputs, 192, 1, rngs)
         self.branch7x7_1 = ConvUnit(inputs, middle, 1, rngs)
-        self.branch7x7_2 = ConvUnit(middle, middle, rngs=rngs, **across)
-        self.branch7x7_3 = ConvUnit(middle, 192, rngs=rngs, **down)
+        self.branch7x7_2 = ConvUnit(middle, middle, across, rngs, same=True)
+        self.branch7x7_3 = ConvUnit(middle, 192, down, rngs, same=True)
         self.branch7x7dbl_1 = ConvUnit(inputs, middle, 1, rngs)
-        self.branch7x7dbl_2 = ConvUnit(middle, middle, rngs=rngs, **down)
-        self.branch7x7dbl_3 = ConvUnit(middle, middle, rngs=rngs, **across)
-        self.branch7x7dbl_4 = ConvUnit(middle, middle, rngs=rngs, **down)
-        self.branch7x7dbl_5 = ConvUnit(middle, 192, rngs=rngs, **across)
+        self.branch7x7dbl_2 = ConvUnit(middle, middle, down, rngs, same=True)
+        self.branch7x7dbl_3 = ConvUnit(middle, middle, across, rngs, same=True)
+        self.branch7x7dbl_4 = ConvUnit(middle, middle, down, rngs, same=True)
+        self.branch7x7dbl_5 = ConvUnit(middle, 192, across, rngs, same=True)
         self.branch_pool = ConvUnit(inputs, 192, 1, rngs)
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
@@ -136,8 +135,8 @@ class InceptionD(nnx.Module):
         self.branch3x3_1 = ConvUnit(inputs, 192, 1, rngs)
         self.branch3x3_2 = ConvUnit(192, 320, 3, rngs, stride=2)
         self.branch7x7x3_1 = ConvUnit(inputs, 192, 1, rngs)
-        self.branch7x7x3_2 = ConvUnit(192, 192, (1, 7), rngs, padding=(0, 3))
-        self.branch7x7x3_3 = ConvUnit(192, 192, (7, 1), rngs, padding=(3, 0))
+        self.branch7x7x3_2 = ConvUnit(192, 192, (1, 7), rngs, same=True)
+        self.branch7x7x3_3 = ConvUnit(192, 192, (7, 1), rngs, same=True)
         self.branch7x7x3_4 = ConvUnit(192, 192, 3, rngs, stride=2)
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
@@ -151,16 +150,16 @@ class InceptionE(nnx.Module):
 
     def __init__(self, inputs: int, pool: Callable[[FeatureMap], FeatureMap], rngs: nnx.Rngs):
         """Random parameters; `pool` keeps the size."""
-        across, down = {"size": (1, 3), "padding": (0, 1)}, {"size": (3, 1), "padding": (1, 0)}
+        across, down = (1, 3), (3, 1)
         self.pool = pool
         self.branch1x1 = ConvUnit(inputs, 320, 1, rngs)
         self.branch3x3_1 = ConvUnit(inputs, 384, 1, rngs)
-        self.branch3x3_2a = ConvUnit(384, 384, rngs=rngs, **across)
-        self.branch3x3_2b = ConvUnit(384, 384, rngs=rngs, **down)
+        self.branch3x3_2a = ConvUnit(384, 384, across, rngs, same=True)
+        self.branch3x3_2b = ConvUnit(384, 384, down, rngs, same=True)
         self.branch3x3dbl_1 = ConvUnit(inputs, 448, 1, rngs)
-        self.branch3x3dbl_2 = ConvUnit(448, 384, 3, rngs, padding=1)
-        self.branch3x3dbl_3a = ConvUnit(384, 384, rngs=rngs, **across)
-        self.branch3x3dbl_3b = ConvUnit(384, 384, rngs=rngs, **down)
+        self.branch3x3dbl_2 = ConvUnit(448, 384, 3, rngs, same=True)
+        self.branch3x3dbl_3a = ConvUnit(384, 384, across, rngs, same=True)
+        self.branch3x3dbl_3b = ConvUnit(384, 384, down, rngs, same=True)
         self.branch_pool = ConvUnit(inputs, 192, 1, rngs)
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
@@ -184,7 +183,7 @@ class InceptionV3(nnx.Module):
         """A network with random parameters."""
         self.Conv2d_1a_3x3 = ConvUnit(3, 32, 3, rngs, stride=2)
         self.Conv2d_2a_3x3 = ConvUnit(32, 32, 3, rngs)
-        self.Conv2d_2b_3x3 = ConvUnit(32, 64, 3, rngs, padding=1)
+        self.Conv2d_2b_3x3 = ConvUnit(32, 64, 3, rngs, same=True)
         self.Conv2d_3b_1x1 = ConvUnit(64, 80, 1, rngs)
         self.Conv2d_4a_3x3 = ConvUnit(80, 192, 3, rngs)
         self.Mixed_5b = InceptionA(192, 32, rngs)
@@ -223,11 +222,11 @@ def _joined(*branches: FeatureMap) -> FeatureMap:
 
 def average(x: FeatureMap) -> FeatureMap:
     """3 x 3 means that keep the size, of the pixels inside the image only."""
-    return nnx.avg_pool(x, (3, 3), strides=_ONES, padding=_SAME, count_include_pad=False)
+    return nnx.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
 
 
 def largest(x: FeatureMap) -> FeatureMap:
-    return nnx.max_pool(x, (3, 3), strides=_ONES, padding=_SAME)
+    return nnx.max_pool(x, (3, 3), padding="SAME")
 
 
 def _halved(x: FeatureMap) -> FeatureMap:
