@@ -6,7 +6,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from fdiv_jax.arrays import Figures, Masks, Parameters, Predictions, RandomKey, Scalar
 from fdiv_jax.nn import Text, TextConditioning
@@ -79,11 +78,16 @@ def balance_factor(balance: float, gradient: Parameters, prior: Parameters) -> S
     optimization made easy: a simple first-order approach, 2022 (there the inner product is not divided by the
     prior's norm).
     """
-    inner = optax.tree.vdot(gradient, prior)
-    squares = optax.tree.vdot(gradient, gradient), optax.tree.vdot(prior, prior)
-    norm = jnp.sqrt(jnp.maximum(squares[0] * squares[1], jnp.finfo(inner.dtype).tiny))
+    inner = _inner(gradient, prior)
+    squares = _inner(gradient, gradient), _inner(prior, prior)
+    norm = jnp.maximum(jnp.sqrt(squares[0]) * jnp.sqrt(squares[1]), jnp.finfo(inner.dtype).tiny)
     cosine = jnp.where(squares[1] > 1e-10 * squares[0], inner / norm, 0.0)
     return jnp.maximum(balance - cosine, 0.0)
+
+
+def _inner(one: Parameters, other: Parameters) -> Scalar:
+    """The inner product over all tensors."""
+    return jnp.sum(jnp.stack([jnp.vdot(value, other[name]) for name, value in one.items()]))
 
 
 def random_prior(batch: Batch, key: RandomKey) -> Prior:

@@ -258,7 +258,7 @@ def apply_update(
     gradient = _within(state.mask, gradient)
     optimiser = make_optimiser(plan.optimiser, 0.0, plan.steps)  # the learning rate is in its state
     changes, moments = optimiser.update(gradient, state.optimiser, state.trained)
-    changes = _within(state.mask, changes)  # weight decay comes without a gradient
+    changes = _within(state.mask, cast(Parameters, changes))  # weight decay comes without a gradient
     trained = cast(Parameters, optax.apply_updates(state.trained, changes))
     average = state.average
     if plan.optimiser.ema is not None:
