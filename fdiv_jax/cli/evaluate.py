@@ -23,6 +23,7 @@ HELP = {
 }
 
 _INCEPTION = "inception-v3 ("
+_AT_TARGET = ("ua", "clip_score", "clip_accuracy")
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,19 @@ class Command:
 
 
 def lines_of(evaluation: "Evaluation") -> list[str]:
-    """One line per model: its figures over whole roles, with intervals and the base's value."""
+    """One line per model: its main figures, with intervals and the base's value."""
     return [f"{name}: {_line(each)}" for name, each in evaluation.models.items()]
 
 
 def _line(model: "Evaluated") -> str:
-    return "; ".join(_figure(figure) for figure in model.figures if not figure.concept)
+    return "; ".join(_figure(figure) for figure in model.figures if _told(figure))
+
+
+def _told(figure: "Figure") -> bool:
+    """What fits a line: accuracies, CLIP at the target, and what happened to what was to stay."""
+    if figure.concept or figure.role == "anchor":
+        return False
+    return not figure.role or figure.role == "retained" or figure.metric in _AT_TARGET
 
 
 def _figure(figure: "Figure") -> str:

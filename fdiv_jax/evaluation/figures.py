@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -133,7 +133,12 @@ def _scopes(protocol: Protocol) -> Iterator[_Scope]:
         fit = [i for i, each in enumerate(protocol.sets) if metric != "clip_accuracy" or each.against]
         places = {role: tuple(i for i in fit if protocol.sets[i].role == role) for role in roles}
         if metric in _OVER_ROLES:
-            yield _Scope(metric, "" if len(roles) > 1 else roles[0], "", sum(places.values(), ()))
+            yield _Scope(
+                metric,
+                "" if len(roles) > 1 else roles[0],
+                "",
+                tuple(i for sets in places.values() for i in sets),
+            )
         else:
             yield from (_Scope(metric, role, "", sets) for role, sets in places.items() if sets)
         if metric in ("cra", "harmonic"):
@@ -151,7 +156,10 @@ def _compared(figure: Figure) -> bool:
 def _measure(scope: _Scope, views: Views, base: Views | None, texts: Texts, level: float) -> Figure:
     own = [views[i] for i in scope.sets]
     other = None if base is None else [base[i] for i in scope.sets]
-    count = {"prompts": sum(len(view.of.prompts) for view in own), "images": sum(map(_images, own))}
+    count: dict[str, Any] = {
+        "prompts": sum(len(view.of.prompts) for view in own),
+        "images": sum(map(_images, own)),
+    }
     about = (scope.metric, scope.role, scope.concept)
     if scope.metric in _DISTANCES:
         assert other is not None
@@ -169,7 +177,7 @@ def _measure(scope: _Scope, views: Views, base: Views | None, texts: Texts, leve
 
 
 def _harmonic_figure(
-    about: tuple[str, str, str], count: Mapping[str, int], own: Views, other: Views | None, level: float
+    about: tuple[str, str, str], count: Mapping[str, Any], own: Views, other: Views | None, level: float
 ) -> Figure:
     """The harmonic mean of UA, IRA and CRA, and its difference from the base's.
 
@@ -208,7 +216,8 @@ def _distance(metric: str, own: Views, other: Views, level: float) -> Interval:
     """KID is the mean over concepts; FID and CMMD, which few images bias, are of all concepts' images."""
     pairs = [(_vectors(metric, a), _vectors(metric, b)) for a, b in zip(own, other, strict=True)]
     if metric != "kid":
-        pairs = [tuple(np.concatenate(part) for part in zip(*pairs, strict=True))]  # type: ignore[list-item]
+        models, bases = zip(*pairs, strict=True)
+        pairs = [(np.concatenate(models), np.concatenate(bases))]
     return distance_interval(_DISTANCES[metric], pairs, level)
 
 

@@ -333,7 +333,7 @@ def unlike(one: JsonMapping, other: JsonMapping, prefix: str = "") -> list[str]:
     return found
 
 
-def _unlike_sets(one: Sequence[JsonMapping], other: Sequence[JsonMapping]) -> list[str]:
+def _unlike_sets(one: Any, other: Any) -> list[str]:
     by_name = [{f"{each['role']} {each['concept']}": each for each in sets} for sets in (one, other)]
     found = []
     for name in dict.fromkeys([*by_name[0], *by_name[1]]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -105,7 +105,7 @@ class ClipClassifier:
         for labels in (labels for each in protocol.sets for labels in each.shows):
             for kind, concept in labels:
                 kinds.setdefault(kind, {})[concept] = None
-        self.kinds = {kind: tuple(concepts) for kind, concepts in kinds.items()}
+        self.kinds: Mapping[str, Sequence[str]] = {kind: tuple(each) for kind, each in kinds.items()}
         self._clip = clip
         self._texts = {
             kind: clip.embed_texts([concept_text(each, style=kind == "style") for each in concepts])

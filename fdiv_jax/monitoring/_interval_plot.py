@@ -11,7 +11,7 @@ from fdiv_jax.pages import escaped
 
 __all__ = ["Bar", "interval_plot"]
 
-_WIDTH, _ROW, _TOP, _BOTTOM, _LEFT, _RIGHT = 480, 22, 6, 22, 150, 12
+_WIDTH, _ROW, _TOP, _BOTTOM, _LEFT, _RIGHT = 480, 22, 6, 22, 150, 28
 _COLOUR = "#3b7dd8"
 _LETTERS = 22
 """Characters of a label, at most."""

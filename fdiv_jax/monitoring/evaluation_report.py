@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fdiv_jax.evaluation import METRICS, Evaluated, Evaluation, Figure, ImageStore, Interval, PromptSet
+from fdiv_jax.evaluation.protocol import ROLES
 from fdiv_jax.monitoring._files import explained, write_file
 from fdiv_jax.monitoring._interval_plot import Bar, interval_plot
 from fdiv_jax.monitoring.report import NAME
@@ -26,7 +27,10 @@ td small, .grid small { color: var(--soft); display: block; font-size: 0.8rem; w
 .plots svg { font-family: system-ui, sans-serif; max-width: 40rem; }
 .grid table { min-width: max-content; }
 .grid th { max-width: 14rem; }
-.clear { font-weight: 600; }
+td > .clear { font-weight: 600; color: var(--ink); }
+section .wide tbody th { min-width: 6.5rem; }
+section .wide thead th { min-width: 2.5rem; }
+@media (max-width: 40rem) { section .wide :is(td, th) { padding-right: 0.5rem; } }
 """
 
 
@@ -62,10 +66,7 @@ def evaluation_page(evaluation: Evaluation, images: Sequence[Path | None]) -> st
         _heading(title, evaluation),
         section("Figures", f'<div class="wide">{_figures(evaluation)}</div>{_reading(evaluation)}'),
         section("Intervals", f'<div class="plots">{_plots(evaluation)}</div>'),
-        *(
-            _grid(heading, evaluation, protocol.of(role), stores)
-            for heading, role in (("Target", "target"), ("Anchor", "anchor"), ("Retained", "retained"))
-        ),
+        *(_grid(role.capitalize(), evaluation, protocol.of(role), stores) for role in ROLES),
         _concepts(evaluation),
         _protocol(evaluation),
         _made_with(evaluation),
@@ -89,9 +90,7 @@ def _figures(evaluation: Evaluation) -> str:
     rows = []
     for figure in _whole(evaluation):
         better = _better(figure)
-        title = f"{escaped(METRICS[figure.metric].title)}"
-        role = f", {figure.role}" if figure.role and figure.name != figure.metric else ""
-        heading = f'{title}{role}<br><span class="soft">{better}{figure.images} images</span>'
+        heading = f'{escaped(_title(figure))}<br><span class="soft">{better}{figure.images} images</span>'
         base = "—" if figure.base is None else _number(figure.metric, figure.base)
         rows.append((heading, base, *(_cell(_same(each, figure)) for each in models.values())))
     return table(("", "base", *map(escaped, models)), rows, numbers=True)
@@ -103,7 +102,7 @@ def _cell(figure: Figure | None) -> str:
     text = _interval(figure.metric, figure.value)
     if figure.difference is None:
         return f'<span class="clear">{text}</span>' if figure.clear else text
-    change = _interval(figure.metric, figure.difference, signed=True)
+    change = "{}<br>[{}, {}]".format(*(_number(figure.metric, x, signed=True) for x in figure.difference))
     bold = ' class="clear"' if figure.clear else ""
     return f"{text}<small{bold}>change {change}</small>"
 
@@ -134,8 +133,8 @@ def _plots(evaluation: Evaluation) -> str:
             if (own := _same(model, figure)) is not None:
                 bars.append(Bar(name, own.value))
         bounds = (0.0, 1.0) if figure.metric in _RATES else None
-        picture = interval_plot(figure.name, bars, bounds=bounds)
-        found.append(f"<figure>{picture}<figcaption>{escaped(figure.name)}</figcaption></figure>")
+        picture = interval_plot(_title(figure), bars, bounds=bounds)
+        found.append(f"<figure>{picture}<figcaption>{escaped(_title(figure))}</figcaption></figure>")
     return "".join(found)
 
 
@@ -237,6 +236,12 @@ def _same(model: Evaluated, figure: Figure) -> Figure | None:
     return next((each for each in model.figures if each.name == figure.name), None)
 
 
+def _title(figure: Figure) -> str:
+    """The metric in words, with its role where there are several."""
+    role = f", {figure.role}" if figure.name != figure.metric else ""
+    return f"{METRICS[figure.metric].title}{role}"
+
+
 def _better(figure: Figure) -> str:
     metric = METRICS[figure.metric]
     better = metric.at_target if figure.role in ("", "target") else metric.elsewhere
@@ -250,4 +255,4 @@ def _number(metric: str, value: float, *, signed: bool = False) -> str:
 
 def _interval(metric: str, interval: Interval, *, signed: bool = False) -> str:
     value, low, high = (_number(metric, each, signed=signed) for each in interval)
-    return f"{value} [{low}, {high}]"
+    return f"{value} <small>[{low}, {high}]</small>"

@@ -79,7 +79,7 @@ def test_every_form_of_a_model_in_one_call(place, capsys):
     shas = [m["sha256"] for m in content["models"].values()]
     assert shas[0] == shas[1]
     assert shas[3] == content["base"]["sha256"]
-    assert re.search(r"pixel_change, target 0\.\d\d \[", lines[0])
+    assert re.search(r"pixel_change, retained 0\.\d\d \[", lines[0])
     page = (place / "out" / "report.html").read_text()
     assert page.count("<img") == 2 * 5 * 1
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
