@@ -88,6 +88,7 @@ def test_every_form_of_a_model_in_one_call(place, capsys):
     assert "drawing with the base" in told.err
 
 
+@pytest.mark.slow
 def test_another_run_joins_and_is_compared(place, capsys):
     own = str(place / "own.yaml")
     assert run(place, "base", "delta.safetensors", "--protocol", own, output="one") == 0
