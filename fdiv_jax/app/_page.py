@@ -50,6 +50,7 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill="#1f5fa8",
         button_primary_background_fill_hover="#184d8a",
         button_primary_background_fill_dark="#2f6fb8",
+        button_primary_background_fill_hover_dark="#3a7cc8",
         button_primary_text_color="#ffffff",
     )
 
