@@ -24,7 +24,7 @@ from fdiv_jax.evaluation.attacks.case import (
     Recogniser,
     settings_of,
 )
-from fdiv_jax.evaluation.attacks.curves import Curve, Outcome, Point, outcome
+from fdiv_jax.evaluation.attacks.curves import FLOOR, Curve, Outcome, Point, outcome
 from fdiv_jax.files import JsonObject, check_no_links, read_json
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import check_output
@@ -171,7 +171,8 @@ def attack_models(
             soon as it has ended, and result.json; None: nothing is written.
         floor: a model that never knew the concept.
         upside_down: where there is no such model, the floor is the same attack on the frozen model with the
-            images turned over, which no model knows.
+            images turned over, which no model knows; but where what the base draws is recognised when it is
+            turned over, there is no floor, and a note says so.
         ceiling: attack the frozen model too.
         resume: go on with a directory that is there: searches that have ended are not made again.
         display: told what goes on.
@@ -195,12 +196,18 @@ def attack_models(
         clean_leftovers(output)
     tell = display or (lambda text, done, total: None)
     tell("drawing the concept with the frozen model", 0, 1)
-    _check_drawn(base, campaign)
+    turned = _check_drawn(base, campaign)
+    remark = ""
     subjects = [_Subject(name, pipe, campaign) for name, pipe in models.items()]
     if ceiling:
         subjects.append(_Subject(FROZEN, base, campaign))
     if floor is not None:
         subjects.append(_Subject(FLOOR_NAME, floor, campaign))
+    elif upside_down and turned > FLOOR:
+        remark = (
+            f"no floor: turned over, {turned:.2f} of the base's own images show it, so that it is no unknown "
+            "concept; a model that never knew it would be one"
+        )
     elif upside_down:
         subjects.append(_Subject(FLOOR_NAME, base, campaign.upside_down()))
     curves = list(_curves(subjects, campaign, output, tell, picture))
@@ -208,7 +215,10 @@ def attack_models(
     for attack in campaign.attacks:
         mine = [curve for curve in curves if curve.attack == attack]
         beside = [[c for c in mine if c.model == name] for name in (FROZEN, FLOOR_NAME)]
-        found += [outcome([c for c in mine if c.model == name], *beside) for name in models]
+        for name in models:
+            each = outcome([c for c in mine if c.model == name], *beside)
+            notes = "; ".join(note for note in (each.note, remark) if note)
+            found.append(dataclasses.replace(each, note=notes))
     report = Report(tuple(curves), tuple(found))
     if output is not None:
         _write(output / "result.json", _result(report, campaign))
@@ -271,14 +281,16 @@ def _seen(probe: Probe, campaign: Campaign) -> tuple[Point, StoredImages]:
     return Point(probe.at, recognised, probe.label, probe.detail), images
 
 
-def _check_drawn(base: TextToImagePipeline, campaign: Campaign) -> None:
-    point, _ = _seen(Probe.of_prompts(0, base, campaign.prompts), campaign)
+def _check_drawn(base: TextToImagePipeline, campaign: Campaign) -> float:
+    """Refuse a concept that the base does not draw; gives the share of its images that show it turned."""
+    point, images = _seen(Probe.of_prompts(0, base, campaign.prompts), campaign)
     seen, count = sum(point.recognised), len(point.recognised)
     if seen < DRAWN_BY_THE_BASE * count:
         raise ValueError(
-            f"the base shows {campaign.target!r} in {seen} of {count} images at its prompts, so no attack "
-            f"can bring it back; expected at least {DRAWN_BY_THE_BASE:.0%}"
+            f"the base shows {campaign.target!r} in {seen} of {count} images at its prompts; no "
+            f"attack can bring it back; expected at least {DRAWN_BY_THE_BASE:.0%}"
         )
+    return float(np.mean(campaign.upside_down().recognise(images)))
 
 
 def _kept(place: Path, settings: JsonObject) -> Curve:

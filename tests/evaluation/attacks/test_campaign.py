@@ -34,8 +34,15 @@ class Paint:
             )
 
 
-def bright(pictures):
-    return pictures.mean((1, 2, 3)) > 100
+def recogniser_of(base):
+    """Recognises what the base draws, the right way up, and bright paint."""
+    own = DRAWING.draw(base, PROMPTS)
+
+    def one(picture):
+        painted = (picture == picture[0, 0, 0]).all() and picture[0, 0, 0] > 100
+        return painted or any(np.array_equal(picture, each) for each in own)
+
+    return lambda pictures: np.array([one(picture) for picture in pictures])
 
 
 @pytest.fixture
@@ -51,7 +58,7 @@ def campaign(base):
         "sneaker",
         PROMPTS,
         images(base),
-        bright,
+        recogniser_of(base),
         {"paint": Paint()},
         budget=6,
         seeds=(0, 1),
@@ -168,3 +175,19 @@ def test_the_curves_are_drawn(base, campaign, tmp_path):
     save_curves(attack_models(base, {"kl": base}, campaign), tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size[0] > 300
+
+
+def test_there_is_no_floor_where_the_base_s_own_images_show_the_concept_upside_down(base, campaign):
+    either = dataclasses.replace(
+        campaign,
+        recognise=lambda pictures: campaign.recognise(pictures) | campaign.recognise(pictures[:, ::-1]),
+    )
+    report = attack_models(base, {"kl": base}, either)
+    assert {curve.model for curve in report.curves} == {"kl", "frozen"}
+    (found,) = report.outcomes
+    assert found.floor is None
+    assert found.counted == 6
+    assert "no floor: turned over, 1.00 of the base's own images show it" in found.note
+    given = attack_models(base, {"kl": base}, either, floor=base)
+    assert {curve.model for curve in given.curves} == {"kl", "frozen", "floor"}
+    assert "no floor" not in given.outcomes[0].note
