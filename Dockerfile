@@ -19,7 +19,7 @@ COPY --from=build /wheels /wheels
 RUN python -m pip install --no-cache-dir --constraint /tmp/constraints.txt /wheels/*.whl \
     && rm -rf /wheels /tmp/constraints.txt \
     && chown user /work
-USER user
+USER 1000
 ENV JAX_PLATFORMS=cpu
 ENTRYPOINT ["fdiv-jax"]
 CMD ["--help"]
@@ -34,7 +34,7 @@ RUN set -- /wheels/*.whl \
     && python -m pip install --no-cache-dir --constraint /tmp/constraints.txt "$1[cuda12]" \
     && rm -rf /wheels /tmp/constraints.txt \
     && chown user /work
-USER user
+USER 1000
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ENTRYPOINT ["fdiv-jax"]
 CMD ["--help"]

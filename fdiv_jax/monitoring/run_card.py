@@ -147,7 +147,7 @@ def _how(config: UnlearningConfig, resolved: JsonMapping, description: JsonMappi
     if trained:
         own = f", as a LoRA of rank {config.lora.rank}" if config.lora.rank is not None else ""
         count = f", {trained['parameters']:,} of {trained['of']:,} parameters" if "of" in trained else ""
-        rows.append(("trained", f"{code(trained.get('pattern', ''))}{count}{own}"))
+        rows.append(("trained", f"{code(config.trainable)}{count}{own}"))
     rows.append(("seed", str(config.seed)))
     if description.get("devices"):
         rows.append(("devices", ", ".join(code(device) for device in description["devices"][:8])))
