@@ -8,6 +8,7 @@ import pytest
 
 from fdiv_jax.evaluation import (
     Backbones,
+    ClipScorer,
     Figure,
     Interval,
     SetView,
@@ -268,3 +269,20 @@ def test_a_changed_protocol_in_a_result_is_found(evaluated, tmp_path):
 def test_a_figure_survives_json():
     figure = Figure("kid", "retained", "", Interval(0.1, 0.0, 0.2), 3, 9, clear=False)
     assert Figure.from_dict(json.loads(json.dumps(figure.to_dict()))) == figure
+
+
+class WideClip(ClipScorer):
+    """A CLIP of another size than ViT-B/32."""
+
+    def __init__(self):
+        self.name = "clip-vit-large-patch14"
+
+    def embed_texts(self, texts):
+        return np.ones((len(texts), 768), np.float32) / np.sqrt(768)
+
+
+def test_clip_weights_of_another_size_are_refused_before_drawing(tmp_path):
+    base, plan = tiny_pipeline(), protocol(metrics=("clip_score",), clip="openai/clip-vit-base-patch32")
+    with pytest.raises(ValueError, match="embeddings have 512 numbers; 'clip-vit-large-patch14' makes 768"):
+        run_protocol(base, {"x": base}, plan, Backbones(clip=WideClip()), output=tmp_path / "o")
+    assert not (tmp_path / "o").exists()
