@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jaxlib
+from jax.core import Tracer
 
 __all__ = ["compiler_options", "jit", "platform", "traced_for"]
 
@@ -62,7 +63,7 @@ def jit(function: Callable[..., Any], **settings: Any) -> Any:
 
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
-        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((arguments, named)))
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((arguments, named)))
         return (inner if traced else compiled(platform()))(*arguments, **named)
 
     call.lower = lambda *arguments, **named: compiled(platform()).lower(*arguments, **named)  # type: ignore[attr-defined]

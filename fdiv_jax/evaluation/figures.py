@@ -135,7 +135,7 @@ def _scopes(protocol: Protocol) -> Iterator[_Scope]:
         if metric in _OVER_ROLES:
             yield _Scope(
                 metric,
-                "" if len(roles) > 1 else roles[0],
+                roles[0] if len(roles) == 1 else "",
                 "",
                 tuple(i for sets in places.values() for i in sets),
             )
