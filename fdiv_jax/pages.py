@@ -1,19 +1,30 @@
-"""Pages of HTML that load nothing else: their style, and their parts as text."""
+"""Pages of HTML that load nothing else: their style, and their parts as text and pictures."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["escaped", "image_tag", "page_of", "png_source", "prompt_text", "section", "shrunk", "table"]
+__all__ = [
+    "escaped",
+    "image_tag",
+    "page_of",
+    "plain_figures",
+    "png_source",
+    "prompt_text",
+    "section",
+    "shrunk",
+    "table",
+]
 
 _SIDE, _LARGEST = 96, 224
 """Pixels that the side of an image is shown with at the least and at the most."""
@@ -48,6 +59,17 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px
   white-space: pre-wrap; overflow-wrap: anywhere; }
 code, pre { font-size: 0.85rem; }
 """
+
+
+@contextlib.contextmanager
+def plain_figures(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Draw with matplotlib's own defaults and these settings, whatever the process or the user has set."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(settings)
+        yield
 
 
 def page_of(title: str, sections: Iterable[str], *, style: str = "") -> str:

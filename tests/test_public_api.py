@@ -28,7 +28,7 @@ LAYERS: dict[str, set[str]] = {
     "assets": set(),
     "divergences": {"arrays"},
     "theory": {"arrays", "divergences"},
-    "explore": {"arrays", "files"} | _MATHS,
+    "explore": {"arrays", "files", "pages"} | _MATHS,
     "nn": {"divergences"} | _COMMON,
     "diffusion": {"divergences"} | _COMMON,
     "checkpoints": {"nn", "diffusion"} | _COMMON,

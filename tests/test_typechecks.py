@@ -73,7 +73,14 @@ def test_every_module_named_is_checked(name):
     classes = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__.startswith(name)]
     own += [f for c in classes for f in vars(c).values() if inspect.isfunction(f) and f.__name__[0] != "_"]
     assert own or classes
-    assert all(f.__code__.co_filename.endswith("jaxtyping/_decorator.py") for f in own), own
+    assert all(any("jaxtyping/_decorator.py" in place for place in places_of(f)) for f in own), own
+
+
+def places_of(function):
+    """The files that a function, and what it wraps, are written in."""
+    while function is not None:
+        yield function.__code__.co_filename if inspect.isfunction(function) else ""
+        function = getattr(function, "__wrapped__", None)
 
 
 def test_every_name_says_what_it_is():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fdiv_jax.explore.pictures import PANELS, Colours, Subject, logarithmic, style
+from fdiv_jax.pages import plain_figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +63,6 @@ def descent_chart(m: Sequence[float], total: int) -> str:
 
 
 def _svg(draw: Callable[[Axes], None], name: str, *, legend: bool, size: tuple[float, float] = _SIZE) -> str:
-    import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -82,7 +82,7 @@ def _svg(draw: Callable[[Axes], None], name: str, *, legend: bool, size: tuple[f
         }
     )
     written = io.StringIO()
-    with _LOCK, matplotlib.rc_context(settings):
+    with _LOCK, plain_figures(settings):
         figure = Figure(figsize=size)
         FigureCanvasSVG(figure)
         low = 0.3 if legend else 0.2

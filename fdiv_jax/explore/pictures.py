@@ -19,6 +19,7 @@ from fdiv_jax.explore.curves import (
 )
 from fdiv_jax.explore.game import DAMPING_RATIOS, no_rate, phases
 from fdiv_jax.explore.gaussian import START
+from fdiv_jax.pages import plain_figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,10 +91,9 @@ def style(**settings: Any) -> Any:
 
 def draw(d: Divergence, path: Path, second: Divergence | None = None) -> None:
     """Write the picture; the ending of the path chooses the format. second: one to set beside it."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(style()):
+    with plain_figures(style()):
         figure = Figure(figsize=(12.6, 11.2), layout="constrained")
         for panel, axis in zip(PANELS.values(), figure.subplots(3, 3).flat, strict=True):
             panel(Subject(d, second), axis)

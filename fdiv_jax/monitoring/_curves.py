@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fdiv_jax.pages import plain_figures
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -46,7 +48,6 @@ def curves(history: Mapping[str, np.ndarray]) -> list[Curve]:
 
 
 def _draw(name: str, history: Mapping[str, np.ndarray]) -> str:
-    import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -59,7 +60,7 @@ def _draw(name: str, history: Mapping[str, np.ndarray]) -> str:
         "axes.spines.top": False,
         "axes.spines.right": False,
     }
-    with matplotlib.rc_context(style):
+    with plain_figures(style):
         figure = Figure(figsize=(4.8, 2.5), layout="constrained")
         _fill(figure.subplots(), name, history)
         FigureCanvasSVG(figure)

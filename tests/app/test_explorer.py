@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from fdiv_jax.app import explorer
+from fdiv_jax.app.charts import panel
 from fdiv_jax.app.explorer import EXAMPLES, explore, message
 from fdiv_jax.app.links import LONGEST
 from fdiv_jax.divergences import divergence
@@ -91,6 +92,16 @@ def test_the_charts_are_nine_and_follow_the_theme(hellinger):
     labels = [re.search(r'aria-label="([^"]*)"', chart)[1] for chart in charts]
     assert len(set(labels)) == 9
     assert "generator f" in labels[0]
+
+
+def test_settings_of_the_process_do_not_reach_a_chart():
+    import matplotlib
+
+    d, others = divergence("kl"), {"axes.grid": True, "grid.color": "#e4e4e4", "font.size": 30}
+    before = panel("generator", d)
+    with matplotlib.rc_context(others):
+        assert panel("generator", d) == before
+        assert matplotlib.rcParams["font.size"] == 30
 
 
 def test_two_side_by_side():

@@ -25,7 +25,7 @@ from fdiv_jax.evaluation.attacks.case import (
     settings_of,
 )
 from fdiv_jax.evaluation.attacks.curves import FLOOR, Curve, Outcome, Point, outcome
-from fdiv_jax.files import JsonObject, check_no_links, read_json
+from fdiv_jax.files import JsonObject, check_no_links, parse_json, read_json
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import check_output
 
@@ -299,7 +299,7 @@ def _kept(place: Path, settings: JsonObject) -> Curve:
         was, curve = entry["settings"], Curve.from_dict(entry["curve"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{place}: not a search of this version ({error}); remove it") from error
-    now = json.loads(json.dumps(settings))
+    now = parse_json(json.dumps(settings), "the settings")
     for name, value in now.items():
         if was.get(name) != value:
             raise ValueError(
