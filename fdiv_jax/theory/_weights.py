@@ -88,9 +88,11 @@ class WeightTable:
     def time_below(self, x: Floats) -> Floats:
         """Time from m = e^-80 to e^x below it: finite at x = -inf where w grows like a power of 1/m."""
         deep = np.minimum(x - LOWEST, 0.0)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             time = -deep if self.power == 0 else np.expm1(-self.power * deep) / self.power
-        return time / (2 * np.exp(self.log_weight(np.array(LOWEST))))
+            # Where w is 0 down there, as for an f that is flat around 1, no way takes no time, and any other
+            # takes for ever.
+            return np.where(deep == 0, 0.0, time / (2 * np.exp(self.log_weight(np.array(LOWEST)))))
 
     def _pace(self, x: Floats) -> Floats:
         """dG/dx = 1 / (2 w_f(e^x))."""

@@ -78,7 +78,7 @@ def test_ctrl_c_is_one_line_and_what_is_finished_stays(tmp_path):
         time.sleep(0.05)
     while running.poll() is None:  # an interrupt within Python's collection of garbage is lost: press again
         running.send_signal(signal.SIGINT)
-        time.sleep(3)
+        time.sleep(1)
     _, told = running.communicate(timeout=300)
     assert running.returncode == 130, told
     assert [line for line in told.splitlines() if "quick run" not in line] == [

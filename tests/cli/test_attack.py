@@ -61,7 +61,7 @@ def test_a_model_that_no_judge_knows_is_refused(model, tmp_path, capsys):
 def test_an_attack_from_end_to_end(tmp_path, capsys):
     """The frozen world as its own unlearned model: every attack finds what was never gone."""
     output = tmp_path / "out"
-    words = "--target trouser --with concept-inversion quantise --budget 2 --fresh 5 --number 5"
+    words = "--target sneaker --with concept-inversion quantise --budget 2 --fresh 5 --number 5"
     command = ["attack", "fashion", "fashion", *words.split(), "--output", str(output)]
     assert cli.main(command) == 0
     lines = capsys.readouterr().out.splitlines()
