@@ -68,7 +68,7 @@ def plain_figures(settings: Mapping[str, Any]) -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(settings)
+        matplotlib.rcParams.update(settings)  # pyright: ignore[reportArgumentType, reportCallIssue]
         yield
 
 
