@@ -90,8 +90,7 @@ class WeightTable:
         deep = np.minimum(x - LOWEST, 0.0)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             time = -deep if self.power == 0 else np.expm1(-self.power * deep) / self.power
-            # Where w is 0 down there, as for an f that is flat around 1, no way takes no time, and any other
-            # takes for ever.
+            # Where w is 0 down there, as for an f that is flat around 1, any way but none takes for ever.
             return np.where(deep == 0, 0.0, time / (2 * np.exp(self.log_weight(np.array(LOWEST)))))
 
     def _pace(self, x: Floats) -> Floats:

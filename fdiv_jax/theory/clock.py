@@ -76,15 +76,14 @@ def descent_time(d: Divergence | str, m0: ArrayLike, m1: ArrayLike, kernel: floa
     table = weight_table(d, float(start.max()))
     logs = checked_logs(start), checked_logs(end)
     x0, x1 = (np.maximum(x, LOWEST) for x in logs)
-    elapsed = table.time_below(logs[1]) - np.where(start > 0, table.time_below(logs[0]), 0.0)
-    elapsed = np.where(start == end, 0.0, elapsed)
     low, high = float(x1.min()), float(x0.max())
-    if high > low:
-        clock = table.clock(low, high)
-        with np.errstate(invalid="ignore"):
-            inside = clock(x0) - clock(x1)
-        elapsed = elapsed + np.where(np.isnan(inside), np.inf, inside)
-    return float(elapsed / k) if elapsed.ndim == 0 else elapsed / k
+    with np.errstate(invalid="ignore"):  # inf - inf, between two times that float64 does not hold: inf
+        elapsed = table.time_below(logs[1]) - np.where(start > 0, table.time_below(logs[0]), 0.0)
+        if high > low:
+            clock = table.clock(low, high)
+            elapsed = elapsed + (clock(x0) - clock(x1))
+    elapsed = np.where(start == end, 0.0, np.where(np.isnan(elapsed), np.inf, elapsed)) / k
+    return float(elapsed) if elapsed.ndim == 0 else elapsed
 
 
 def descent_flow(d: Divergence | str, m0: ArrayLike, time: ArrayLike, kernel: ArrayLike = 1.0) -> Floats:

@@ -52,6 +52,25 @@ def test_a_flat_minimum_is_approached_like_a_power_of_time():
     assert theory.descent_time(FLAT, 1.0, 0.0) == np.inf
 
 
+def test_an_f_that_is_flat_around_1_takes_for_ever_at_the_end_alone():
+    """f'' is a unit mass at 2: w = E_Q[r^2 f''(r)] is 4 times the density of r = exp(N(-m/2, m)) there."""
+
+    def pace(x):
+        m = mpmath.exp(x)
+        return mpmath.sqrt(m) / (4 * mpmath.npdf((mpmath.log(2) + m / 2) / mpmath.sqrt(m)))
+
+    starts, ends = [4.0, 1.0, 0.1, 1.0, 1e-20, 1e-36, 1e-37], [1.0, 0.1, 0.01, 0.0, 1e-20, 1e-37, 1e-37]
+    with mpmath.workdps(30):
+        exact = [
+            float(mpmath.quad(pace, mpmath.linspace(mpmath.log(b), mpmath.log(a), 4)))
+            for a, b in zip(starts[:3], ends[:3], strict=True)
+        ]
+    exact += [np.inf, 0.0, np.inf, 0.0]
+    np.testing.assert_allclose(theory.descent_time("Max(t - 2, 0)", starts, ends), exact, rtol=1e-9)
+    alone = [theory.descent_time("Max(t - 2, 0)", *pair) for pair in zip(starts, ends, strict=True)]
+    np.testing.assert_allclose(alone, exact, rtol=1e-9)
+
+
 def test_a_kink_arrives_and_a_smooth_f_never_does():
     exact = float(2 * mpmath.pi * mpmath.erfi(mpmath.sqrt(mpmath.mpf(5) / 8)))
     assert theory.descent_time("total_variation", 5.0, 0.0) == pytest.approx(exact, rel=1e-10)
