@@ -1,4 +1,9 @@
-"""Quantiles of Student's t and bounds of a binomial rate, from the incomplete beta function alone."""
+"""Quantiles of Student's t and bounds of a binomial rate, from the incomplete beta function alone.
+
+In plain Python: the library does not import scipy, which its tests compare with
+(`tests/test_public_api.py`), and `jax.scipy.special.betainc` has single precision here, too little for rates
+of 1 in a million and for roots of a difference from 1 - alpha.
+"""
 
 from __future__ import annotations
 

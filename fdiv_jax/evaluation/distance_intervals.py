@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fdiv_jax.evaluation._quantiles import student_quantile
-from fdiv_jax.evaluation.intervals import Interval
+from fdiv_jax.evaluation.intervals import Interval, jackknife_variance, student_interval
 
 __all__ = ["distance_interval"]
 
@@ -23,7 +21,7 @@ _GROUPS = 20
 def distance_interval(distance: Distance, concepts: Sequence[Pair], level: float = 0.95) -> Interval:
     """The mean over concepts of a distance, with the jackknife's interval over the prompts of each.
 
-        Var = 1 / C^2 sum_c (G_c - 1) / G_c sum_g (theta_c(-g) - mean_g theta_c(-g))^2,
+        Var = 1 / C^2 sum_c Var_c   (`jackknife_variance` of each concept's distance),
 
     with Student's t of sum_c (G_c - 1) degrees of freedom. Leaving out repeats no image. Drawing with
     replacement does, and an estimate that leaves the pairs i = j out would take that for a distance. With
@@ -36,8 +34,6 @@ def distance_interval(distance: Distance, concepts: Sequence[Pair], level: float
 
     Raises:
         ValueError: a concept of one image, from which nothing can be left out.
-
-    Source: Efron and Stein, The jackknife estimate of variance, 1981; for U-statistics Arvesen 1969.
     """
     if all(np.array_equal(model, base) for model, base in concepts):
         return Interval(0.0, 0.0, 0.0)  # without the rounding of a sum that cancels
@@ -48,14 +44,11 @@ def distance_interval(distance: Distance, concepts: Sequence[Pair], level: float
         if len(groups) < 2:
             raise ValueError("one image has no interval; expected at least two prompts or two seeds")
         values.append(distance(_flat(model), _flat(base)))
-        left = [
+        own = jackknife_variance(
             distance(*(_flat(np.delete(each, group, axis)) for each in (model, base))) for group in groups
-        ]
-        variance += (len(groups) - 1) * float(np.var(left))
-        freedom += len(groups) - 1
-    mean, error = float(np.mean(values)), math.sqrt(variance) / len(values)
-    half = student_quantile((1 + level) / 2, freedom) * error
-    return Interval(mean, mean - half, mean + half)
+        )
+        variance, freedom = variance + own[0], freedom + own[1]
+    return student_interval(float(np.mean(values)), variance / len(values) ** 2, freedom, level)
 
 
 def _flat(features: np.ndarray) -> np.ndarray:

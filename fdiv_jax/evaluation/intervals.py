@@ -8,7 +8,7 @@ prompts matters more than the number of images.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +22,10 @@ __all__ = [
     "bootstrap_mean",
     "holm",
     "jackknife_statistic",
+    "jackknife_variance",
     "rate_interval",
     "simultaneous_level",
+    "student_interval",
 ]
 
 _FEW_PROMPTS = 5
@@ -177,20 +179,36 @@ def jackknife_statistic(
     labels = [None] * len(every) if groups is None else list(given)  # type: ignore[call-overload]
     if len(labels) != len(every):
         raise ValueError(f"{len(labels)} sequences of groups, expected one for each of {len(every)} samples")
-    variances, freedoms = [], []
+    parts = []
     for together, names in zip(every, labels, strict=True):
         blocks = _blocks(len(arrays[together[0]]), names, left_out)
-        without = [
-            fn(*(np.delete(a, rows, axis=0) if k in together else a for k, a in enumerate(arrays)))
-            for rows in blocks
-        ]
-        variances.append((len(blocks) - 1) * float(np.var(without)))
-        freedoms.append(len(blocks) - 1)
-    value, total = float(fn(*arrays)), sum(variances)
+        parts.append(
+            jackknife_variance(
+                fn(*(np.delete(a, rows, axis=0) if k in together else a for k, a in enumerate(arrays)))
+                for rows in blocks
+            )
+        )
+    value, total = float(fn(*arrays)), sum(variance for variance, _ in parts)
     if total == 0.0:
         return Interval(value, value, value)
-    freedom = total**2 / sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
-    half = student_quantile((1 + level) / 2, freedom) * math.sqrt(total)
+    freedom = total**2 / sum(variance**2 / each for variance, each in parts)
+    return student_interval(value, total, freedom, level)
+
+
+def jackknife_variance(without: Iterable[float]) -> tuple[float, int]:
+    """The variance of a statistic and its degrees of freedom, from its values without each of G parts.
+
+        (G - 1) / G  sum_g (theta(-g) - mean_g theta(-g))^2   and   G - 1
+
+    Source: Efron and Stein, The jackknife estimate of variance, 1981; for U-statistics Arvesen 1969.
+    """
+    values = list(without)
+    return (len(values) - 1) * float(np.var(values)), len(values) - 1
+
+
+def student_interval(value: float, variance: float, freedom: float, level: float) -> Interval:
+    """value -+ t sqrt(variance), with the quantile of Student's t for that many degrees of freedom."""
+    half = student_quantile((1 + level) / 2, freedom) * math.sqrt(variance)
     return Interval(value, value - half, value + half)
 
 
@@ -249,9 +267,9 @@ def _binary(values: np.ndarray) -> bool:
 def _effective(found: Moments, variance_of_one: float, level: float) -> float:
     """The number of independent images that are worth as much as the table, for intervals of rates.
 
-        n_eff = n / max(1, Var(mean) n / variance_of_one) (z / t)^2, at most n
+        n_eff = n / d (z / t)^2   with d = Var(mean) n / variance_of_one, where d > 1; n otherwise
 
-    with the quantiles of the normal and of Student's t with the variance's degrees of freedom.
+    and the quantiles of the normal and of Student's t with the variance's degrees of freedom.
 
     Source: Korn and Graubard 1998, Confidence intervals for proportions with small expected number of
     positive counts estimated from survey data.
@@ -260,9 +278,10 @@ def _effective(found: Moments, variance_of_one: float, level: float) -> float:
     if variance_of_one <= 0:
         return n
     inflated = float(found.variance[0]) * n / variance_of_one
+    if inflated <= 1:
+        return n
     tail = (1 + level) / 2
-    ratio = normal_quantile(tail) / student_quantile(tail, freedom)
-    return min(n, n / max(1.0, inflated) * ratio**2) if inflated > 1 else n
+    return n / inflated * (normal_quantile(tail) / student_quantile(tail, freedom)) ** 2
 
 
 def _rate(values: np.ndarray, level: float) -> Interval:
@@ -282,7 +301,6 @@ def _rate_difference(values: np.ndarray, level: float) -> Interval:
     """
     found = moments(values)
     d = float(found.mean[0])
-    only_a, only_b = float(np.nanmean(values == 1)), 0.0
     seen = values[~np.isnan(values)]
     only_a, only_b = float((seen == 1).mean()), float((seen == -1).mean())
     n = _effective(found, only_a + only_b - d**2, level)
@@ -310,8 +328,7 @@ def _studentised(values: np.ndarray, level: float, resamples: int, seed: int) ->
     tail = (1 + level) / 2
     p, s = values.shape
     if (p if p > 1 else s) < _FEW_PROMPTS:
-        half = student_quantile(tail, float(found.freedom[0])) * error
-        return Interval(mean, mean - half, mean + half)
+        return student_interval(mean, error**2, float(found.freedom[0]), level)
     rng = np.random.default_rng(seed)
     prompts = rng.multinomial(p, np.full(p, 1 / p), resamples).astype(np.float64)
     seeds = rng.multinomial(s, np.full(s, 1 / s), resamples).astype(np.float64)
