@@ -12,7 +12,7 @@ from fdiv_jax.arrays import StoredImages
 from fdiv_jax.evaluation.features import check_images
 from fdiv_jax.evaluation.intervals import Interval, bootstrap_mean
 
-__all__ = ["Classifier", "ErasureAccuracy", "classify", "erasure_accuracy", "harmonic_mean"]
+__all__ = ["Classifier", "ErasureAccuracy", "classify", "erasure_accuracy", "harmonic", "harmonic_mean"]
 
 Labels = Mapping[str, Sequence[str]]
 """By kind of concept, such as "item" and "style", names."""
@@ -134,18 +134,19 @@ def harmonic_mean(rates: Sequence[Interval]) -> Interval:
     if not rates:
         raise ValueError("no rates, expected at least one")
     values = [rate.value for rate in rates]
-    middle = _harmonic(values)
+    middle = harmonic(values)
     if middle == 0.0:  # a rate of 0 hides how the mean depends on the others
-        return Interval(0.0, 0.0, _harmonic([rate.high for rate in rates]))
+        return Interval(0.0, 0.0, harmonic([rate.high for rate in rates]))
 
     def reach(end: str) -> float:
         moved = ([*values[:i], getattr(rate, end), *values[i + 1 :]] for i, rate in enumerate(rates))
-        return math.sqrt(sum((_harmonic(each) - middle) ** 2 for each in moved))
+        return math.sqrt(sum((harmonic(each) - middle) ** 2 for each in moved))
 
     return Interval(middle, max(middle - reach("low"), 0.0), min(middle + reach("high"), 1.0))
 
 
-def _harmonic(values: Sequence[float]) -> float:
+def harmonic(values: Sequence[float]) -> float:
+    """The harmonic mean of numbers; 0 where one of them is not above 0."""
     return 0.0 if min(values) <= 0 else len(values) / sum(1.0 / value for value in values)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from fdiv_jax.arrays import StoredImages
 from fdiv_jax.evaluation.features import Features, check_images
 
-__all__ = ["feature_change", "pixel_change"]
+__all__ = ["cosine_distance", "feature_change", "pixel_change"]
 
 
 def pixel_change(images: StoredImages, reference: StoredImages) -> np.ndarray:
@@ -39,12 +39,21 @@ def feature_change(features: Features, images: StoredImages, reference: StoredIm
         TypeError: pixels that are not uint8.
     """
     first, second = _pairs(images, reference)
-    x, y = (np.asarray(features(each), np.float64) for each in (first, second))
-    lengths = [np.linalg.norm(z, axis=1, keepdims=True) for z in (x, y)]
+    return cosine_distance(features(first), features(second))
+
+
+def cosine_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """1 - cos of the angle between feature vectors, x (..., d) and y (..., d).
+
+    Raises:
+        ValueError: a vector that is 0.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    lengths = [np.linalg.norm(z, axis=-1, keepdims=True) for z in (x, y)]
     if min(length.min() for length in lengths) == 0:
-        raise ValueError(f"features {features.name!r}: a vector of length 0 has no angle")
+        raise ValueError("a feature vector of length 0, which has no angle to another")
     # |x - y|^2 / 2 of unit vectors is 1 - cos, without the digits lost where cos is near 1.
-    return ((x / lengths[0] - y / lengths[1]) ** 2).sum(1) / 2
+    return ((x / lengths[0] - y / lengths[1]) ** 2).sum(-1) / 2
 
 
 def _pairs(images: StoredImages, reference: StoredImages) -> tuple[StoredImages, StoredImages]:

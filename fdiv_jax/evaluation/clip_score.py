@@ -14,13 +14,14 @@ from flax import nnx
 from fdiv_jax.arrays import StoredImages
 from fdiv_jax.checkpoints import load_component
 from fdiv_jax.checkpoints.files import errors_from
+from fdiv_jax.compiling import jit
 from fdiv_jax.evaluation.features import Features, check_images
 from fdiv_jax.nn import CLIPImageProcessor, CLIPModel
 from fdiv_jax.pipeline.clip_tokenizer import check_tokenizer, load_tokenizer
 from fdiv_jax.pipeline.hub import download, is_hub_id
 from fdiv_jax.pipeline.tokens import Tokenizer, token_rows
 
-__all__ = ["ClipScorer", "concept_text"]
+__all__ = ["ClipScorer", "clip_scores", "concept_text"]
 
 _FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
 _TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json")
@@ -30,12 +31,21 @@ _WEIGHT = 2.5
 def concept_text(concept: str, *, style: bool = False) -> str:
     """The text that images of a concept are scored against: "A photo depicts {concept}".
 
-    A style is "{concept} style", but for "painting", which is none.
+    A style is "{concept} style", but for "painting", which is none, and for a name that ends so already.
 
     Source: Hessel et al., CLIPScore: a reference-free evaluation metric for image captioning, 2021; styles as
     in Kumari et al., Ablating concepts in text-to-image diffusion models, 2023.
     """
-    return f"A photo depicts {concept}{' style' if style and concept != 'painting' else ''}"
+    named = style and concept != "painting" and not concept.endswith(" style")
+    return f"A photo depicts {concept}{' style' if named else ''}"
+
+
+def clip_scores(cosines: np.ndarray) -> np.ndarray:
+    """2.5 max(cos, 0) of the cosines of images with texts.
+
+    Source: Hessel et al., CLIPScore: a reference-free evaluation metric for image captioning, 2021.
+    """
+    return _WEIGHT * np.maximum(cosines, 0.0)
 
 
 class ClipScorer:
@@ -68,8 +78,8 @@ class ClipScorer:
         self._graph, self._parameters = nnx.split(model)
         self._length = model.config.text_config.max_position_embeddings
         self._tokenizer, self._processor, self._batch = tokenizer, processor, batch
-        self._embed_texts = jax.jit(lambda state, x: nnx.merge(self._graph, state).embed_texts(x))
-        self._embed_images = jax.jit(lambda state, x: nnx.merge(self._graph, state).embed_images(x))
+        self._embed_texts = jit(lambda state, x: nnx.merge(self._graph, state).embed_texts(x))
+        self._embed_images = jit(lambda state, x: nnx.merge(self._graph, state).embed_images(x))
 
     @classmethod
     def from_directory(cls, directory: str | os.PathLike[str], *, name: str | None = None) -> ClipScorer:
@@ -151,8 +161,7 @@ class ClipScorer:
             raise ValueError(f"{len(texts)} texts for {len(images)} images, expected one for all or for each")
         different = list(dict.fromkeys(texts))
         rows = self.embed_texts(different)[[different.index(text) for text in texts]]
-        cosines = (self.embed_images(images) * rows).sum(-1)
-        return _WEIGHT * np.maximum(cosines, 0.0)
+        return clip_scores((self.embed_images(images) * rows).sum(-1))
 
     def prefers(self, images: StoredImages, text: str, other: str) -> np.ndarray:
         """For n images 1.0 where one fits the text better than the other, or 0.0: CLIP accuracy is the mean.

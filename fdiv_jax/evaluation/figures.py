@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fdiv_jax.evaluation.accuracy import harmonic_mean
+from fdiv_jax.evaluation.accuracy import harmonic, harmonic_mean
+from fdiv_jax.evaluation.change import cosine_distance
+from fdiv_jax.evaluation.clip_score import clip_scores
 from fdiv_jax.evaluation.distance_intervals import distance_interval
 from fdiv_jax.evaluation.distances import cmmd, fid, kid
 from fdiv_jax.evaluation.intervals import (
@@ -40,7 +42,6 @@ _DISTANCES: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "fid": fid,
     "cmmd": cmmd,
 }
-_CLIP_WEIGHT = 2.5
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def _harmonic_figure(
     if other is None:
         return Figure(*about, value, **count)
     references = [_table(name, other, None, {}) for name in names]
-    base = _harmonic([float(np.nanmean(table)) for table in references])
+    base = harmonic([float(np.nanmean(table)) for table in references])
     differences = [bootstrap_difference(a, b, level=level) for a, b in zip(tables, references, strict=True)]
 
     def reach(end: str) -> float:
@@ -199,17 +200,13 @@ def _harmonic_figure(
         for i, (part, difference) in enumerate(zip(parts, differences, strict=True)):
             rate = part.value + getattr(difference, end) - difference.value
             rates = [each.value for each in parts]
-            moved.append(_harmonic([*rates[:i], min(max(rate, 0.0), 1.0), *rates[i + 1 :]]))
+            moved.append(harmonic([*rates[:i], min(max(rate, 0.0), 1.0), *rates[i + 1 :]]))
         return math.sqrt(sum((each - value.value) ** 2 for each in moved))
 
     d = value.value - base
     return Figure(
         *about, value, **count, base=base, difference=Interval(d, d - reach("low"), d + reach("high"))
     )
-
-
-def _harmonic(rates: Sequence[float]) -> float:
-    return harmonic_mean([Interval(rate, rate, rate) for rate in rates]).value
 
 
 def _distance(metric: str, own: Views, other: Views, level: float) -> Interval:
@@ -242,20 +239,14 @@ def _table(metric: str, own: Views, other: Views | None, texts: Texts) -> np.nda
             rows.append(view.change)
         elif metric == "feature_change":
             assert other is not None
-            rows.append(_apart(_vectors(metric, view), _vectors(metric, other[i])))
+            rows.append(cosine_distance(_vectors(metric, view), _vectors(metric, other[i])))
         else:
             cosines = _vectors("cmmd", view) @ texts[view.of.caption]
             if metric == "clip_score":
-                rows.append(_CLIP_WEIGHT * np.maximum(cosines, 0.0))
+                rows.append(clip_scores(cosines))
             else:
                 rows.append((cosines > _vectors("cmmd", view) @ texts[view.of.against]).astype(np.float64))
     return np.concatenate(rows)
-
-
-def _apart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """1 - cos of the features of each pair; see `feature_change`."""
-    x, y = (z.astype(np.float64) / np.linalg.norm(z, axis=-1, keepdims=True) for z in (x, y))
-    return ((x - y) ** 2).sum(-1) / 2
 
 
 def _accuracies(metric: str, views: Views) -> np.ndarray:

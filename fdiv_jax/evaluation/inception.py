@@ -15,6 +15,7 @@ from PIL import Image
 from fdiv_jax.arrays import StoredImages
 from fdiv_jax.checkpoints import load_state_dict
 from fdiv_jax.checkpoints.files import TensorFiles, errors_from
+from fdiv_jax.compiling import jit
 from fdiv_jax.evaluation.features import Features, check_images
 from fdiv_jax.nn import InceptionV3, abstract_module
 
@@ -44,7 +45,7 @@ def inception_features(
     if resizing not in get_args(Resizing):
         raise ValueError(f"resizing {resizing!r}, expected one of {', '.join(get_args(Resizing))}")
     graph, parameters = nnx.split(load_inception(weights))
-    embed = jax.jit(lambda state, x: nnx.merge(graph, state)(x))
+    embed = jit(lambda state, x: nnx.merge(graph, state)(x))
 
     def function(images: StoredImages) -> np.ndarray:
         pixels = resized(images, resizing)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from fdiv_jax.evaluation.clip_score import concept_text
 from fdiv_jax.evaluation.protocol import PromptSet, Protocol, Role
 from fdiv_jax.files import checks as check
 from fdiv_jax.pipeline import Concept
@@ -261,7 +262,7 @@ class _Reader:
     ) -> PromptSet:
         kind = "concept" if concept is None else concept.kind
         prompts = tuple(prompts)[: self._template.prompts]
-        caption = _caption(name, kind)
+        caption = concept_text(name, style=kind == "style")
         shows = tuple(self._shown(prompt, kind, name) for prompt in prompts)
         return PromptSet(
             role, name, prompts, kind, shows, caption, "" if same_words(caption, against) else against
@@ -280,7 +281,7 @@ class _Reader:
         target = self._known.find(erasure.target)
         kind = "concept" if target is None else target.kind
         name = self._anchor_name(erasure)
-        return _caption(name, kind) if name else ""
+        return concept_text(name, style=kind == "style") if name else ""
 
     def _anchor_name(self, erasure: Erasure) -> str:
         target = self._known.find(erasure.target)
@@ -307,9 +308,3 @@ def _plain_name(phrase: str) -> str:
     text = re.sub(r"^(?:phrase|prompt):\s*", "", phrase.strip(" ,"), flags=re.IGNORECASE)
     text = re.sub(r"^in the style of\s+", "", text, flags=re.IGNORECASE)
     return _ARTICLE.sub("", text).strip()
-
-
-def _caption(name: str, kind: str) -> str:
-    """The text of the CLIP score, as the authors of the protocols write it."""
-    style = kind == "style" and name != "painting" and not name.endswith(" style")
-    return f"A photo depicts {name}{' style' if style else ''}"
