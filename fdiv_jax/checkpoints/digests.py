@@ -1,9 +1,10 @@
-"""Hashes of parameters, which tell one model from another."""
+"""Hashes of parameters and of files, which tell one model from another."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,7 +13,17 @@ from flax import nnx
 from fdiv_jax.checkpoints.state_dicts import state_dict
 from fdiv_jax.nn import named_parameters
 
-__all__ = ["model_digest", "module_digest", "parameters_digest", "tensors_digest"]
+__all__ = ["files_digest", "model_digest", "module_digest", "parameters_digest", "tensors_digest"]
+
+
+def files_digest(files: Iterable[Path]) -> str:
+    """SHA-256 of the content of files, one after the other."""
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                total.update(block)
+    return total.hexdigest()
 
 
 def model_digest(components: Mapping[str, nnx.Module]) -> str:

@@ -1,7 +1,6 @@
 """`fdiv-jax evaluate BASE UNLEARNED... --output DIR`: how much is gone, and what was lost."""
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,15 +116,16 @@ class Command:
 
     def _backbones(self, protocol: "Protocol") -> "Backbones":
         """CLIP and Inception, where the protocol needs them."""
+        from fdiv_jax.checkpoints.digests import files_digest
         from fdiv_jax.evaluation import Backbones, ClipScorer, inception_features
 
         clip = features = None
         weights = {}
         if "clip" in protocol.needs:
             model = self.clip or protocol.clip
-            clip = ClipScorer.load(model, revision=None, offline=self.loading.offline)
+            clip = ClipScorer.load(model, offline=self.loading.offline)
             if Path(model).is_dir():
-                weights["clip"] = _digest(sorted(Path(model).glob("*.safetensors")))
+                weights["clip"] = files_digest(sorted(Path(model).glob("*.safetensors")))
         if "features" in protocol.needs and protocol.features.startswith(_INCEPTION):
             if self.inception is None:
                 wanting = [m for m in protocol.metrics if "features" in protocol.backbones_of(m)]
@@ -135,7 +135,7 @@ class Command:
                 )
             resizing = protocol.features.removeprefix(_INCEPTION).removesuffix(")")
             features = inception_features(self.inception, resizing=resizing)  # type: ignore[arg-type]
-            weights["features"] = _digest([self.inception])
+            weights["features"] = files_digest([self.inception])
         return Backbones(features=features, clip=clip, weights=weights)
 
 
@@ -169,16 +169,6 @@ def _renamed(others: "Mapping[Path, Evaluation]", own: "Evaluation") -> "dict[st
             free = name not in own.models and name not in found
             found[name if free else f"{path}: {name}"] = each
     return found
-
-
-def _digest(files: Sequence[Path]) -> str:
-    """SHA-256 of files, one after the other."""
-    total = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                total.update(block)
-    return total.hexdigest()
 
 
 @contextmanager

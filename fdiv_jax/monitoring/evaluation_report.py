@@ -125,10 +125,8 @@ def _reading(evaluation: Evaluation) -> str:
 def _plots(evaluation: Evaluation) -> str:
     found = []
     for figure in _whole(evaluation):
-        bars = []
-        if figure.base is not None:
-            own = _same(evaluation.base, figure)
-            bars.append(Bar("base", own.value if own else Interval(*(figure.base,) * 3), True))
+        own = _same(evaluation.base, figure)
+        bars = [] if own is None else [Bar("base", own.value, True)]
         for name, model in evaluation.models.items():
             if (own := _same(model, figure)) is not None:
                 bars.append(Bar(name, own.value))
@@ -253,6 +251,6 @@ def _number(metric: str, value: float, *, signed: bool = False) -> str:
     return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
 
 
-def _interval(metric: str, interval: Interval, *, signed: bool = False) -> str:
-    value, low, high = (_number(metric, each, signed=signed) for each in interval)
+def _interval(metric: str, interval: Interval) -> str:
+    value, low, high = (_number(metric, each) for each in interval)
     return f"{value} <small>[{low}, {high}]</small>"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from fdiv_jax.arrays import StoredImages
 from fdiv_jax.assets import asset_directory
+from fdiv_jax.checkpoints.digests import files_digest
 from fdiv_jax.evaluation import Backbones, Evaluation, Features, Protocol, find_protocol, run_protocol
 from fdiv_jax.evaluation.evaluate import Model
 from fdiv_jax.pipeline import TextToImagePipeline
@@ -116,8 +116,4 @@ def evaluate(
 @functools.cache
 def _judge_digest() -> str:
     """SHA-256 of the judge's weights."""
-    place = asset_directory("fashion_judge")
-    total = hashlib.sha256()
-    for file in sorted(place.glob("*.safetensors")):
-        total.update(file.read_bytes())
-    return total.hexdigest()
+    return files_digest(sorted(asset_directory("fashion_judge").glob("*.safetensors")))
