@@ -39,7 +39,8 @@ class Command:
     """The model before unlearning: `fashion` (the embedded world), a diffusers directory, one .safetensors
     file, or a hub id."""
     unlearned: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="UNLEARNED")]
-    """One or more unlearned models: run directories of `unlearn`, or anything that BASE can be."""
+    """One or more models after it: run directories of `fdiv-jax unlearn`, models like BASE, or files with a
+    LoRA or a delta of it."""
     target: str
     """The concept that was unlearned."""
     with_: Annotated[tuple[str, ...], tyro.conf.arg(name="with", metavar="ATTACK")]
@@ -86,6 +87,7 @@ class Command:
     def run(self) -> None:
         """Load the models, attack, write the results and sum up."""
         from fdiv_jax.cli._attack_material import attacks_named, campaign_for
+        from fdiv_jax.cli._candidates import find_candidates, pipeline_directory
         from fdiv_jax.terminal import Console
 
         if not self.unlearned:
@@ -98,7 +100,8 @@ class Command:
             raise ValueError(f"--accumulation {self.accumulation}, expected a divisor of {self.batch_size}")
         console = Console(stderr=True)
         with console.waiting(f"loading {self.base}"):
-            base = self.loading.load(self.base)
+            base = self.loading.load(pipeline_directory(self.base))
+            found = find_candidates(self.unlearned, base, self.loading)
             campaign, told = campaign_for(
                 base,
                 self.target,
@@ -113,9 +116,9 @@ class Command:
                 clip=self.clip,
                 against=self.against,
             )
-            models = {name: self.loading.load(_pipeline_of(name)) for name in self.unlearned}
+            models = {word: each.load() for word, each in zip(self.unlearned, found, strict=True)}
             own_floor = self.floor not in ("upside-down", "none")
-            floor = self.loading.load(_pipeline_of(self.floor)) if own_floor else None
+            floor = self.loading.load(pipeline_directory(self.floor)) if own_floor else None
         for line in told:
             console.print(line, highlight=False)
         self._attack(base, models, floor, campaign, console)
@@ -159,12 +162,6 @@ class Command:
         for each in report.outcomes:
             print(each)
         print(self.output)
-
-
-def _pipeline_of(name: str) -> str:
-    """The model that a run directory holds, or the name as it is."""
-    inside = Path(name) / "pipeline"
-    return str(inside) if inside.is_dir() else name
 
 
 def _is_style(base: "TextToImagePipeline", target: str) -> bool:

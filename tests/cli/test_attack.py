@@ -50,6 +50,24 @@ def test_bad_input_in_one_line(name, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (["{half}"], "half is a run directory without pipeline/, so that run is not finished"),
+        (["fashion", "fashion"], "fashion is named twice"),
+        (["{half}/config.json"], "config.json"),
+    ],
+)
+def test_models_are_refused_as_evaluate_refuses_them(models, message, tmp_path, capsys):
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "config.json").write_text('{"config": {}, "resolved": {}}')
+    words = ["--target", "sneaker", "--with", "benign", "--output", str(tmp_path / "out")]
+    assert cli.main(["attack", "fashion", *(each.format(half=half) for each in models), *words]) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_that_no_judge_knows_is_refused(model, tmp_path, capsys):
     words = ["--target", "sneaker", "--with", "benign", "--output", str(tmp_path / "out")]
     assert cli.main(["attack", model, model, *words]) == 2
