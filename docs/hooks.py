@@ -100,17 +100,27 @@ def generated_pages() -> dict[str, str | Path]:
     """Text, or the file to copy, of each page and picture that is not in docs/ itself."""
     pages: dict[str, str | Path] = dict(_reference())
     gallery = (ROOT / "paper_figures" / "README.md").read_text(encoding="utf-8")
-    pages["gallery.md"] = _linked(
-        re.sub(r"^# Figures$", "# Gallery", gallery, flags=re.MULTILINE), "paper_figures/"
-    )
+    text = re.sub(r"^# Figures$", "# Gallery", gallery, flags=re.MULTILINE)
+    pages["gallery.md"] = _linked(_claims_told(text), "paper_figures/")
     for name in re.findall(r"!\[[^\]]*\]\(([\w.-]+\.png)\)", gallery):
         pages[f"paper_figures/{name}"] = ROOT / "paper_figures" / name
-    pages["paper_figures/erasure.png"] = ROOT / "paper_figures" / "erasure.png"
     pages["changelog.md"] = _linked((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
     pages["contributing.md"] = _linked((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
     for notebook in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
         pages[f"tutorials/{notebook.name}"] = notebook
     return pages
+
+
+def _claims_told(text: str) -> str:
+    """The table of claims as sections: its evidence is too long for a column of a page."""
+
+    def told(row: re.Match[str]) -> str:
+        claim, says, here, effect, interval, seeds, evidence = (cell.strip() for cell in row[1].split("|", 6))
+        measured = f"*Effect {effect}, interval {interval}, {seeds} seeds.*" if effect else ""
+        return f"### {claim}: {here.strip('*')}\n\n{says}\n\n{measured}\n\n{evidence}\n"
+
+    text = re.sub(r"^\| claim \| says .*\n\|[-|]+\n", "", text, flags=re.MULTILINE)
+    return re.sub(r"^\| (C\d+ \|.*) \|$", told, text, flags=re.MULTILINE)
 
 
 def _linked(text: str, folder: str = "") -> str:
