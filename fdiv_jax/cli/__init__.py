@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"the commands are: {', '.join(COMMANDS)}"
         return _fail(f"no command {name!r}; {hint}")
-    from fdiv_jax.cli._pages import ask_for_large_pages
+    from fdiv_jax.cli._large_pages import ask_for_large_pages
     from fdiv_jax.files import keep_programs
 
     if argv is None and name in _HEAVY:

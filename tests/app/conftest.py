@@ -1,6 +1,7 @@
 """What the tests of the page share: a model that takes no time, and the page as it is served."""
 
 import contextlib
+import gc
 import socket
 
 import pytest
@@ -38,3 +39,4 @@ def served(tiny, tmp_path_factory):
     yield f"http://127.0.0.1:{port}"
     studio.close()
     blocks.close()
+    gc.collect()  # event loops that gradio leaves open are told of here, and not in another test

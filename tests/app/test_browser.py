@@ -61,6 +61,17 @@ def name_shown(browser):
     return one(browser, "#fx-summary h2 code").text
 
 
+def begin_run(browser, served, steps):
+    """Open the tab Unlearn by a link, and click."""
+    browser.get(f"{served}/?tab=unlearn&target=sneaker&steps={steps}&divergence=kl")
+    until(lambda: one(browser, "#fx-unlearn").is_displayed(), "open tab")
+    until(
+        lambda: one(browser, "#fx-steps input[type=number]").get_attribute("value") == str(steps),
+        "steps of the link",
+    )
+    one(browser, "#fx-unlearn").click()
+
+
 def requested(browser):
     """Addresses that the page has asked for."""
     messages = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
@@ -103,13 +114,7 @@ def test_explore(browser, served):
 
 
 def test_unlearn(browser, served):
-    browser.get(f"{served}/?tab=unlearn&target=sneaker&steps=4&divergence=kl")
-    until(lambda: one(browser, "#fx-unlearn").is_displayed(), "open tab")
-    until(
-        lambda: one(browser, "#fx-steps input[type=number]").get_attribute("value") == "4",
-        "steps of the link",
-    )
-    one(browser, "#fx-unlearn").click()
+    begin_run(browser, served, steps=4)
     until(lambda: one(browser, ".fx-run[data-phase=done]"), "end of the run")
     assert "3 → 3 of 4" in one(browser, ".fx-counts").text
     assert len(browser.find_elements("css selector", ".fx-run img")) == 20
@@ -127,13 +132,7 @@ def test_unlearn(browser, served):
 
 
 def test_stop(browser, served):
-    browser.get(f"{served}/?tab=unlearn&target=sneaker&steps=150&divergence=kl")
-    until(lambda: one(browser, "#fx-unlearn").is_displayed(), "open tab")
-    until(
-        lambda: one(browser, "#fx-steps input[type=number]").get_attribute("value") == "150",
-        "steps of the link",
-    )
-    one(browser, "#fx-unlearn").click()
+    begin_run(browser, served, steps=150)
     until(lambda: one(browser, ".fx-run"), "beginning of the run")
     one(browser, "#fx-stop").click()
     until(lambda: one(browser, ".fx-run[data-phase=stopped]"), "end of the run")

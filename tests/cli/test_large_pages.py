@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fdiv_jax.cli._pages import large_pages
+from fdiv_jax.cli._large_pages import large_pages
 
 ASKED = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 GLIBC = "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {}) and (
