@@ -45,7 +45,7 @@ def theme() -> gr.themes.Base:
         block_border_color="#e2e6ea",
         block_border_color_dark="#262d36",
         border_color_primary_dark="#262d36",
-        input_background_fill="#ffffff",
+        input_background_fill="#f6f7f9",
         input_background_fill_dark="#0d1117",
         button_primary_background_fill="#1f5fa8",
         button_primary_background_fill_hover="#184d8a",
@@ -191,11 +191,11 @@ def _unlearn(blocks: gr.Blocks, studio: Studio) -> list[Any]:
     gr.HTML(_ABOUT, padding=False)
     with gr.Row(equal_height=True):
         target = gr.Dropdown(
-            targets(), value=View.target, label="concept to unlearn", elem_id="fx-target", min_width=150
+            targets(), value=View.target, label="concept to unlearn", elem_id="fx-target", min_width=170
         )
         anchor = gr.Dropdown(
             [("its neighbour", "near"), ("its super-class", "superclass"), ("the empty prompt", "empty")],
-            value=View.anchor, label="drawn in its place", elem_id="fx-anchor", min_width=150,
+            value=View.anchor, label="drawn in its place", elem_id="fx-anchor", min_width=170,
         )  # fmt: skip
         divergence = gr.Dropdown(
             list(catalogue()), value=View.divergence, label="divergence, or your own f(t)",

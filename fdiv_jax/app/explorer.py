@@ -96,7 +96,7 @@ def _summary(facts: JsonObject, place: int) -> str:
     """The name, and the numbers that matter most."""
     about = f"<span>{escape(facts['description'])}</span>" if facts["description"] else ""
     tiles = "".join(
-        f'<div class="fx-tile"><dt>{escape(label)}</dt><dd title="{escape(text)}">{escape(text)}</dd></div>'
+        f'<div class="fx-tile"><dt>{escape(label)}</dt><dd title="{escape(text)}">{_broken(text)}</dd></div>'
         for label, text in _tiles(facts)
     )
     name = f"<i></i><code>{escape(facts['name'])}</code>"
@@ -119,6 +119,11 @@ def _tiles(facts: JsonObject) -> Iterator[tuple[str, str]]:
     yield "stable step × k", _infinite(longest if isinstance(longest, str) else f"{longest:.3g}")
     if near:
         yield "nearest", near[0]["name"]
+
+
+def _broken(text: str) -> str:
+    """A name that may go on in another line after an underscore."""
+    return escape(text).replace("_", "_<wbr>")
 
 
 def _infinite(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -194,13 +194,19 @@ def _around(axis: Axes, curves: list[np.ndarray], lowest: float = 1e-4) -> None:
 
 
 def logarithmic(axis: Axes, *directions: Literal["x", "y"]) -> None:
-    """Powers of ten in plain figures, without marks between them."""
+    """Powers of ten in plain figures, without marks between them; where few are in view, multiples too."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    class Locator(LogLocator):
+        def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+            decades = abs(math.log10(vmax / vmin))
+            self.set_params(subs=(1, 2, 3, 5, 7) if decades < 1 else (1, 2, 5) if decades < 2 else (1,))
+            return super().tick_values(vmin, vmax)
 
     for direction in directions:
         axis.set(**{f"{direction}scale": "log"})
         own = axis.xaxis if direction == "x" else axis.yaxis
-        own.set_major_locator(LogLocator(numticks=6))
+        own.set_major_locator(Locator(numticks=6))
         own.set_minor_locator(NullLocator())
         own.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

@@ -8,13 +8,13 @@ from xml.etree import ElementTree
 import pytest
 
 from fdiv_jax.app import explorer
-from fdiv_jax.app.charts import panel
+from fdiv_jax.app.charts import descent_chart, panel
 from fdiv_jax.app.explorer import EXAMPLES, explore, message
 from fdiv_jax.app.links import LONGEST
 from fdiv_jax.divergences import divergence
 from fdiv_jax.explore import sections
 
-VOID = {"br", "img", "input", "hr"}
+VOID = {"br", "img", "input", "hr", "wbr"}
 
 
 class Balanced(HTMLParser):
@@ -92,6 +92,14 @@ def test_the_charts_are_nine_and_follow_the_theme(hellinger):
     labels = [re.search(r'aria-label="([^"]*)"', chart)[1] for chart in charts]
     assert len(set(labels)) == 9
     assert "generator f" in labels[0]
+
+
+@pytest.mark.parametrize("m", [[0.034, 0.02, 0.05, 0.045, 0.05], [9.0, 5.0, 0.9], [9.0, 0.9, 1e-3]])
+def test_an_axis_of_m_has_two_numbers_at_least(m):
+    """Where m spans less than one power of ten, one, and four."""
+    numbers = [float(text) for text in re.findall(r">([\d.]+)</text>", descent_chart(m, 100))]
+    steps = {0, 20, 40, 60, 80, 100}
+    assert len({number for number in numbers if min(m) / 1.5 <= number <= max(m) * 1.5} - steps) >= 2
 
 
 def test_settings_of_the_process_do_not_reach_a_chart():
