@@ -116,7 +116,7 @@ def _claims_told(text: str) -> str:
 
     def told(row: re.Match[str]) -> str:
         claim, says, here, effect, interval, seeds, evidence = (cell.strip() for cell in row[1].split("|", 6))
-        measured = f"*Effect {effect}, interval {interval}, {seeds} seeds.*" if effect else ""
+        measured = f"*Effect {effect}, interval {interval}, {seeds} seeds.*" if seeds != "0" else ""
         return f"### {claim}: {here.strip('*')}\n\n{says}\n\n{measured}\n\n{evidence}\n"
 
     text = re.sub(r"^\| claim \| says .*\n\|[-|]+\n", "", text, flags=re.MULTILINE)

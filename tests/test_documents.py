@@ -202,6 +202,16 @@ def test_every_public_name_is_in_the_reference(generated):
     assert not missing, missing
 
 
+def test_every_claim_is_a_section_of_the_gallery(generated):
+    table = (ROOT / "paper_figures" / "README.md").read_text()
+    rows = re.findall(r"^\| (C\d+) \| (.*?) \| \*\*(.*?)\*\* \|.* \| (.*) \|$", table, re.MULTILINE)
+    assert [claim for claim, *_ in rows] == [f"C{i}" for i in range(1, 10)]
+    for claim, says, verdict, evidence in rows:
+        assert f"### {claim}: {verdict}\n\n{says}\n" in generated["gallery.md"]
+        assert f"\n{evidence}\n" in generated["gallery.md"]
+    assert "| evidence |" not in generated["gallery.md"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_links_lead_somewhere(page, generated):
     """Files and headings; of addresses elsewhere only the form is looked at."""
