@@ -184,5 +184,5 @@ def _drawn(base: TextToImagePipeline, prompts: Sequence[str], number: int, look:
     from fdiv_jax.evaluation.attacks.case import search_seeds
 
     chosen = [prompts[i % len(prompts)] for i in range(number)]
-    drawing = Drawing(tuple(search_seeds(999, 0, number)), look.steps, look.guidance, look.sampler)
+    drawing = Drawing(tuple(search_seeds(999, number)), look.steps, look.guidance, look.sampler)
     return ConceptImages(np.asarray(drawing.draw(base, chosen)), tuple(chosen))

@@ -51,7 +51,7 @@ class Command:
     budget: int = 200
     """Steps, rounds or tries of every search; attacks that do not search have a scale of their own."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds of the searches: every attack is made once for each."""
+    """Seeds of the searches: every attack that searches is made once for each."""
     images: Path | None = None
     """A folder of images of the concept for the attacker, perhaps with a metadata.jsonl of their prompts; by
     default real photographs for models of the embedded world, and for others images that the base draws."""
@@ -102,6 +102,8 @@ class Command:
         with console.waiting(f"loading {self.base}"):
             base = self.loading.load(pipeline_directory(self.base))
             found = find_candidates(self.unlearned, base, self.loading)
+            own_floor = () if self.floor in ("upside-down", "none") else (self.floor,)
+            floors = find_candidates(own_floor, base, self.loading)
             campaign, told = campaign_for(
                 base,
                 self.target,
@@ -117,8 +119,7 @@ class Command:
                 against=self.against,
             )
             models = {word: each.load() for word, each in zip(self.unlearned, found, strict=True)}
-            own_floor = self.floor not in ("upside-down", "none")
-            floor = self.loading.load(pipeline_directory(self.floor)) if own_floor else None
+            floor = floors[0].load() if floors else None
         for line in told:
             console.print(line, highlight=False)
         self._attack(base, models, floor, campaign, console)

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["find_phrase", "folded", "has_phrase", "same_words"]
+__all__ = ["around_phrase", "find_phrase", "folded", "has_phrase", "same_words"]
 
 _JOINT = "\u200b"
 """Marks an optional space in a folded text, which does not hold this character otherwise."""
@@ -59,6 +59,12 @@ def find_phrase(phrase: str, text: str) -> list[tuple[int, int]]:
             start = len(text[:start].rstrip())
         spans.append((start, whole.spans[end - 1][1]))
     return spans
+
+
+def around_phrase(phrase: str, text: str) -> list[str]:
+    """What is left of the text where every occurrence of the phrase is cut out."""
+    edges = [0, *(place for span in find_phrase(phrase, text) for place in span), len(text)]
+    return [text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def has_phrase(phrase: str, text: str) -> bool:

@@ -17,12 +17,6 @@ def first_shown(prompt: str, phrases: Iterable[str]) -> str | None:
     return next((phrase for phrase in phrases if has_phrase(phrase, prompt)), None)
 
 
-def around(phrase: str, text: str) -> list[str]:
-    """What is left of the text where every occurrence of the phrase is cut out."""
-    edges = [0, *(place for span in find_phrase(phrase, text) for place in span), len(text)]
-    return [text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
-
-
 def tidy(prompt: str) -> str:
     """One space, and one article, where a replacement left two: "the a cat" is "the cat"."""
     prompt = re.sub(r"\b(?:an?)\s+(an?\s)", r"\1", prompt, flags=re.IGNORECASE)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fdiv_jax.pipeline import Concept
-from fdiv_jax.pipeline.words import folded, same_words
+from fdiv_jax.pipeline.words import around_phrase, folded, same_words
 from fdiv_jax.unlearning import _validate as check
-from fdiv_jax.unlearning._phrases import around, bare, dressed, first_shown, framed_forms, tidy
+from fdiv_jax.unlearning._phrases import bare, dressed, first_shown, framed_forms, tidy
 from fdiv_jax.unlearning._spelling import nearly, nearly_shown
 from fdiv_jax.unlearning.library import KnownConcepts
 
@@ -283,7 +283,7 @@ class _Reading:
             return text
         framed = self.concept is None or found in self.framed
         phrase = self.phrase if framed or self.concept is None else bare(self.phrase, self.concept)
-        return phrase.join(self._replace(part) for part in around(found, text))
+        return phrase.join(self._replace(part) for part in around_phrase(found, text))
 
 
 def _exact(text: str) -> str | None:
@@ -375,7 +375,7 @@ def _read_anchor(
         return None, exact if concept is None else dressed(exact, concept)
     _ask_about(anchor, known)
     for prompt, found in shown:
-        for rest in around(found, prompt):
+        for rest in around_phrase(found, prompt):
             if len(rest.split()) >= 2 and folded(rest).text in folded(anchor).text:
                 return anchor.strip(), ""
     return None, anchor.strip() if concept is None else dressed(anchor.strip(), concept)

@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 
 from fdiv_jax.arrays import StoredImages
-from fdiv_jax.checkpoints import atomic_file, clean_leftovers, model_digest
+from fdiv_jax.checkpoints import atomic_file, clean_leftovers
 from fdiv_jax.evaluation.attacks.case import (
     FIRST_SEARCH_SEED,
     Attack,
     Case,
     ConceptImages,
     Drawing,
-    Probe,
     Recogniser,
     settings_of,
 )
 from fdiv_jax.evaluation.attacks.curves import FLOOR, Curve, Outcome, Point, outcome
+from fdiv_jax.evaluation.images import pipeline_digest
 from fdiv_jax.files import JsonObject, check_no_links, parse_json, read_json
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import check_output
@@ -57,7 +57,7 @@ class Campaign:
         attacks: by name.
         retained: images of other concepts, with their prompts, for attacks that never see this one.
         budget: of every search, in the attack's own unit.
-        seeds: of the searches.
+        seeds: of the searches; an attack that does not search is made once.
         drawing: how fresh images are drawn; the same noise for every model.
         batch, accumulation: samples per step, and the parts that they are computed in.
         recogniser_name: what is written down of the classifier.
@@ -141,11 +141,12 @@ class Report:
 
 @dataclass(frozen=True, eq=False)
 class _Subject:
-    """A model to attack, and the campaign against it."""
+    """A model to attack, the campaign against it, and what it draws before, where that is drawn already."""
 
     name: str
     pipe: TextToImagePipeline
     campaign: Campaign
+    drawn: StoredImages | None = None
 
 
 def attack_models(
@@ -196,20 +197,24 @@ def attack_models(
         clean_leftovers(output)
     tell = display or (lambda text, done, total: None)
     tell("drawing the concept with the frozen model", 0, 1)
-    turned = _check_drawn(base, campaign)
+    drawn = campaign.drawing.draw(base, campaign.prompts)
+    _check_drawn(drawn, campaign)
     remark = ""
     subjects = [_Subject(name, pipe, campaign) for name, pipe in models.items()]
     if ceiling:
-        subjects.append(_Subject(FROZEN, base, campaign))
+        subjects.append(_Subject(FROZEN, base, campaign, drawn))
     if floor is not None:
         subjects.append(_Subject(FLOOR_NAME, floor, campaign))
-    elif upside_down and turned > FLOOR:
-        remark = (
-            f"no floor: turned over, {turned:.2f} of the base's own images show it, so that it is no unknown "
-            "concept; a model that never knew it would be one"
-        )
     elif upside_down:
-        subjects.append(_Subject(FLOOR_NAME, base, campaign.upside_down()))
+        unknown = campaign.upside_down()
+        turned = np.mean(unknown.recognise(drawn))
+        if turned > FLOOR:
+            remark = (
+                f"no floor: turned over, {turned:.2f} of the base's own images show it, so that it is no "
+                "unknown concept; a model that never knew it would be one"
+            )
+        else:
+            subjects.append(_Subject(FLOOR_NAME, base, unknown, drawn))
     curves = list(_curves(subjects, campaign, output, tell, picture))
     found: list[Outcome] = []
     for attack in campaign.attacks:
@@ -233,8 +238,12 @@ def _curves(
     picture: Picture | None,
 ) -> Iterator[Curve]:
     befores: dict[str, tuple[Point, StoredImages]] = {}
-    digests = {subject.name: model_digest(subject.pipe.components) for subject in subjects}
-    cells = [(a, s, seed) for a in campaign.attacks for seed in campaign.seeds for s in subjects]
+    digests = {subject.name: pipeline_digest(subject.pipe) for subject in subjects}
+    # An attack that does not search is the same for every seed.
+    seeds = {
+        a: campaign.seeds if made.searches else campaign.seeds[:1] for a, made in campaign.attacks.items()
+    }
+    cells = [(a, s, seed) for a in campaign.attacks for seed in seeds[a] for s in subjects]
     for number, (attack, subject, seed) in enumerate(cells, 1):
         where = f"{attack} on {subject.name}, seed {seed} ({number} of {len(cells)})"
         settings = {"model": digests[subject.name], "seed": seed, **subject.campaign.settings(attack)}
@@ -246,14 +255,17 @@ def _curves(
                 continue
         if subject.name not in befores:
             tell(f"{where}: before", 0, campaign.budget)
-            own = Probe.of_prompts(0, subject.pipe, campaign.prompts)
-            befores[subject.name] = _seen(own, subject.campaign)
+            drawn = subject.drawn
+            if drawn is None:
+                drawn = campaign.drawing.draw(subject.pipe, campaign.prompts)
+            befores[subject.name] = Point(0, _recognised(drawn, subject.campaign)), drawn
         before, images = befores[subject.name]
         curve, after = _search(subject, attack, seed, before, where, tell)
         if place is not None:
             _write(place, {"settings": settings, "curve": curve.to_dict()})
             if picture is not None:
-                picture(place.with_suffix(".png"), images[:SHOWN], after[:SHOWN])
+                count = min(len(after), SHOWN)
+                picture(place.with_suffix(".png"), images[:count], after[:count])
         yield curve
 
 
@@ -270,27 +282,23 @@ def _search(
         tell(f"{where}: {text}{reached}", done, total)
 
     for probe in method.probes(campaign.case(subject.pipe, seed), campaign.budget, show):
-        point, images = _seen(probe, campaign)
-        points.append(point)
+        images = probe.draw(campaign.drawing)
+        points.append(Point(probe.at, _recognised(images, campaign), probe.label, probe.detail))
     return Curve(attack, subject.name, seed, method.axis, before, tuple(points)), images
 
 
-def _seen(probe: Probe, campaign: Campaign) -> tuple[Point, StoredImages]:
-    images = probe.draw(campaign.drawing)
-    recognised = tuple(bool(one) for one in campaign.recognise(images))
-    return Point(probe.at, recognised, probe.label, probe.detail), images
+def _recognised(images: StoredImages, campaign: Campaign) -> tuple[bool, ...]:
+    return tuple(bool(one) for one in campaign.recognise(images))
 
 
-def _check_drawn(base: TextToImagePipeline, campaign: Campaign) -> float:
-    """Refuse a concept that the base does not draw; gives the share of its images that show it turned."""
-    point, images = _seen(Probe.of_prompts(0, base, campaign.prompts), campaign)
-    seen, count = sum(point.recognised), len(point.recognised)
+def _check_drawn(images: StoredImages, campaign: Campaign) -> None:
+    """Refuse a concept that the base's images at its prompts do not show."""
+    seen, count = sum(_recognised(images, campaign)), len(images)
     if seen < DRAWN_BY_THE_BASE * count:
         raise ValueError(
             f"the base shows {campaign.target!r} in {seen} of {count} images at its prompts; no "
             f"attack can bring it back; expected at least {DRAWN_BY_THE_BASE:.0%}"
         )
-    return float(np.mean(campaign.upside_down().recognise(images)))
 
 
 def _kept(place: Path, settings: JsonObject) -> Curve:

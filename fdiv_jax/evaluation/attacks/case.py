@@ -14,7 +14,7 @@ from fdiv_jax.arrays import RandomKey, StoredImages
 from fdiv_jax.evaluation.clip_score import ClipScorer
 from fdiv_jax.files import JsonObject
 from fdiv_jax.pipeline import TextToImagePipeline
-from fdiv_jax.pipeline.words import find_phrase
+from fdiv_jax.pipeline.words import around_phrase, has_phrase
 
 __all__ = [
     "FIRST_SEARCH_SEED",
@@ -114,7 +114,7 @@ class Case:
 
     def __post_init__(self) -> None:
         for prompt in (*self.prompts, *self.images.captions):
-            if not find_phrase(self.word, prompt):
+            if not has_phrase(self.word, prompt):
                 raise ValueError(f"the prompt {prompt!r} does not contain {self.word!r}")
         if self.batch < 1 or self.accumulation < 1 or self.batch % self.accumulation:
             raise ValueError(
@@ -186,12 +186,7 @@ def looks(budget: int) -> list[int]:
 
 def replaced(word: str, by: str, prompts: Sequence[str]) -> tuple[str, ...]:
     """The prompts with another text in the word's place, wherever they have it."""
-    found = []
-    for prompt in prompts:
-        edges = [0, *(place for span in find_phrase(word, prompt) for place in span), len(prompt)]
-        parts = [prompt[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
-        found.append(by.join(parts))
-    return tuple(found)
+    return tuple(by.join(around_phrase(word, prompt)) for prompt in prompts)
 
 
 def search_key(seed: int) -> RandomKey:
@@ -199,7 +194,7 @@ def search_key(seed: int) -> RandomKey:
     return jax.random.fold_in(jax.random.key(seed), _SEARCH)
 
 
-def search_seeds(seed: int, first: int, count: int) -> list[int]:
+def search_seeds(seed: int, count: int) -> list[int]:
     """Seeds of images that a search may look at."""
-    start = FIRST_SEARCH_SEED + seed % 1000 * 1_000_000 + first
+    start = FIRST_SEARCH_SEED + seed % 1000 * 1_000_000
     return list(range(start, start + count))

@@ -20,6 +20,7 @@ import optax
 from jaxtyping import Float, Integer
 
 from fdiv_jax.arrays import Latents, Parameters, PyTree, RandomKey, Samples, Scalar, Timesteps, TokenIds
+from fdiv_jax.compiling import jit
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.evaluation.attacks.case import Case, ConceptImages, Tell
 from fdiv_jax.nn import Text
@@ -149,7 +150,7 @@ Moments = PyTree
 Figure = Float[jax.Array, ""]
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+@functools.partial(jit, static_argnums=0, donate_argnums=(1, 2))
 def _step(
     plan: Denoising,
     trained: Parameters,

@@ -6,7 +6,7 @@ something only where the floor is low.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +19,7 @@ from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.diffusion.sampling_plan import Sampler, SamplingPlan, predictions
 from fdiv_jax.evaluation.attacks.case import Case, Drawing, Probe, Tell
 from fdiv_jax.pipeline import to_uint8
+from fdiv_jax.pipeline.inputs import image_keys
 
 __all__ = ["DdimInversion", "ImageInversion", "between"]
 
@@ -55,10 +56,6 @@ def between(first: int, last: int) -> Sampler:
     return plan
 
 
-def _timestep(schedule: NoiseSchedule, strength: float) -> int:
-    return round(strength * (schedule.num_train_timesteps - 1))
-
-
 @dataclass(frozen=True)
 class ImageInversion:
     """Real images of the concept, noised to some strength, and drawn to the end at the concept's prompts.
@@ -76,19 +73,13 @@ class ImageInversion:
 
     def probes(self, case: Case, budget: int, tell: Tell) -> Iterator[Probe]:
         """The images at less and less noise."""
-        clean = _latents(case)
-        for strength in sorted(self.strengths, reverse=True):
-            tell(round(100 * strength), f"strength {strength:g}")
-            t = _timestep(case.pipe.schedule, strength)
 
-            def draw(drawing: Drawing, t: int = t) -> StoredImages:
-                places = np.arange(len(drawing.seeds)) % len(clean)
-                shape = clean.shape[1:]
-                noise = jnp.stack([jax.random.normal(jax.random.key(seed), shape) for seed in drawing.seeds])
-                x_t = case.pipe.schedule.add_noise(clean[places], noise, jnp.full(len(places), t))
-                return _drawn(case, x_t, _captions(case, places), between(t, 0), drawing)
+        def noised(clean: Latents, t: int, drawing: Drawing) -> Latents:
+            keys = image_keys(drawing.seeds, len(clean))
+            noise = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:]))(keys)
+            return case.pipe.schedule.add_noise(clean, noise, jnp.full(len(clean), t))
 
-            yield Probe(round(1 - strength, 6), draw, f"strength {strength:g}")
+        return _probes(case, self.strengths, noised, tell, repeated=True)
 
 
 @dataclass(frozen=True)
@@ -111,37 +102,42 @@ class DdimInversion:
 
     def probes(self, case: Case, budget: int, tell: Tell) -> Iterator[Probe]:
         """The images from less and less far back."""
-        clean = _latents(case)
-        for strength in sorted(self.strengths, reverse=True):
-            tell(round(100 * strength), f"strength {strength:g}")
-            t = _timestep(case.pipe.schedule, strength)
 
-            def draw(drawing: Drawing, t: int = t) -> StoredImages:
-                places = np.arange(len(drawing.seeds)) % len(clean)
-                back = case.pipe.generate(
-                    [""] * len(places),
-                    initial=clean[places],
-                    steps=drawing.steps,
-                    guidance=1.0,
-                    sampler=between(0, t),
-                )
-                return _drawn(case, back, _captions(case, places), between(t, 0), drawing)
+        def followed(clean: Latents, t: int, drawing: Drawing) -> Latents:
+            return case.pipe.generate(
+                [""] * len(clean), initial=clean, steps=drawing.steps, guidance=1.0, sampler=between(0, t)
+            )
 
-            yield Probe(round(1 - strength, 6), draw, f"strength {strength:g}")
+        return _probes(case, self.strengths, followed, tell, repeated=False)
 
 
-def _latents(case: Case) -> Latents:
-    return case.pipe.encode_images(jnp.asarray(case.images.pixels))
+def _probes(
+    case: Case,
+    strengths: Sequence[float],
+    start: Callable[[Latents, int, Drawing], Latents],
+    tell: Tell,
+    *,
+    repeated: bool,
+) -> Iterator[Probe]:
+    """Images drawn from `start(x_0, t, drawing)`, at timestep t, to the end, for smaller and smaller t.
 
+    With more seeds than images, the images begin again where they are `repeated`: each time at other noise.
+    """
+    clean = case.pipe.encode_images(jnp.asarray(case.images.pixels))
+    for strength in sorted(strengths, reverse=True):
+        tell(round(100 * strength), f"strength {strength:g}")
+        t = round(strength * (case.pipe.schedule.num_train_timesteps - 1))
 
-def _captions(case: Case, places: np.ndarray) -> list[str]:
-    return [case.images.captions[place] for place in places]
+        def draw(drawing: Drawing, t: int = t) -> StoredImages:
+            count = len(drawing.seeds)
+            places = np.arange(count if repeated else min(count, len(clean))) % len(clean)
+            latents = case.pipe.generate(
+                [case.images.captions[place] for place in places],
+                initial=start(clean[places], t, drawing),
+                steps=drawing.steps,
+                guidance=drawing.guidance,
+                sampler=between(t, 0),
+            )
+            return to_uint8(case.pipe.decode(latents))
 
-
-def _drawn(
-    case: Case, start: Latents, prompts: Sequence[str], sampler: Sampler, drawing: Drawing
-) -> StoredImages:
-    latents = case.pipe.generate(
-        prompts, initial=start, steps=drawing.steps, guidance=drawing.guidance, sampler=sampler
-    )
-    return to_uint8(case.pipe.decode(latents))
+        yield Probe(round(1 - strength, 6), draw, f"strength {strength:g}")

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax.arrays import Parameters
+from fdiv_jax.compiling import jit
 from fdiv_jax.evaluation.attacks.case import (
     Case,
     Drawing,
@@ -115,7 +116,7 @@ class BlackBoxSearch:
     def probes(self, case: Case, budget: int, tell: Tell) -> Iterator[Probe]:
         """The model at the words found after more and more tries."""
         search, rng, at = _Search.of(case, self.tokens), np.random.default_rng((case.seed, 2)), looks(budget)
-        drawing = Drawing(tuple(search_seeds(case.seed, 0, self.images)))
+        drawing = Drawing(tuple(search_seeds(case.seed, self.images)))
         best = -1
         for step in range(1, budget + 1):
             proposed = search.swaps(rng, 1) if step > 1 else [search.chosen]
@@ -207,10 +208,10 @@ class _Search:
         return reads_back(self.case, self.known, chosen)
 
 
-_look = functools.partial(jax.jit, static_argnums=0)(loss_and_gradient)
+_look = jit(loss_and_gradient, static_argnums=0)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jit, static_argnums=0)
 def _losses(
     plan: Denoising, candidates: Parameters, frozen: Frozen, shown: Shown, noised: Noised
 ) -> Sequence[jax.Array]:
