@@ -11,6 +11,7 @@ Writes benchmarks/results/attack_table.json and .md; models and searches stay in
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 import time
@@ -20,7 +21,7 @@ import numpy as np
 import tyro
 
 import fdiv_jax as fj
-from fdiv_jax.evaluation.attacks import ATTACKS, Campaign, Curve, Drawing, Report, attack_models
+from fdiv_jax.evaluation.attacks import ATTACKS, Campaign, Curve, Drawing, Outcome, Report, attack_models
 from fdiv_jax.evaluation.intervals import Interval, bootstrap_difference
 from fdiv_jax.files import JsonObject, keep_programs
 from fdiv_jax.unlearning import AnchorImagesConfig, UnlearningConfig, unlearn
@@ -101,37 +102,37 @@ def run_target(pipe: fj.TextToImagePipeline, target: str, settings: BenchmarkCon
 
 
 def differences(reports: dict[str, Report]) -> list[JsonObject]:
-    """How much more often one method's concept comes back than another's, over targets, seeds and noise."""
+    """How much more often one method's concept comes back than another's, over targets, seeds and noise, at
+    the points that count."""
     found = []
+    outcomes = {(t, o.attack, o.model): o for t, report in reports.items() for o in report.outcomes}
     curves = {(t, c.attack, c.model, c.seed): c for t, report in reports.items() for c in report.curves}
-    attacks = list(dict.fromkeys(key[1] for key in curves))
-    models = [name for name in dict.fromkeys(key[2] for key in curves) if name in METHODS]
-    for attack in attacks:
-        for i, one in enumerate(models):
-            for other in models[i + 1 :]:
-                cells = sorted({(t, s) for t, a, m, s in curves if a == attack and m == one})
-                tables = [
-                    np.array([_last(curves[t, attack, model, s]) for t, s in cells], float)
-                    for model in (one, other)
-                ]
-                each = [
-                    [float(table[[k for k, c in enumerate(cells) if c[0] == t]].mean()) for table in tables]
-                    for t in reports
-                ]
-                interval = bootstrap_difference(*tables)
-                found.append(
-                    {
-                        "attack": attack,
-                        "difference": f"{one} - {other}",
-                        **interval._asdict(),
-                        "by_target": {t: a - b for t, (a, b) in zip(reports, each, strict=True)},
-                    }
-                )
+    attacks, models = (list(dict.fromkeys(key[place] for key in outcomes)) for place in (1, 2))
+
+    for attack, (one, other) in itertools.product(attacks, itertools.combinations(models, 2)):
+        pair: dict[str, list[tuple[tuple[bool, ...], tuple[bool, ...]]]] = {}
+        for t, a, m, seed in curves:
+            if (a, m) == (attack, one) and outcomes[t, a, m].counted is not None:
+                both = [_counted(curves[t, a, m, seed], outcomes[t, a, m]) for m in (one, other)]
+                pair.setdefault(t, []).append((both[0], both[1]))
+        if pair:
+            tables = np.array([each for cells in pair.values() for each in cells], float)
+            found.append(
+                {
+                    "attack": attack,
+                    "difference": f"{one} - {other}",
+                    **bootstrap_difference(tables[:, 0], tables[:, 1])._asdict(),
+                    "by_target": {
+                        t: float(np.subtract(*np.mean(cells, (0, 2)))) for t, cells in pair.items()
+                    },
+                }
+            )
     return found
 
 
-def _last(curve: Curve) -> tuple[bool, ...]:
-    return curve.points[-1].recognised
+def _counted(curve: Curve, outcome: Outcome) -> tuple[bool, ...]:
+    place = (outcome.counted, outcome.label)
+    return next(point.recognised for point in curve.points if (point.at, point.label) == place)
 
 
 def markdown(results: JsonObject) -> str:

@@ -148,16 +148,17 @@ class _Search:
 
     @classmethod
     def of(cls, case: Case, tokens: int) -> _Search:
-        """Begins with random words, and behind them the concept's own ones where the vocabulary has them."""
+        """Begins with the concept's own words, repeated, so that the frozen model shows the concept from the
+        start, as a ceiling has to; with random ones where the vocabulary does not have its own."""
         if tokens < 1:
             raise ValueError(f"tokens={tokens}, expected at least 1")
         known, own = vocabulary(case.pipe), own_words(case.pipe, case.word)
         count = max(tokens, len(own))
         places = slots(case, count)
         rng = np.random.default_rng((case.seed, 0))
-        for _ in range(1000):
-            chosen = rng.integers(len(known.words), size=count)
-            chosen[count - len(own) :] = own
+        for number in range(1000):
+            own_first = number == 0 and own
+            chosen = np.resize(own, count) if own_first else rng.integers(len(known.words), size=count)
             search = cls(case, known, places, chosen)
             if search._fits(chosen):
                 return search

@@ -1,5 +1,7 @@
 """Every attack on tiny models of every family: the same by its seed, and where what it found is used."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,19 @@ def test_an_attack_is_the_same_by_its_seed_and_draws(name, family):
     pictures = one[-1].draw(DRAWING)
     assert pictures.shape == (3, 8, 8, 3)
     assert pictures.dtype == np.uint8
+
+
+@pytest.mark.slow
+def test_an_image_counts_once_unless_it_begins_at_other_noise():
+    case = tiny_case()
+    more = dataclasses.replace(DRAWING, seeds=(1, 2, 3, 4, 5, 6))
+    assert len(case.images.pixels) == 4
+    shown = {name: made(ATTACKS[name], case)[0].draw(more) for name in ("image-inversion", "ddim-inversion")}
+    assert {name: len({each.tobytes() for each in pictures}) for name, pictures in shown.items()} == {
+        "image-inversion": 6,
+        "ddim-inversion": 4,
+    }
+    assert len(shown["ddim-inversion"]) == 4
 
 
 @pytest.mark.slow

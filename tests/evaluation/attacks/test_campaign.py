@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.evaluation.attacks import Campaign, Drawing, Probe, attack_models
 from tests.evaluation.attacks.cases import PROMPTS, images
-from tests.tiny import tiny_pipeline
+from tests.tiny import SCHEDULER, tiny_pipeline
 
 DRAWING = Drawing((0, 1, 2, 3), steps=1, guidance=1.0, sampler="ddim")
 
@@ -97,6 +98,26 @@ def test_curves_are_made_once_for_every_model_and_seed_with_ceiling_and_floor(ba
     }  # fmt: skip
 
 
+def test_what_does_not_search_is_made_once_and_the_base_is_drawn_once(base, campaign):
+    drawn = []
+
+    class Still(Paint):
+        searches = False
+
+    class Counted(Drawing):
+        def draw(self, pipe, prompts):
+            drawn.append(pipe)
+            return super().draw(pipe, prompts)
+
+    counted = Counted(DRAWING.seeds, DRAWING.steps, DRAWING.guidance, DRAWING.sampler)
+    again = dataclasses.replace(campaign, attacks={"still": Still()}, drawing=counted)
+    other = base.replace(name="other")
+    report = attack_models(base, {"kl": other}, again)
+    assert [(c.model, c.seed) for c in report.curves] == [("kl", 0), ("frozen", 0), ("floor", 0)]
+    assert [each.searches for each in report.outcomes] == [1]
+    assert [pipe.name for pipe in drawn] == [base.name, "other"]
+
+
 def test_a_campaign_goes_on_where_it_was_stopped(base, campaign, tmp_path):
     class Stopped(Exception):
         pass
@@ -134,8 +155,10 @@ def test_a_finished_search_of_other_settings_is_refused(base, campaign, tmp_path
 
 def test_another_model_under_the_same_name_is_refused(base, campaign, tmp_path):
     attack_models(base, {"kl": base}, campaign, tmp_path / "out")
-    with pytest.raises(ValueError, match="made with another model"):
-        attack_models(base, {"kl": tiny_pipeline(5, latent=4)}, campaign, tmp_path / "out", resume=True)
+    schedule = NoiseSchedule.from_config({**SCHEDULER, "prediction_type": "v_prediction"})
+    for other in (tiny_pipeline(5, latent=4), base.replace(schedule=schedule)):
+        with pytest.raises(ValueError, match="made with another model"):
+            attack_models(base, {"kl": other}, campaign, tmp_path / "out", resume=True)
 
 
 def test_a_concept_that_the_base_does_not_draw_is_refused(base, campaign):

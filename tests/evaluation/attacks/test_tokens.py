@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from fdiv_jax import load_pipeline
+from fdiv_jax.evaluation.attacks import ConceptImages
 from fdiv_jax.evaluation.attacks.case import replaced
+from fdiv_jax.evaluation.attacks.prompt_search import _Search
 from fdiv_jax.evaluation.attacks.tokens import own_words, reads_back, slots, vocabulary
 from tests.evaluation.attacks.cases import tiny_case
 
@@ -34,6 +36,20 @@ def test_a_world_s_words_are_in_its_vocabulary(fashion):
     assert [known.words[k] for k in own_words(fashion, "t-shirt")] == ["t", "-", "shirt"]
     assert [known.words[k] for k in own_words(fashion, "ankle boot")] == ["ankle", "boot"]
     assert own_words(tiny_case().pipe, "sneaker") == []  # spelled in parts of words
+
+
+@pytest.mark.parametrize(
+    ("word", "words"), [("sneaker", "sneaker sneaker sneaker"), ("ankle boot", "ankle boot ankle")]
+)
+def test_a_search_begins_with_the_concept_s_own_words(fashion, word, words):
+    prompts = (f"a {word}, photo style",)
+    pictures = tiny_case().images.pixels[:1]
+    images = ConceptImages(pictures, prompts)
+    case = dataclasses.replace(tiny_case(), pipe=fashion, word=word, prompts=prompts, images=images)
+    assert _Search.of(case, 3).text == words
+    start = _Search.of(tiny_case(), 2).text.split()  # no word of the concept's own
+    assert len(start) == 2
+    assert start != _Search.of(tiny_case(seed=1), 2).text.split()
 
 
 def test_words_in_a_row_are_read_back_or_refused(fashion):
