@@ -27,8 +27,9 @@ from fdiv_jax.unlearning.trainable import Frozen
 
 __all__ = ["attack", "moved"]
 
-_STREAM = 3
-"""Tells the attack's random numbers from the others of a step."""
+_STREAM = 2**32 - 3
+"""Tells the attack's random numbers from the others of a step: those of a sample are told by its place, which
+is less."""
 
 
 def moved(text: Text, offset: TextFeatures | None) -> Text:

@@ -14,8 +14,9 @@ from fdiv_jax.unlearning.config_parts import PreservationConfig
 
 __all__ = ["add_gradients", "balance_factor", "masked_squared_error", "random_prior", "without_conflict"]
 
-_STREAM = 2
-"""Tells the random prompts' numbers from the others of a step."""
+_STREAM = 2**32 - 2
+"""Tells the random prompts' numbers from the others of a step: those of a sample are told by its place, which
+is less."""
 
 
 def masked_squared_error(output: Predictions, goal: Predictions, mask: Masks) -> Scalar:
