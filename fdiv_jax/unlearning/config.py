@@ -252,7 +252,7 @@ class UnlearningConfig:
                 f"saliency.share {self.saliency.share:g} with lora.rank {self.lora.rank}, half of whose "
                 "factors have no gradient at first; expected one or the other"
             )
-        if self.preservation.data is None and self.preservation.weight and self.trainable == EMBEDDING:
+        if self.preservation.weight and self.preservation.at == "random" and self.trainable == EMBEDDING:
             raise ValueError(
                 "preservation.at 'random' with trainable 'embedding', which changes no random features; "
                 "expected preservation.at 'anchor' or 'retained'"
@@ -261,8 +261,8 @@ class UnlearningConfig:
         if self.method == "edit" and descends:
             what = "adversary.steps" if self.adversary.steps else "saliency.share"
             raise ValueError(f"method 'edit' with {what}, which belongs to steps; expected method 'descent'")
-        if self.preservation.weight and self.retained is not None:
-            check.prompts_to_preserve(self.preservation.at, self.retained)
+        if self.retained is not None:
+            check.prompts_to_preserve(self.preservation.data, self.retained)
 
     @property
     def erasures(self) -> tuple[Erasure, ...]:

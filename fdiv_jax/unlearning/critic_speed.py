@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from fdiv_jax.compiling import jit
 from fdiv_jax.unlearning.batch import Batch
 from fdiv_jax.unlearning.comparison import Comparison
 from fdiv_jax.unlearning.critic import ConvolutionalCritic
@@ -53,7 +54,7 @@ def leading_mode(prepared: Prepared, batch: Batch, seed: int = 0) -> LeadingMode
     theta, unravel = ravel_pytree(plan.trainable.initial(frozen, model_key))
     omega, unravel_critic = ravel_pytree(state.weights)
 
-    @jax.jit
+    @jit
     def measure(
         theta: jax.Array, omega: jax.Array, frozen: Frozen, batch: Batch
     ) -> tuple[jax.Array, jax.Array]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax.arrays import Distances, Parameters, Timesteps
+from fdiv_jax.compiling import jit
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning.batch import Batch
@@ -85,7 +86,7 @@ def _measure(
 ) -> Callable[[Parameters, Parameters, Batch], Distances]:
     """Compiled once for all runs of one network: (parameters, frozen ones, batch) -> m of every sample."""
 
-    @jax.jit
+    @jit
     def measure(parameters: Parameters, frozen: Parameters, batch: Batch) -> Distances:
         t = _timesteps(schedule, batch)
         _, noise = draw_noise(

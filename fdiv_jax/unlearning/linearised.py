@@ -19,6 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from fdiv_jax.arrays import PyTree
+from fdiv_jax.compiling import jit
 from fdiv_jax.theory import QuadraticDistances, descent_filter, krylov_basis
 from fdiv_jax.unlearning.batch import Batch
 from fdiv_jax.unlearning.concepts import PromptPair
@@ -267,7 +268,7 @@ def _products(plan: Plan, structure: Any, shapes: Shapes) -> dict[str, Callable[
     def each(one: Callable[..., PyTree], average: bool) -> Callable[..., PyTree]:
         """`one` at every batch in turn; the mean over the batches, or all of them."""
 
-        @jax.jit
+        @jit
         def run(*arguments: PyTree) -> PyTree:
             *vectors, frozen, batches, keys = arguments
             if not average:
@@ -314,7 +315,7 @@ def _products(plan: Plan, structure: Any, shapes: Shapes) -> dict[str, Callable[
         "push": each(push, average=False),
         "damage": each(damage, average=False),
         "kernel": each(kernel, average=True),
-        "gradients": jax.jit(gradients),
+        "gradients": jit(gradients),
     }
 
 

@@ -291,19 +291,15 @@ def advunlearn(target: str) -> UnlearningConfig:
     Source: Zhang et al., Defensive unlearning with adversarial training for robust concept erasure in
     diffusion models, 2024.
     """
-    return UnlearningConfig(
-        target=target,
-        anchor="negative",
-        divergence="kl",
-        trainable=r"\.attn2\.",
+    return _with(
+        esd_x(target),
+        retained=None,
         retained_share=0.0,
         steps=1000,
         batch_size=5,
         learning_rate=1e-5,
-        optimiser=OptimiserConfig(b2=0.999),
         adversary=AdversaryConfig(steps=30, at="token", radius=3.0, after=200),
         preservation=PreservationConfig(weight=2.0, at="retained", surgery=False),
-        images=AnchorImagesConfig(number=200, steps=50, sampler="ddim", guidance=3.0, at="target"),
     )
 
 

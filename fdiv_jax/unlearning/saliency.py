@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax.arrays import Parameters, RandomKey, Scalar
+from fdiv_jax.compiling import jit
 from fdiv_jax.nn import Text
 from fdiv_jax.unlearning.batch import Batch
 from fdiv_jax.unlearning.data import AnchorData
@@ -58,8 +59,9 @@ def saliency_mask(prepared: Prepared, data: AnchorData, trained: Parameters) -> 
         only = dataclasses.replace(batch, mask=batch.mask * jnp.asarray(counted)[:, None, None])
         part = gradient(trained, prepared.frozen, only, empty, jax.random.fold_in(root, number))
         total = part if total is None else jax.tree.map(jnp.add, total, part)
+    share = config.saliency.share
     assert total is not None  # every run has target pairs
-    share = 1.0 if config.saliency.share is None else config.saliency.share
+    assert share is not None  # asked for
     return largest({name: np.abs(np.asarray(value)) for name, value in total.items()}, share)
 
 
@@ -87,7 +89,7 @@ def _gradient(plan: Plan) -> Callable[..., Parameters]:
     def gradient(trained: Parameters, *rest: Any) -> Parameters:
         return jax.grad(lambda own: forgetting_loss(plan, own, *rest))(trained)
 
-    return jax.jit(gradient)
+    return jit(gradient)
 
 
 def largest(values: Mapping[str, np.ndarray], share: float) -> Parameters:
