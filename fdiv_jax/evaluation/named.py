@@ -14,13 +14,13 @@ from fdiv_jax.files import checks as check
 from fdiv_jax.pipeline import Concept
 from fdiv_jax.pipeline.words import has_phrase, same_words
 from fdiv_jax.unlearning import Erasure, resolve_all
+from fdiv_jax.unlearning.concepts import KEYWORDS
 from fdiv_jax.unlearning.library import KnownConcepts, known_concepts
 
 __all__ = ["NAMED", "Template", "fill", "named_protocol"]
 
 _CLIP = "openai/clip-vit-base-patch32"
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
-_KEYWORDS = ("superclass", "near", "empty", "negative")
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ class _Reader:
     def _anchor_name(self, erasure: Erasure) -> str:
         target = self._known.find(erasure.target)
         word = erasure.anchor.strip()
-        if word.lower() in _KEYWORDS:
+        if word.lower() in KEYWORDS:
             if target is None:
                 return ""
             word = target.near if word.lower() == "near" else target.superclass

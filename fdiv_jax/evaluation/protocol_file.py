@@ -29,6 +29,7 @@ retained:
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -116,11 +117,8 @@ def read_protocol_file(
         if "target" in sets:
             erasures = [Erasure(each.concept, "empty", each.prompts) for each in sets["target"]]
         base = named_protocol(_text(path, content, "like"), concepts, erasures)
-        kept = (sets.get(role, base.of(role)) for role in ROLES)
-        own = {name: getattr(base, name) for name in Protocol.__dataclass_fields__}
-        return Protocol(
-            **{**own, "name": path.stem, **values, "sets": tuple(each for part in kept for each in part)}
-        )
+        every = tuple(each for role in ROLES for each in sets.get(role, base.of(role)))
+        return dataclasses.replace(base, **{"name": path.stem, **values, "sets": every})
     except (ValueError, TypeError) as error:
         if str(error).startswith(str(path)):
             raise

@@ -13,11 +13,20 @@ from fdiv_jax.unlearning._phrases import bare, dressed, first_shown, framed_form
 from fdiv_jax.unlearning._spelling import nearly, nearly_shown
 from fdiv_jax.unlearning.library import KnownConcepts
 
-__all__ = ["Erasure", "PromptPair", "resolve_all", "resolve_pairs", "resolve_retained", "target_words"]
+__all__ = [
+    "KEYWORDS",
+    "Erasure",
+    "PromptPair",
+    "resolve_all",
+    "resolve_pairs",
+    "resolve_retained",
+    "target_words",
+]
 
 _WHOLE_PROMPT = re.compile(r"prompt:\s*(.*)", re.IGNORECASE | re.DOTALL)
 _EXACT_PHRASE = re.compile(r"phrase:\s*(.*)", re.IGNORECASE | re.DOTALL)
-_KEYWORDS = ("superclass", "near", "empty", "negative")
+KEYWORDS = ("superclass", "near", "empty", "negative")
+"""Anchors that are no phrase."""
 
 
 @dataclass(frozen=True)
@@ -306,9 +315,9 @@ def _spellings(known: KnownConcepts) -> tuple[str, ...]:
 
 def _ask_about(anchor: str, known: KnownConcepts) -> None:
     """Refuse an anchor that is nearly a keyword or a concept, or a keyword spelled in another way."""
-    keyword = next((word for word in _KEYWORDS if same_words(word, anchor)), None)
-    keyword = keyword or next((word for word in _KEYWORDS if _joined(word) == _joined(anchor)), None)
-    slip = keyword or nearly(anchor, (*_KEYWORDS, *_spellings(known)))
+    keyword = next((word for word in KEYWORDS if same_words(word, anchor)), None)
+    keyword = keyword or next((word for word in KEYWORDS if _joined(word) == _joined(anchor)), None)
+    slip = keyword or nearly(anchor, (*KEYWORDS, *_spellings(known)))
     if slip:
         raise ValueError(
             f"anchor {anchor!r} is nearly {slip!r}; did you mean {slip}? write 'prompt: {anchor}' for the "
