@@ -72,8 +72,8 @@ class ImageStore:
     ) -> int:
         """Draw those images of a protocol that are not there, and return their number.
 
-        The batches have one size, and the last is filled up, so that an image does not depend on which others
-        are missing.
+        The batches are those of the whole protocol, and one is drawn whole where any of it is missing, since
+        rounding depends on an image's place in its batch.
 
         Args:
             folder: the `drawing_digest` of the model.
@@ -86,18 +86,24 @@ class ImageStore:
             ValueError: images that are not finite, or a link in the directory.
         """
         every = list(protocol.images())
-        missing = [each for each in every if self._look(folder, each) is None]
+        missing = {each for each in every if self._look(folder, each) is None}
         size = min(_AT_ONCE, images_a_call(_latent_shape(pipe, protocol)))
         options = dict(protocol.drawing)
         options["size"] = protocol.size
-        for first in range(0, len(missing), size):
+        left = len(missing)
+        for first in range(0, len(every), size):
+            part = every[first : first + size]
+            wanted = missing.intersection(part)
+            if not wanted:
+                continue
             if progress is not None:
-                progress(len(every) - len(missing) + first, len(every))
-            part = missing[first : first + size]
+                progress(len(every) - left, len(every))
             filled = [*part, *part[-1:] * (size - len(part))]
             drawn = pipe([p for p, _ in filled], seed=[s for _, s in filled], **options)
             for each, picture in zip(part, drawn, strict=False):
-                self._write(folder, each, picture)
+                if each in wanted:
+                    self._write(folder, each, picture)
+            left -= len(wanted)
         if progress is not None:
             progress(len(every), len(every))
         return len(missing)

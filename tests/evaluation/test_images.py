@@ -70,6 +70,19 @@ def test_a_killed_run_goes_on_and_gives_the_same_bits(pipe, tmp_path):
             np.testing.assert_array_equal(whole.read("f", prompt, seeds), stopped.read("f", prompt, seeds))
 
 
+def test_an_image_keeps_its_place_in_its_batch(pipe, tmp_path):
+    """What a process that was killed within a batch left out is drawn among the same images as before."""
+    plan, store, first = protocol(), ImageStore(tmp_path), Counting(pipe)
+    store.draw("f", first, plan)
+    prompt, seed = first.calls[1][1]
+    words = prompt.replace(",", "").replace(" ", "-")
+    (path,) = (file for file in tmp_path.rglob(f"{seed}.png") if file.parent.name.startswith(words))
+    path.unlink()
+    again = Counting(pipe)
+    assert store.draw("f", again, plan) == 1
+    assert again.calls == [first.calls[1]]
+
+
 def test_a_damaged_or_a_foreign_image_is_drawn_again(pipe, tmp_path):
     plan, store = protocol(), ImageStore(tmp_path)
     store.draw("f", pipe, plan)
