@@ -43,37 +43,26 @@ class Vocabulary:
 
 def vocabulary(pipe: TextToImagePipeline) -> Vocabulary:
     """The words of a model: no marks of ends, no padding, no added tokens, no mere parts of words."""
-    return _vocabulary(*(_Same(tokenizer) for tokenizer, _ in pipe.text_towers))
-
-
-class _Same:
-    """A tokenizer that is looked up by identity."""
-
-    def __init__(self, tokenizer: Tokenizer):
-        self.tokenizer = tokenizer
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.tokenizer is self.tokenizer
-
-    def __hash__(self) -> int:
-        return id(self.tokenizer)
+    return _vocabulary(*(tokenizer for tokenizer, _ in pipe.text_towers))
 
 
 @functools.lru_cache(maxsize=4)
-def _vocabulary(*towers: _Same) -> Vocabulary:
-    first = towers[0].tokenizer
-    special = {i for tower in towers for i in _special(tower.tokenizer)}
+def _vocabulary(*tokenizers: Tokenizer) -> Vocabulary:
+    first = tokenizers[0]
+    special = {i for tokenizer in tokenizers for i in _special(tokenizer)}
     # Several tokens may have one text, as "ab" inside a word and at its end: the text decides what is read.
     texts = (first.decode([i]).strip() for i in range(len(first)) if i not in special)
     known = list(dict.fromkeys(text for text in texts if _is_word(text)))
-    columns = [token_ids(tower.tokenizer, known, ends=False) for tower in towers]
+    columns = [token_ids(tokenizer, known, ends=False) for tokenizer in tokenizers]
     kept = [
         k
         for k, word in enumerate(known)
         if all(len(column[k]) == 1 and column[k][0] not in special for column in columns)
         and first.decode(columns[0][k]).strip() == word
     ]
-    ids = np.array([[column[k][0] for column in columns] for k in kept], np.int32).reshape(-1, len(towers))
+    ids = np.array([[column[k][0] for column in columns] for k in kept], np.int32).reshape(
+        -1, len(tokenizers)
+    )
     return Vocabulary(tuple(known[k] for k in kept), ids)
 
 
