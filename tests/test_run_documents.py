@@ -12,6 +12,7 @@ import pytest
 
 import fdiv_jax as fj
 from fdiv_jax.unlearning import UnlearningResult
+from tests.evaluation.backbones import save_clip, save_inception
 from tests.pages import PAGES, ROOT, blocks, quickly_compiled
 from tests.tiny import tiny_pipeline
 
@@ -65,7 +66,10 @@ def place(tmp_path, monkeypatch):
         tiny.save(tmp_path / name)
     for file in (tmp_path / "hub").glob("*/*.safetensors"):
         shutil.copy(file, file.with_suffix(".fp16.safetensors"))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "hub"))
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda name, *_, **__: str(tmp_path / ("clip" if name.startswith("openai/clip") else "hub")),
+    )
     return tmp_path
 
 
@@ -84,6 +88,14 @@ def test_pages_run(page, place, short_runs):
     if page.name == "models.md":
         pipe = tiny_pipeline()
         names |= {"latents": np.zeros((1, *pipe.latent_shape), np.float32), "timesteps": np.array([3])}
+    if page.name == "evaluation.md":
+        save_clip(place / "clip")
+        save_inception(place / "inception.safetensors")
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (2, 4, 32, 32, 3), np.uint8)
+        names |= {"images": images[0], "reference": images[1]}
+        names |= dict(zip(("ours", "theirs"), rng.normal(size=(2, 5, 4)), strict=True))
+        names |= dict(zip("xy", rng.normal(size=(2, 20, 3)), strict=True), prompt=np.repeat(np.arange(5), 4))
     if page.name == "export.md":
         config = fj.UnlearningConfig(target="sneaker", anchor="near")
         fj.unlearn(fj.load_pipeline("fashion"), config).save(place / "runs" / "sneaker")

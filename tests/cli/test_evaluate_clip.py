@@ -5,41 +5,15 @@ import json
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from fdiv_jax import cli
-from fdiv_jax.checkpoints.state_dicts import state_dict
 from fdiv_jax.evaluation import ClipScorer, ImageStore
-from fdiv_jax.nn import CLIPModel, InceptionV3, abstract_module, abstract_network
 from fdiv_jax.unlearning import UnlearningConfig
-from tests.tiny import fill, tiny_pipeline, tiny_tokenizer
+from tests.evaluation.backbones import save_clip, save_inception
+from tests.tiny import tiny_pipeline
 
 QUICK = "steps: 2\nseeds: {target: [0, 1], anchor: [0, 1, 2], retained: [0, 1, 2]}\n"
 TARGET = ("a sneaker, photo style", "a sneaker, sketch style")
-
-
-def save_clip(place):
-    """A CLIP as wide as ViT-B/32's embeddings and small otherwise, as transformers writes it."""
-    tokenizer = tiny_tokenizer()
-    size = len(tokenizer)
-    tower = {"intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8}
-    ids = {"bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1}
-    config = {
-        "architectures": ["CLIPModel"],
-        "model_type": "clip",
-        "projection_dim": 512,
-        "text_config": {**tower, **ids, "vocab_size": size, "max_position_embeddings": 24},
-        "vision_config": {**tower, "image_size": 16, "patch_size": 8},
-    }
-    place.mkdir()
-    (place / "config.json").write_text(json.dumps(config))
-    network = fill(abstract_network(CLIPModel, config), np.random.default_rng(5))
-    tensors = state_dict(network)
-    tensors["visual_projection.weight"] *= -1  # with these weights cosines are above 0, so that scores are
-    save_file(tensors, place / "model.safetensors")
-    tokenizer.save_pretrained(place)
-    preparing = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}, "resample": 3}
-    (place / "preprocessor_config.json").write_text(json.dumps(preparing))
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +71,8 @@ def test_clip_of_a_published_protocol(place):
 @pytest.mark.slow
 def test_a_published_protocol_with_all_its_metrics(place):
     """CLIP and KID on Inception-v3 with random weights."""
-    network = fill(abstract_module(lambda rngs: InceptionV3(rngs=rngs)), np.random.default_rng(6))
-    tensors = {
-        name: np.abs(each) if "running_var" in name else each for name, each in state_dict(network).items()
-    }
     weights = place / "inception.safetensors"
-    save_file(tensors, weights)
+    save_inception(weights)
     content = evaluated(place, f"like: fdmu-repo\n{QUICK}", "all", ("run",), "--inception", str(weights))
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert content["backbones"]["features"] == f"inception-v3 (clean-fid) (sha256 {digest[:16]})"
