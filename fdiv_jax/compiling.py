@@ -37,8 +37,8 @@ def compiler_options(kind: str) -> dict[str, str] | None:
     """Options of XLA for programs of networks on such a device; None: its defaults.
 
     On a CPU, jaxlib 0.10 hands products, sums and convolutions to YNNPACK. Its products are fast, also of
-    transposed matrices; its convolutions take twice the time of XLA's own on large maps of few channels and
-    on small ones of many, so they stay with XLA. Times: benchmarks/README.md.
+    transposed matrices; its convolutions take up to 4 times as long as XLA's own, which are never much
+    slower, so they stay with XLA. Times: benchmarks/results/convolutions.json.
     """
     if kind == "cpu" and jaxlib.__version__.startswith("0.10."):
         return {"xla_cpu_experimental_ynn_fusion_type": _FUSIONS}
@@ -66,5 +66,6 @@ def jit(function: Callable[..., Any], **settings: Any) -> Any:
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((arguments, named)))
         return (inner if traced else compiled(platform()))(*arguments, **named)
 
+    call.trace = lambda *arguments, **named: compiled(platform()).trace(*arguments, **named)  # type: ignore[attr-defined]
     call.lower = lambda *arguments, **named: compiled(platform()).lower(*arguments, **named)  # type: ignore[attr-defined]
     return call

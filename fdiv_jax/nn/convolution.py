@@ -30,10 +30,10 @@ def conv_general_dilated(
     "Gather the k k neighbours of each pixel, then one product with the kernel" is taken on a CPU, for
     stride 1,
 
-    * for maps smaller than the kernel, such as 2 x 2, where XLA counts number by number: 7 to 45 times as
+    * for maps smaller than the kernel, such as 2 x 2, where XLA counts number by number: 2 to 45 times as
       fast;
     * as the derivative for the image, where maps have at most 3/2 as many pixels (of all samples) as the
-      kernel has outputs: 1.2 to 10 times as fast for maps up to 16 x 16. As XLA writes it, that derivative
+      kernel has outputs: 1.2 to 9 times as fast for maps up to 16 x 16. As XLA writes it, that derivative
       is a convolution with the kernel turned around, which is copied at every step; the transpose of the
       product reads the kernel as it lies. Values are those of the convolution.
 
