@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import jax
@@ -154,6 +155,17 @@ def _draw(steps: np.ndarray, held_out: dict[str, np.ndarray], near: list[Row]) -
     return figure
 
 
+def _twins(final: Mapping[str, float]) -> str:
+    """What two runs of one game say of one run: Jensen-Shannon's T and GAN's differ by log 2."""
+    ends = [final[name] for name in ("jensen_shannon", "gan") if name in final]
+    if len(ends) < 2:
+        return ""
+    return (
+        "Jensen–Shannon and GAN play one game, as their T differ by log 2 alone: what lies between their "
+        f"ends, {ends[0]:.3g} and {ends[1]:.3g}, is rounding, and so may be any difference of that size. "
+    )
+
+
 def run(context: Context) -> JsonObject:
     """The training game with every divergence, then orbits around the self-anchored point."""
     laboratory = Laboratory.open(context)
@@ -178,7 +190,7 @@ def run(context: Context) -> JsonObject:
         shows=f"(a) The UNet unlearning {TARGET} against the critic, same start, seed and batches: the "
         f"distance goes from {start:.3g} to between {min(final.values()):.3g} and {max(final.values()):.3g} "
         f"in {allowed.game_steps} steps; fastest {label(ranked[0])}, slowest {label(ranked[-1])} in "
-        "this one run of each. Jensen–Shannon and GAN are one curve, as their T differ by log 2 alone. "
+        f"this one run of each. {_twins(final)}"
         "(b-d) Around the self-anchored point, pushed by a little, all "
         f"{laboratory.selection.count:,} trainable parameters against a linear read-out of "
         "the critic's features: the rate measured on the real "
