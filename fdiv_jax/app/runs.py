@@ -32,6 +32,8 @@ __all__ = ["ANCHORS", "MOST_STEPS", "Request", "Sight", "Studio", "targets"]
 
 ANCHORS = ("near", "superclass", "empty")
 MOST_STEPS = 150
+THREAD = "fdiv-jax run"
+"""Name of the thread of a run."""
 _LONGEST_RUN = 600.0
 """Seconds after which a run is ended."""
 _UNSEEN = 60.0
@@ -179,7 +181,7 @@ class _Work:
         self._sight = Sight("starting", "Drawing the frozen model's images …", total=config.steps)
         self._seen = self._began = time.monotonic()
         self.started = False
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
         self._then: Callable[[], None] = lambda: None
 
     def end(self, patience: float) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -67,14 +66,14 @@ def test_a_run_that_nobody_looks_at_ends_by_itself(tiny, tmp_path, monkeypatch):
     left = studio.run(Request("sneaker", "near", "kl", MOST_STEPS), threading.Event())
     assert next(left).phase == "starting"
     left.close()  # as a browser that is closed
-    before = threading.active_count()
     assert list(studio.run(Request("sneaker", "near", "kl", 1), threading.Event()))[-1].phase == "done"
     monkeypatch.setattr(runs, "_UNSEEN", 0.2)
+    others = set(threading.enumerate())
     forgotten = studio.run(Request("sneaker", "near", "kl", MOST_STEPS), threading.Event())
     next(forgotten)
-    deadline = time.monotonic() + 60
-    while threading.active_count() >= before + 1 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    (thread,) = (each for each in set(threading.enumerate()) - others if each.name == runs.THREAD)
+    thread.join(60)
+    assert not thread.is_alive()
     assert list(forgotten)[-1].phase == "stopped"
 
 
