@@ -122,7 +122,7 @@ def fill(module: Any, rng: np.random.Generator) -> Any:
 
 
 @lru_cache
-def _shapes(size: int, latent: int, family: Family) -> list[Any]:
+def _shapes(size: int, latent: int, family: Family, more: tuple[tuple[str, Any], ...]) -> list[Any]:
     """UNet, VAE and text encoders without parameters; `size`: of the vocabulary."""
     text = CLIPTextConfig(
         vocab_size=size,
@@ -143,7 +143,7 @@ def _shapes(size: int, latent: int, family: Family) -> list[Any]:
         layers_per_block=1,
         norm_num_groups=4,
         cross_attention_dim=8 + 16 if family == "sdxl" else 8,
-        **_UNETS[family],
+        **{**_UNETS[family], **dict(more)},
     )
     vae = VAEConfig(
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -170,17 +170,21 @@ def tiny_pipeline(
     scheduler: dict[str, Any] | None = None,
     latent: int = 8,
     family: Family = "sd1",
+    unet: dict[str, Any] | None = None,
 ) -> TextToImagePipeline:
     """A pipeline of 2 `latent` px images with random weights; as many concepts as the tests need, or none.
 
     `scheduler` replaces entries of the scheduler's configuration. `family`: "sd1"; "sd2" with OpenCLIP's text
     tower, linear projections and v-prediction; "sdxl" with two text towers, pooled text and sizes.
+    `unet` replaces entries of the UNet's configuration.
     """
     tokenizer = tiny_tokenizer()
     config = {**SCHEDULER, **_SCHEDULERS[family], **(scheduler or {})}
 
     rng = np.random.default_rng(seed)
-    models = [fill(shape, rng) for shape in _shapes(len(tokenizer), latent, family)]
+    models = [
+        fill(shape, rng) for shape in _shapes(len(tokenizer), latent, family, tuple((unet or {}).items()))
+    ]
     return TextToImagePipeline(
         unet=models[0],
         vae=models[1],

@@ -27,16 +27,15 @@ TITLES: dict[Family, str] = {
 _UNET = "model.diffusion_model."
 _FIRST = f"{_UNET}input_blocks.0.0.weight"
 _VAES = ("first_stage_model.", "vae.")
-_CHANNELS = {
-    9: "an inpainting model",
-    8: "an InstructPix2Pix model",
-    7: "an upscaler",
-    5: "a depth-to-image model",
-}
-"""What a UNet takes beside four channels of latents."""
+_CHANNELS = {7: "an upscaler", 5: "a depth-to-image model"}
+"""Kinds of models by the channels that their UNets take, which are not built here."""
 _WITH_UNET = (
     (r"\.time_stack\.|\.time_mixer\.", "a video model"),
     (r"^control_model\.", "a model with a ControlNet"),
+    (
+        r"time_embed\.cond_proj\.|time_embedding\.cond_proj\.",
+        "a latent consistency model in one file (its diffusers directory serves)",
+    ),
     (r"^(edm_mean|edm_vpred\.sigma_max)$", "an EDM model (Playground v2.5, CosXL)"),
 )
 _WITHOUT_UNET = (
@@ -127,11 +126,12 @@ def check_kind(shapes: Shapes) -> Layout:
         if (found := _first(pattern, shapes)) is not None:
             raise NotImplementedError(f"{kind}, as {found} shows; expected a text-to-image model")
     taken, given = shapes[f"{layout.unet}input_blocks.0.0.weight"], shapes.get(f"{layout.unet}out.2.weight")
-    if len(taken) > 1 and given and taken[1] != given[0]:
+    if len(taken) > 1 and given and taken[1] not in (given[0], 2 * given[0], 2 * given[0] + 1):
         kind = _CHANNELS.get(taken[1], "a model of another kind")
         raise NotImplementedError(
             f"{kind}: its UNet takes {taken[1]} channels and gives {given[0]}; expected a text-to-image "
-            "model, whose UNet takes as many as it gives"
+            f"model (as many as it gives), one for inpainting ({2 * given[0] + 1}) or InstructPix2Pix "
+            f"({2 * given[0]})"
         )
     return layout
 

@@ -80,6 +80,7 @@ def save_single_file(
 
     Raises:
         ValueError: a component missing or unknown, an unknown dtype, or values that it cannot hold.
+        NotImplementedError: a latent consistency model.
         FileExistsError: the file exists and `overwrite` is False.
     """
     places = _places(modules)
@@ -218,6 +219,11 @@ def _places(
     configs: dict[str, Any] = {name: getattr(module, "config", None) for name, module in modules.items()}
     if "unet" not in configs:
         raise ValueError(f"components {', '.join(modules) or 'none'}, expected unet among them")
+    if configs["unet"].time_cond_proj_dim is not None:
+        raise NotImplementedError(
+            "a latent consistency model in one file: the original layout has no place for its guidance "
+            "(time_cond_proj_dim); expected a diffusers directory"
+        )
     kind = family(configs["unet"])
     expected = {"unet", "vae", "text_encoder"} | ({"text_encoder_2"} if kind == "sdxl" else set())
     if set(modules) != expected and not (loading and set(modules) == expected - {"vae"}):

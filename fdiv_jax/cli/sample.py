@@ -31,14 +31,16 @@ class Command:
     """The seed of the initial noise (and of the sampler's, where it uses any)."""
     seeds: tuple[int, ...] = ()
     """Seeds to draw every prompt with, one image per seed, instead of --seed and --images."""
-    steps: int = 25
-    """The number of steps of the sampler."""
-    guidance: float = 6.0
-    """Classifier-free guidance; 1 is no guidance."""
+    steps: int | None = None
+    """The number of steps of the sampler; by default 25, or the model's own where it was distilled to draw in
+    a few (turbo, LCM)."""
+    guidance: float | None = None
+    """Classifier-free guidance; 1 is no guidance. By default 6, or the model's own."""
     negative_prompt: str | None = None
     """The negative prompt, which the guidance leads away from."""
-    sampler: str = "ddim"
-    """The sampler: ddim, dpm++, dpmsolver++karras, euler, euler_karras or euler_a."""
+    sampler: str | None = None
+    """The sampler: ddim, dpm++, dpmsolver++karras, euler, euler_karras, euler_a or lcm; by default ddim, or
+    the model's own."""
     eta: float | None = None
     """The share of fresh noise per step, 0 to 1, for ddim and euler_a; by default the sampler's own."""
     size: tuple[int, int] | None = None

@@ -7,6 +7,7 @@ Latents are channels-last (n h w c) or of any other shape with the batch first; 
 from fdiv_jax.diffusion._ddim import ddim
 from fdiv_jax.diffusion._dpm_solver import dpm_solver_pp
 from fdiv_jax.diffusion._euler import euler, euler_ancestral
+from fdiv_jax.diffusion._lcm import lcm
 from fdiv_jax.diffusion.sampling import SAMPLERS, sample, sampling_plan, with_karras
 from fdiv_jax.diffusion.sampling_plan import Sampler, SamplingPlan
 from fdiv_jax.diffusion.schedule import NoiseSchedule, SolverOptions
@@ -21,6 +22,7 @@ __all__ = [
     "dpm_solver_pp",
     "euler",
     "euler_ancestral",
+    "lcm",
     "sample",
     "sampling_plan",
     "with_karras",

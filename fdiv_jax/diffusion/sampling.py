@@ -15,6 +15,7 @@ from fdiv_jax.compiling import jit
 from fdiv_jax.diffusion._ddim import ddim
 from fdiv_jax.diffusion._dpm_solver import dpm_solver_pp
 from fdiv_jax.diffusion._euler import euler, euler_ancestral
+from fdiv_jax.diffusion._lcm import lcm
 from fdiv_jax.diffusion.sampling_plan import Sampler, SamplingPlan
 from fdiv_jax.diffusion.schedule import NoiseSchedule
 
@@ -42,6 +43,7 @@ SAMPLERS: dict[str, Sampler] = {
     "euler": euler,
     "euler_karras": with_karras(euler),
     "euler_a": euler_ancestral,
+    "lcm": lcm,
 }
 """The samplers by name; a new one is a function of the `Sampler` signature."""
 
@@ -88,9 +90,9 @@ def sample(
     ...)` with a module-level function to compile once for all parameters; any other callable is compiled for
     itself, its arrays as constants.
 
-    `key` is for samplers that draw noise (ddim with eta > 0, euler_a): one key, or n of them. Step i draws
-    normal(fold_in(k_j, i)) for image j, with k_j = key[j], or fold_in(key, j) of one key, so that no image
-    depends on the others. `progress(done)` is called after each step with the number of steps done.
+    `key` is for samplers that draw noise (ddim with eta > 0, euler_a, lcm): one key, or n of them. Step i
+    draws normal(fold_in(k_j, i)) for image j, with k_j = key[j], or fold_in(key, j) of one key, so that no
+    image depends on the others. `progress(done)` is called after each step with the number of steps done.
 
     Computes in float32 or better. Returns the sample, of the shape of `latents`; with `trajectory`, every x
     from the first to the last, (steps + 1, n, ...), all of them in the scale that the network reads.

@@ -29,7 +29,7 @@ Levels = Literal["schedule", "karras", "exponential", "lu", "beta"]
 
 @dataclass(frozen=True)
 class SolverOptions:
-    """The settings of DPM-Solver++ and of Euler's noise levels in a configuration; DDIM does not read them.
+    """The settings of DPM-Solver++, of Euler's noise levels and of LCM in a configuration; DDIM reads none.
 
     The name of the sampler says which algorithm runs, so that a file written for another one (DPM-Solver, its
     SDE, DEIS, UniPC) serves as well.
@@ -50,6 +50,10 @@ class SolverOptions:
     sigma_max: float | None = None
     log_linear: bool = False
     """Whether Euler's noise levels are to be interpolated in log sigma, which is not supported here."""
+    original_steps: int = 50
+    """Steps at which a latent consistency model was distilled (`original_inference_steps`)."""
+    timestep_scaling: float = 10.0
+    """Factor on the timesteps in a latent consistency model's boundary conditions."""
 
 
 @jax.tree_util.register_static
@@ -283,7 +287,17 @@ def _solver_options(config: JsonMapping) -> SolverOptions:
         round_timesteps=config.get("beta_schedule") != "squaredcos_cap_v2",
         **bounds,
         log_linear=config.get("interpolation_type") == "log_linear",
+        original_steps=_original_steps(config.get("original_inference_steps")),
+        timestep_scaling=number_of(config, "timestep_scaling", 10.0),
     )
+
+
+def _original_steps(value: object) -> int:
+    if value is None:
+        return 50
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"original_inference_steps must be a whole number >= 1, got {shown(value)}")
+    return value
 
 
 def _at(table: np.ndarray, timesteps: jax.Array, like: jax.Array | None = None) -> jax.Array:

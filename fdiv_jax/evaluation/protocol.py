@@ -148,7 +148,7 @@ class Protocol:
     retained_seeds: tuple[int, ...] = ()
     """Those at each retained prompt."""
     sampler: str = "ddim"
-    """The sampler: ddim, dpm++, dpmsolver++karras, euler, euler_karras or euler_a."""
+    """The sampler: ddim, dpm++, dpmsolver++karras, euler, euler_karras, euler_a or lcm."""
     steps: int = 50
     """The number of steps of the sampler."""
     guidance: float = 6.0

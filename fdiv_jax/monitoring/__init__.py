@@ -64,7 +64,7 @@ def make_observers(
         if wandb_project is not None:
             observers.append(WandbEvents(directory, wandb_project, config))
         if sample_every:
-            options = config.images
+            options = config.images.drawing(pipe)
             observers.append(
                 SampleSheets(
                     pipe,

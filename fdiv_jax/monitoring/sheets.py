@@ -103,7 +103,7 @@ def draw_at(
 
     The noise is the same for every prompt.
     """
-    options, seed = result.config.images, result.config.seed
+    options, seed = result.config.images.drawing(pipe), result.config.seed
     drawn = pipe(
         [prompt for prompt in prompts for _ in range(images)],
         seed=[seed + i for i in range(images)] * len(prompts),

@@ -19,7 +19,7 @@ from fdiv_jax.nn.clip_vision import (
     CLIPVisionFeatures,
     CLIPVisionModelWithProjection,
 )
-from fdiv_jax.nn.conditioning import Text, TextConditioning, sized_text
+from fdiv_jax.nn.conditioning import Text, TextConditioning, sized_text, with_features
 from fdiv_jax.nn.critic import Critic, SpectralVector
 from fdiv_jax.nn.inception import InceptionV3
 from fdiv_jax.nn.lora import extract_lora, init_lora, merge_lora
@@ -59,5 +59,6 @@ __all__ = [
     "named_parameters",
     "sized_text",
     "with_attention",
+    "with_features",
     "with_remat",
 ]

@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
@@ -13,6 +14,7 @@ from fdiv_jax.arrays import Embeddings, FeatureMap, RealTimesteps
 from fdiv_jax.nn.layers import Precision, activation, conv, group_norm, linear
 
 Sinusoids = Float[jax.Array, "batch sinusoids"]
+PerSample = Float[jax.Array, " batch"]
 
 
 class ResnetBlock2D(nnx.Module):
@@ -110,19 +112,65 @@ def sinusoidal_embedding(
     return jnp.pad(embedding, ((0, 0), (0, width % 2)))
 
 
+def guidance_embedding(guidance: PerSample, width: int) -> Sinusoids:
+    """[sin(a w_k), cos(a w_k)] with a = 1000 (g - 1) and w_k = 10000^(-k / (width/2 - 1)).
+
+    Angles reach 10^4, where the last digit of w_k in single precision is 10^-3 of a radian: the frequencies
+    are rounded as in diffusers, whose models were trained with these.
+
+    Args:
+        guidance: (n,), g.
+        width: width of the result; an odd width is padded with one zero.
+
+    Returns:
+        n width, float32.
+    """
+    half = width // 2
+    exponents = np.arange(half, dtype=np.float32) * -(np.float32(math.log(10_000.0)) / np.float32(half - 1))
+    frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
+    angles = (1000.0 * (guidance.astype(jnp.float32) - 1.0))[:, None] * frequencies[None, :]
+    embedding = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return jnp.pad(embedding, ((0, 0), (0, width % 2)))
+
+
 class TimestepEmbedding(nnx.Module):
     """A two-layer network on the sinusoidal embedding, float32 or wider.
 
-    It is small, and every block depends on it.
+    It is small, and every block depends on it. That of a latent consistency model takes the guidance g as
+    well: sinusoids of 1000 (g - 1) go through a matrix and are added to those of time.
+
+    Source of the guidance: Luo et al., Latent consistency models, 2023; Meng et al., On distillation of
+    guided diffusion models, 2023.
     """
 
-    def __init__(self, inputs: int, width: int, act: str, precision: Precision, rngs: nnx.Rngs):
-        """`inputs` sinusoids to `width` features."""
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        act: str,
+        precision: Precision,
+        rngs: nnx.Rngs,
+        *,
+        guidance: int | None = None,
+    ):
+        """`inputs` sinusoids to `width` features; `guidance`: number of sinusoids of the guidance."""
         precision = Precision(jnp.promote_types(precision.dtype, jnp.float32), precision.param_dtype)
         self.act = activation(act)
+        self.guidance = guidance
+        if guidance is not None:
+            self.cond_proj = linear(guidance, inputs, precision, rngs, bias=False)
         self.linear_1 = linear(inputs, width, precision, rngs)
         self.linear_2 = linear(width, width, precision, rngs)
 
-    def __call__(self, embedding: Sinusoids) -> Embeddings:
-        """n inputs -> n width."""
+    def __call__(self, embedding: Sinusoids, guidance: PerSample | None = None) -> Embeddings:
+        """n inputs (and n) -> n width.
+
+        Raises:
+            TypeError: no guidance for a network that takes it, or one for another.
+        """
+        if (guidance is None) != (self.guidance is None):
+            expected, got = ("no ", "one") if self.guidance is None else ("", "none")
+            raise TypeError(f"a UNet that takes {expected}guidance (time_cond_proj_dim), got {got}")
+        if guidance is not None:
+            embedding = embedding + self.cond_proj(guidance_embedding(guidance, self.guidance or 0))
         return self.linear_2(self.act(self.linear_1(embedding)))

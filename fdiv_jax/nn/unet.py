@@ -49,6 +49,9 @@ class UNetConfig(ModelConfig):
 
     With `addition_embed_type` "text_time" (Stable Diffusion XL) an embedding of the pooled text and the
     sinusoids of six sizes, `projection_class_embeddings_input_dim` numbers in all, is added to that of time.
+
+    With `time_cond_proj_dim` (latent consistency models) an embedding of the guidance, of that width, joins
+    that of time.
     """
 
     sample_size: int | tuple[int, int] | None = None
@@ -75,6 +78,7 @@ class UNetConfig(ModelConfig):
     addition_embed_type: str | None = None
     addition_time_embed_dim: int | None = None
     projection_class_embeddings_input_dim: int | None = None
+    time_cond_proj_dim: int | None = None
 
     class_name: ClassVar[str] = "UNet2DConditionModel"
     neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {
@@ -100,6 +104,7 @@ class UNetConfig(ModelConfig):
         "norm_eps": (0, 1),
         "projection_class_embeddings_input_dim": (1, 1 << 20),
         "reverse_transformer_layers_per_block": (0, LAYERS[1]),
+        "time_cond_proj_dim": (4, 1 << 16),  # the slowest sinusoid is divided by half of it less one
         "transformer_layers_per_block": (0, LAYERS[1]),
     }
 
@@ -371,7 +376,9 @@ class UNet2DConditionModel(RematModule):
 
         self.dtype = dtype
         self.conv_in = conv(config.in_channels, channels[0], 3, precision, rngs, padding=1)
-        self.time_embedding = TimestepEmbedding(channels[0], time, config.act_fn, precision, rngs)
+        self.time_embedding = TimestepEmbedding(
+            channels[0], time, config.act_fn, precision, rngs, guidance=config.time_cond_proj_dim
+        )
         if config.addition_embed_type is not None:
             width = config.projection_class_embeddings_input_dim or 0
             self.add_embedding = TimestepEmbedding(width, time, "silu", precision, rngs)
@@ -431,25 +438,29 @@ class UNet2DConditionModel(RematModule):
         """The raw prediction.
 
         Args:
-            latents: n h w in_channels, scaled.
+            latents: n h w c, scaled; with the channels `beside` them in `text`, in_channels.
             timesteps: (n,), integers from 0 to `schedule.num_train_timesteps` - 1.
             text: features n l cross_attention_dim, or a `TextConditioning` of such; a network with
-                addition_embed_type "text_time" needs the latter, with `time_ids`.
+                addition_embed_type "text_time" needs the latter, with `time_ids`, one with
+                time_cond_proj_dim needs it with `guidance`.
 
         Returns:
             n h w out_channels, float32 or wider.
 
         Raises:
-            TypeError: no pooled text and sizes for a network that needs them.
+            TypeError: no pooled text and sizes, or no guidance, for a network that needs them.
         """
+        more = text if isinstance(text, TextConditioning) else TextConditioning(text)
+        if more.beside is not None:
+            latents = jnp.concatenate([latents, more.beside.astype(latents.dtype)], axis=-1)
         latents = latents.astype(self.dtype)
         if self.config.center_input_sample:
             latents = 2 * latents - 1
-        time = self.time_embedding(self._sinusoids(timesteps, self.config.block_out_channels[0]))
+        sinusoids = self._sinusoids(timesteps, self.config.block_out_channels[0])
+        time = self.time_embedding(sinusoids, more.guidance)
         if self.config.addition_embed_type is not None:
-            time = time + self._size_and_pooled(text)
-        features = text.hidden if isinstance(text, TextConditioning) else text
-        features = features.astype(self.dtype)
+            time = time + self._size_and_pooled(more)
+        features = more.hidden.astype(self.dtype)
         x = self.conv_in(latents)
         skips = [x]
         whole = self.remat == "full"
@@ -468,16 +479,16 @@ class UNet2DConditionModel(RematModule):
         c = self.config
         return sinusoidal_embedding(values, width, flip_sin_to_cos=c.flip_sin_to_cos, freq_shift=c.freq_shift)
 
-    def _size_and_pooled(self, text: Text) -> Embeddings:
+    def _size_and_pooled(self, text: TextConditioning) -> Embeddings:
         """n time: the embedding of the pooled text and the sizes."""
-        if not isinstance(text, TextConditioning) or text.time_ids is None:
-            got = "one without time_ids" if isinstance(text, TextConditioning) else "features alone"
+        pooled, sizes = text.pooled, text.time_ids
+        if pooled is None or sizes is None:
+            got = "features alone" if pooled is None else "one without time_ids"
             raise TypeError(f"a UNet of addition_embed_type 'text_time' takes a TextConditioning, got {got}")
-        if text.time_ids.shape != (text.pooled.shape[0], 6) or text.pooled.shape[1] != self.config.pooled_dim:
+        if sizes.shape != (pooled.shape[0], 6) or pooled.shape[1] != self.config.pooled_dim:
             raise ValueError(
-                f"pooled text of shape {text.pooled.shape} with time_ids of shape {text.time_ids.shape}, "
+                f"pooled text of shape {pooled.shape} with time_ids of shape {sizes.shape}, "
                 f"expected (n, {self.config.pooled_dim}) and (n, 6)"
             )
-        sizes = self._sinusoids(text.time_ids.reshape(-1), self.config.addition_time_embed_dim or 0)
-        sizes = sizes.reshape(text.pooled.shape[0], -1)
-        return self.add_embedding(jnp.concatenate([text.pooled, sizes], axis=-1))
+        embedded = self._sinusoids(sizes.reshape(-1), self.config.addition_time_embed_dim or 0)
+        return self.add_embedding(jnp.concatenate([pooled, embedded.reshape(len(pooled), -1)], axis=-1))

@@ -40,6 +40,7 @@ from fdiv_jax.pipeline.clip_tokenizer import check_tokenizer, load_tokenizer
 from fdiv_jax.pipeline.concepts import read_concepts
 from fdiv_jax.pipeline.finding import WORLDS, find_model, is_single_file
 from fdiv_jax.pipeline.kept import USUALLY_KEPT, kept_components, write_kept
+from fdiv_jax.pipeline.kinds import COMPONENTS, PIPELINES, class_name, pipeline_kind
 from fdiv_jax.pipeline.one_file import describe_file, load_file, read_file
 from fdiv_jax.pipeline.tokens import Tokenizer
 from fdiv_jax.pipeline.vae_source import check_vae, load_vae
@@ -52,20 +53,7 @@ _CLASSES: dict[str, Any] = {
     model.__name__: model
     for model in (UNet2DConditionModel, AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection)
 }
-_LIBRARIES = {
-    "unet": ("diffusers", "UNet2DConditionModel"),
-    "vae": ("diffusers", "AutoencoderKL"),
-    "text_encoder": ("transformers", "CLIPTextModel"),
-    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
-    "tokenizer": ("transformers", "CLIPTokenizer"),
-    "tokenizer_2": ("transformers", "CLIPTokenizer"),
-}
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
-_PIPELINES = {
-    "StableDiffusionPipeline": ("unet", "vae", "text_encoder", "tokenizer"),
-    "StableDiffusionXLPipeline": tuple(_LIBRARIES),
-}
-"""The components of each kind of pipeline; others (a safety checker, for instance) are kept as files."""
 _PRECISIONS = tuple(map(jnp.dtype, (jnp.float32, jnp.bfloat16, jnp.float16)))
 _DIFFUSERS_VERSION = "0.42.1"
 """The version whose layout is written."""
@@ -84,7 +72,8 @@ def load_pipeline(
     revision: str | None = None,
     offline: bool = False,
 ) -> TextToImagePipeline:
-    """Load a text-to-image model: Stable Diffusion 1.x, 2.x or XL.
+    """Load a text-to-image model: Stable Diffusion 1.x, 2.x or XL, those for inpainting, InstructPix2Pix and
+    latent consistency models among them.
 
     Weights are read from safetensors, memory-mapped, and cast tensor by tensor; pickles are never opened.
 
@@ -139,8 +128,8 @@ def load_pipeline(
         )
         check_regular(directory)
         index = read_json(directory / "model_index.json")
-        kind = _pipeline_kind(directory, index)
-        entries = {name: _entry(directory, index, name) for name in _PIPELINES[kind]}
+        kind = pipeline_kind(directory, index)
+        entries = {name: _entry(directory, index, name) for name in PIPELINES[kind]}
         classes = {name: _CLASSES[entry[-1]] for name, entry in entries.items() if name not in _TOKENIZERS}
         if file is None:
             loaded = _of_directory(directory, classes, variant, vae, dtype, param_dtype)
@@ -153,20 +142,22 @@ def load_pipeline(
                 check_tokenizer(directory / tokenizer, tokenizers[tokenizer], size)
         path = directory / "scheduler" / "scheduler_config.json"
         scheduler = read_json(path, finite=False)  # diffusers writes -Infinity
-        extras = {key: value for key, value in index.items() if key not in _LIBRARIES}
+        extras = {key: value for key, value in index.items() if key not in COMPONENTS}
         settings["concepts"] = read_concepts(directory / "concepts.json")
-        settings["kept"] = kept_components(directory, index, ("scheduler", *_LIBRARIES), variant)
+        settings["kept"] = kept_components(directory, index, ("scheduler", *COMPONENTS), variant)
     components: dict[str, Any] = {
         name: each.model if attention == "auto" else with_attention(each.model, attention)
         for name, each in loaded.items()
     }
     process = scheduler
-    if kind == "StableDiffusionPipeline":  # diffusers overrides the files here; latents are not clipped
+    if kind in ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"):  # diffusers overrides the files
         components["unet"].config = _mended_size(components["unet"].config, loaded["unet"].config)
-        process = {**scheduler, "clip_sample": False, "steps_offset": 1}
+        process = {**scheduler, "steps_offset": 1}
+        if kind == "StableDiffusionPipeline":  # latents are not clipped
+            process["clip_sample"] = False
     with errors_from(path):
         schedule = NoiseSchedule.from_config(process)
-    return TextToImagePipeline(
+    pipe = TextToImagePipeline(
         **components,
         **tokenizers,
         schedule=schedule,
@@ -175,16 +166,9 @@ def load_pipeline(
         stored_dtypes={name: each.stored_dtypes for name, each in loaded.items()},
         **settings,
     )
-
-
-def _pipeline_kind(directory: Path, index: JsonMapping) -> str:
-    kind = index.get("_class_name")
-    if not isinstance(kind, str) or kind not in _PIPELINES:
-        named = (
-            f"pipeline {kind!r}" if kind is not None else "model_index.json names no pipeline (_class_name)"
-        )
-        raise NotImplementedError(f"{directory}: {named}; supported: {', '.join(_PIPELINES)}")
-    return kind
+    if (own := pipe.drawing_defaults).reason:
+        print(printable(f"{model} draws with {own.told} unless told otherwise"), file=sys.stderr)
+    return pipe
 
 
 def _single_file(
@@ -260,7 +244,7 @@ def _other_vae(vae: Place | None, directory: Path, dtype: DTypeLike, param_dtype
 
 def _entry(directory: Path, index: JsonMapping, name: str) -> list[Any]:
     """The entry of a component in `model_index.json`: [library, class]."""
-    library, expected = _LIBRARIES[name]
+    library, expected = COMPONENTS[name]
     entry = index.get(name, [None, None])
     if name in _TOKENIZERS and name not in index:  # the folder says all
         return [library, expected]
@@ -310,25 +294,25 @@ def save_pipeline(
     """
     path = Path(directory)
     check_replaceable(path, overwrite)
-    kind = "StableDiffusionPipeline" if pipeline.text_encoder_2 is None else "StableDiffusionXLPipeline"
+    kind = class_name(pipeline)
     extra: dict[str, Any] = {name: [None, None] for name in USUALLY_KEPT}
-    if kind == "StableDiffusionXLPipeline":
+    if pipeline.text_encoder_2 is not None:
         del extra["safety_checker"]
         extra["force_zeros_for_empty_prompt"] = pipeline.extras.get("force_zeros_for_empty_prompt", True)
     index = {
         "_class_name": kind,
         "_diffusers_version": _DIFFUSERS_VERSION,
         **extra,
-        **{name: list(_LIBRARIES[name]) for name in _PIPELINES[kind]},
+        **{name: list(COMPONENTS[name]) for name in PIPELINES[kind]},
         "scheduler": ["diffusers", pipeline.scheduler_config.get("_class_name", "DDIMScheduler")],
     }
     with atomic_directory(path, overwrite=overwrite) as temporary:
         index |= write_kept(pipeline.kept, temporary)
-        if kind == "StableDiffusionPipeline":
+        if pipeline.text_encoder_2 is None:
             needed = pipeline.extras.get("requires_safety_checker", True)
             index["requires_safety_checker"] = bool(needed) and index["safety_checker"] != [None, None]
         _write_json(temporary / "model_index.json", dict(sorted(index.items())))
-        for name in _PIPELINES[kind]:
+        for name in PIPELINES[kind]:
             if name in _TOKENIZERS:
                 _save_tokenizer(getattr(pipeline, name), temporary / name)
             else:

@@ -40,6 +40,19 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
     return found
 
 
+def check_guidance(guidance: Any) -> None:
+    """Check a guidance.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: not finite.
+    """
+    if np.ndim(guidance) or not isinstance(guidance, (float, int, np.generic, jax.Array)):
+        raise TypeError(f"guidance {guidance!r}, expected a number")
+    if not np.isfinite(guidance):
+        raise ValueError(f"guidance {guidance}, expected a finite number")
+
+
 def check_size(size: object, factor: int) -> tuple[int, int]:
     """(height, width) in pixels.
 

@@ -55,7 +55,7 @@ def drawing_bytes(pipe: TextToImagePipeline, count: int, at_once: int, shape: Sh
     # the latents of all images: noise, result, and their parts; and the state of the sampler in a call
     latents = 4 * math.prod(shape) * (3 * count + 3 * rows)
     x, t = jax.ShapeDtypeStruct((rows, *shape), jnp.float32), jax.ShapeDtypeStruct((rows,), jnp.int32)
-    return latents + _call_bytes(pipe.unet, "__call__", x, t, latent_text(pipe, rows))
+    return latents + _call_bytes(pipe.unet, "__call__", x, t, latent_text(pipe, rows, shape))
 
 
 def decoding_bytes(pipe: TextToImagePipeline, count: int, at_once: int, shape: Shape) -> int:
@@ -88,16 +88,16 @@ def check_decoding(pipe: TextToImagePipeline, count: int, shape: Shape) -> None:
     require_room(decoding_bytes(pipe, count, images_a_call(shape), shape), what, _ADVICE)
 
 
-def latent_text(pipe: TextToImagePipeline, rows: int) -> Text:
-    """The shapes of the conditioning passed to the UNet for `rows` prompts."""
+def latent_text(pipe: TextToImagePipeline, rows: int, shape: Shape | None = None) -> Text:
+    """The shapes of the conditioning passed to the UNet for `rows` prompts and latents h w c; None: those of
+    the model's own size."""
     width = sum(encoder.config.hidden_size for _, encoder in pipe.text_towers)
     # Shapes stand in for arrays.
-    hidden: Any = jax.ShapeDtypeStruct((rows, pipe.text_length, width), jnp.float32)
-    if pipe.text_encoder_2 is None:
-        return hidden
-    pooled: Any = jax.ShapeDtypeStruct((rows, pipe.text_encoder_2.config.projection_dim), jnp.float32)
-    sizes: Any = jax.ShapeDtypeStruct((rows, 6), jnp.float32)
-    return TextConditioning(hidden, pooled, sizes)
+    text: Any = jax.ShapeDtypeStruct((rows, pipe.text_length, width), jnp.float32)
+    if pipe.text_encoder_2 is not None:
+        pooled: Any = jax.ShapeDtypeStruct((rows, pipe.text_encoder_2.config.projection_dim), jnp.float32)
+        text = TextConditioning(text, pooled)
+    return jax.eval_shape(lambda own: pipe.sized(own, (rows, *(shape or pipe.latent_shape))), text)
 
 
 def _call_bytes(network: nnx.Module, method: str, *arguments: PyTree) -> int:

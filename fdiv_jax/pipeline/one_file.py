@@ -29,11 +29,13 @@ from fdiv_jax.nn import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     UNet2DConditionModel,
+    UNetConfig,
     abstract_network,
 )
 from fdiv_jax.nn.memory import array_bytes
 from fdiv_jax.nn.room import require_room
 from fdiv_jax.pipeline.clip_tokenizer import CLIP_TOKENS, published_tokenizer
+from fdiv_jax.pipeline.kinds import Beside, beside
 from fdiv_jax.pipeline.tokens import Tokenizer
 from fdiv_jax.pipeline.vae_source import check_vae, load_vae
 
@@ -45,6 +47,7 @@ _STATED = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_predi
 _ARCHITECTURES = {"stable-diffusion-v2-512": "epsilon", "stable-diffusion-v2-768-v": "v_prediction"}
 _STEPS = {875_000: "epsilon", 220_000: "epsilon", 110_000: "v_prediction"}
 """`global_step` in the published files of 2.0 base, 2.1 base and 2.1; diffusers knows the first."""
+_BESIDE = {"nothing": "", "mask": " for inpainting", "image": " as InstructPix2Pix"}
 _BASE_LATENTS, _BASE_PIXELS = 64, 512
 """The size of the models of Stable Diffusion 2.x that predict the noise."""
 
@@ -92,7 +95,8 @@ def describe_file(
         kind = model_family(header.shapes, layout)
         check_vae(layout, vae)
         configs = _configurations(header.shapes, layout, kind)
-        prediction = _prediction(file, header, layout, kind, prediction_type)
+        takes = beside(UNetConfig.from_dict(configs["unet"]), configs["vae"].get("latent_channels", 4))
+        prediction = _prediction(file, header, layout, kind, takes, prediction_type)
         published = _published(kind)
         if kind == "sd2" and prediction.kind == "epsilon":
             configs["unet"]["sample_size"], configs["vae"]["sample_size"] = _BASE_LATENTS, _BASE_PIXELS
@@ -101,7 +105,8 @@ def describe_file(
     if prediction.zero_snr and prediction.kind == "v_prediction":
         scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     size = configs["vae"]["sample_size"]
-    told = f"{file}: {TITLES[kind]}, {prediction.kind} ({prediction.reason}), {size} px"
+    title = TITLES[kind] + _BESIDE[takes]
+    told = f"{file}: {title}, {prediction.kind} ({prediction.reason}), {size} px"
     if any(name.startswith(f"{layout.root}model_ema.") for name in header.shapes):
         told += "; its averages (EMA) are passed over"
     return OneFile(kind, layout, configs, tokenizers, scheduler, published["model_index"], told)
@@ -209,7 +214,9 @@ def _tokenizers(published: JsonObject, configs: Mapping[str, JsonObject]) -> dic
     return found
 
 
-def _prediction(file: Path, header: Header, layout: Layout, kind: Family, given: str | None) -> _Prediction:
+def _prediction(
+    file: Path, header: Header, layout: Layout, kind: Family, takes: Beside, given: str | None
+) -> _Prediction:
     """What the UNet predicts, and the reason for it."""
     names = {"v_pred", "ztsnr", "global_step"} & {name.removeprefix(layout.root) for name in header.shapes}
     zero = "ztsnr" in names
@@ -224,7 +231,7 @@ def _prediction(file: Path, header: Header, layout: Layout, kind: Family, given:
         return _Prediction(_STATED[stated], "its header says so", zero)
     if "v_pred" in names:
         return _Prediction("v_prediction", "it has the mark v_pred", zero)
-    if kind != "sd2":
+    if kind != "sd2" or takes != "nothing":  # that for inpainting of 2.x was made from the one of 512 px
         return _Prediction("epsilon", "as the family's published models", zero)
     architecture = header.metadata.get("modelspec.architecture", "").lower()
     if architecture in _ARCHITECTURES:

@@ -26,14 +26,16 @@ from fdiv_jax.nn import (
     Text,
     TextConditioning,
     UNet2DConditionModel,
-    sized_text,
     with_attention,
 )
 from fdiv_jax.nn.attention import Implementation
 from fdiv_jax.nn.tiles import OVERLAP, decode_tiles
 from fdiv_jax.pipeline import programs
 from fdiv_jax.pipeline.concepts import Concept
+from fdiv_jax.pipeline.conditioning import completed
+from fdiv_jax.pipeline.drawing_defaults import DrawingDefaults, distilled_defaults
 from fdiv_jax.pipeline.inputs import (
+    check_guidance,
     check_images,
     check_prompts,
     check_size,
@@ -41,6 +43,7 @@ from fdiv_jax.pipeline.inputs import (
     one_an_image,
 )
 from fdiv_jax.pipeline.kept import KeptComponent
+from fdiv_jax.pipeline.kinds import beside
 from fdiv_jax.pipeline.memory import LATENT_PIXELS_A_CALL, check_decoding, check_drawing, images_a_call
 from fdiv_jax.pipeline.tokens import Tokenizer, token_rows, warn_of_cuts
 
@@ -98,11 +101,7 @@ class TextToImagePipeline:
         pooled, expected = 0 if second is None else second.config.projection_dim, self.unet.config.pooled_dim
         if pooled != expected and expected:
             raise ValueError(f"pooled text of width {pooled} for a UNet that takes a width of {expected}")
-        if self.unet.config.in_channels != self.vae.config.latent_channels:
-            raise ValueError(
-                f"UNet with in_channels={self.unet.config.in_channels} for an autoencoder with "
-                f"latent_channels={self.vae.config.latent_channels}"
-            )
+        beside(self.unet.config, self.vae.config.latent_channels)
 
     def replace(self, **changes: Any) -> TextToImagePipeline:
         """A copy with some attributes changed, for instance `unet`; everything else is shared."""
@@ -131,7 +130,12 @@ class TextToImagePipeline:
         if size is None:
             size = 64 if self.text_encoder_2 is None else 128
         h, w = size if isinstance(size, tuple) else (size, size)
-        return h, w, self.unet.config.in_channels
+        return h, w, self.vae.config.latent_channels
+
+    @property
+    def drawing_defaults(self) -> DrawingDefaults:
+        """Sampler, steps and guidance where none are given: ddim, 25 and 6, or those of a distilled model."""
+        return distilled_defaults(self.unet.config, self.scheduler_config) or DrawingDefaults()
 
     @property
     def components(self) -> dict[str, nnx.Module]:
@@ -203,7 +207,7 @@ class TextToImagePipeline:
         Args:
             latents: n h w c, scaled.
             timesteps: (n,) or (), integers from 0 to `schedule.num_train_timesteps` - 1.
-            text: from `encode_prompts`, for n prompts; the image's size is filled in from the latents'.
+            text: from `encode_prompts`, for n prompts; what it lacks is filled in, see `sized`.
 
         Returns:
             n h w c, float32.
@@ -213,10 +217,9 @@ class TextToImagePipeline:
             TypeError: timesteps that are not integers.
         """
         latents, timesteps = jnp.asarray(latents), jnp.asarray(timesteps)
-        if latents.ndim != 4 or latents.shape[-1] != self.unet.config.in_channels or 0 in latents.shape:
-            raise ValueError(
-                f"latents of shape {latents.shape}, expected (n, h, w, {self.unet.config.in_channels})"
-            )
+        channels = self.latent_shape[-1]
+        if latents.ndim != 4 or latents.shape[-1] != channels or 0 in latents.shape:
+            raise ValueError(f"latents of shape {latents.shape}, expected (n, h, w, {channels})")
         text = self.sized(jax.tree.map(jnp.asarray, text), latents.shape)
         hidden = text.hidden if isinstance(text, TextConditioning) else text
         width = self.unet.config.cross_attention_dim
@@ -234,10 +237,13 @@ class TextToImagePipeline:
             graph, parameters, latents, jnp.broadcast_to(timesteps, latents.shape[:1]), text
         )
 
-    def sized(self, text: Text, latents: tuple[int, ...]) -> Text:
-        """`text` with the size of the image that latents of this shape (n h w c) make, if it has none."""
-        factor = self.vae.config.downsampling
-        return sized_text(text, latents[1] * factor, latents[2] * factor)
+    def sized(self, text: Text, latents: tuple[int, ...], guidance: float | None = None) -> Text:
+        """`text` with what else the UNet takes for latents of this shape (n h w c), where it lacks it.
+
+        XL: the image's size, not cropped. A latent consistency model: the guidance, by default its own.
+        Inpainting: a mask of all of the image; InstructPix2Pix: no image.
+        """
+        return completed(self, text, latents, guidance)
 
     def decode(self, latents: Latents, *, batch: int | None = None, tile: int | None = None) -> Images:
         """Images of scaled latents.
@@ -294,9 +300,9 @@ class TextToImagePipeline:
         prompts: Sequence[str],
         *,
         seed: int | Sequence[int] = 0,
-        steps: int = 25,
-        guidance: float = 6.0,
-        sampler: str | Sampler = "ddim",
+        steps: int | None = None,
+        guidance: float | None = None,
+        sampler: str | Sampler | None = None,
         eta: float | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         size: tuple[int, int] | None = None,
@@ -312,9 +318,10 @@ class TextToImagePipeline:
         Args:
             prompts: one per image.
             seed: seed of the noise, or one per image.
-            steps: number of steps of the sampler.
-            guidance: g; 1 or less leaves the guidance out.
-            sampler: a name in `fdiv_jax.diffusion.SAMPLERS`, or a sampler.
+            steps: number of steps of the sampler; None: the model's own, see `drawing_defaults`.
+            guidance: g; 1 or less leaves the guidance out. A latent consistency model takes it as an input,
+                and makes one call per step. None: the model's own.
+            sampler: a name in `fdiv_jax.diffusion.SAMPLERS`, or a sampler; None: the model's own.
             eta: the share of fresh noise per step, for samplers that take it; None: the sampler's default.
             negative_prompt: text to guide away from, for all images or one per image; None: no prompt, see
                 `encode_prompts`.
@@ -332,24 +339,29 @@ class TextToImagePipeline:
             TypeError: prompts that are not a list of strings, seeds that are not whole numbers.
         """
         prompts = check_prompts(prompts)
-        if np.ndim(guidance) or not isinstance(guidance, (float, int, np.generic, jax.Array)):
-            raise TypeError(f"guidance {guidance!r}, expected a number")
-        if not np.isfinite(guidance):
-            raise ValueError(f"guidance {guidance}, expected a finite number")
+        own = self.drawing_defaults
+        steps = own.steps if steps is None else steps
+        sampler = own.sampler if sampler is None else sampler
+        guidance = own.guidance if guidance is None else guidance
+        check_guidance(guidance)
+        as_input = self.unet.config.time_cond_proj_dim is not None
+        if as_input and negative_prompt is not None:
+            raise ValueError("a negative prompt for a latent consistency model, which is guided by none")
+        guided = guidance > 1 and not as_input
         if progress is not None and not callable(progress):
             raise TypeError(f"progress {progress!r}, expected a function of (calls done, calls in all)")
         count = len(prompts)
         keys = image_keys(seed, count)
         shape = self._latent_shape_of(size)
         if initial is None:
-            check_drawing(self, count, shape, guidance > 1)
+            check_drawing(self, count, shape, guided)
             initial = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         initial = jnp.asarray(initial)
         if initial.ndim != 4 or initial.shape[0] != count or initial.shape[-1] != shape[-1]:
             raise ValueError(f"initial noise of shape {initial.shape}, expected ({count}, h, w, {shape[-1]})")
         negatives = one_an_image(negative_prompt, count)
         distinct = list(dict.fromkeys([*negatives, *prompts]))
-        table = self.sized(self.encode_prompts(distinct), initial.shape)
+        table = self.sized(self.encode_prompts(distinct), initial.shape, float(guidance))
         places, away = (np.asarray([distinct.index(p) for p in some]) for some in (prompts, negatives))
         graph, parameters = nnx.split(self.unet)
         calls = self._calls(initial)
@@ -360,7 +372,7 @@ class TextToImagePipeline:
             key = jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys[rows])  # apart from the initial noise's
             texts = [_rows(table, places[rows]), _rows(table, away[rows])]
             x, (c, u, key), here = _share_out(x, (*texts, key), parameters)
-            if guidance > 1:
+            if guided:
                 pairs = jax.tree.map(_alternate, u, c)
                 function = Partial(programs.guided(graph), here, pairs, jnp.float32(guidance))
             else:

@@ -4,11 +4,15 @@ closed-form edit."""
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fdiv_jax.diffusion import SAMPLERS
+from fdiv_jax.pipeline.drawing_defaults import DrawingDefaults
 from fdiv_jax.unlearning import _validate as check
 from fdiv_jax.unlearning._validate import set_field
+
+if TYPE_CHECKING:
+    from fdiv_jax.pipeline import TextToImagePipeline
 
 __all__ = [
     "AdversaryConfig",
@@ -30,6 +34,9 @@ AttackedFeatures = Literal["prompt", "token"]
 PreservedOutput = Literal["model", "noise"]
 Reference = Literal["frozen", "current"]
 EditForm = Literal["uce", "rece", "speed", "refinement"]
+
+_ORDINARY = DrawingDefaults("dpm++", 25, 6.0)
+"""How the images of a model that was not distilled are drawn where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +142,14 @@ class AnchorImagesConfig:
 
     number: int = 200
     """Number of images, divided evenly (rounded up) among the anchor prompts."""
-    sampler: str = "dpm++"
-    """The sampler: ddim, dpm++, dpmsolver++karras, euler, euler_karras or euler_a."""
-    steps: int = 25
-    """Number of steps of the sampler."""
-    guidance: float = 6.0
-    """Classifier-free guidance of the images; the training itself uses no guidance."""
+    sampler: str | None = None
+    """The sampler: ddim, dpm++, dpmsolver++karras, euler, euler_karras, euler_a or lcm; None: dpm++, or the
+    model's own where it was distilled to draw in a few steps (turbo, LCM)."""
+    steps: int | None = None
+    """Number of steps of the sampler; None: 25, or the model's own."""
+    guidance: float | None = None
+    """Classifier-free guidance of the images; the training itself uses none, but for latent consistency
+    models, which take it as an input. None: 6, or the model's own."""
     seed: int = 0
     """Seed of the images, separate from that of the training, so that runs with different seeds share
     them."""
@@ -161,10 +170,21 @@ class AnchorImagesConfig:
         if self.folder is not None:
             set_field(self, "folder", check.text("images.folder", str(self.folder)))
         set_field(self, "number", check.whole("images.number", self.number, least=1))
-        check.one_of("images.sampler", self.sampler, SAMPLERS)
-        set_field(self, "steps", check.whole("images.steps", self.steps, least=1))
-        set_field(self, "guidance", check.real("images.guidance", self.guidance, least=0))
+        if self.sampler is not None:
+            check.one_of("images.sampler", self.sampler, SAMPLERS)
+        if self.steps is not None:
+            set_field(self, "steps", check.whole("images.steps", self.steps, least=1))
+        if self.guidance is not None:
+            set_field(self, "guidance", check.real("images.guidance", self.guidance, least=0))
         set_field(self, "seed", check.seed("images.seed", self.seed))
+
+    def drawing(self, pipe: TextToImagePipeline) -> DrawingDefaults:
+        """Sampler, steps and guidance of a model's images."""
+        own = pipe.drawing_defaults
+        if not own.reason:
+            own = _ORDINARY
+        given = {"sampler": self.sampler, "steps": self.steps, "guidance": self.guidance}
+        return own._replace(**{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,8 @@ def prepare_data(
     if own is not None:
         latents, masks, images_of[:targets] = own.beside(latents, pipe)
     prompts = list(dict.fromkeys([pair.target for pair in pairs] + [pair.anchor for pair in pairs]))
-    text = pipe.sized(pipe.encode_prompts(prompts), (len(prompts), *pipe.latent_shape))
+    guidance = images.drawing(pipe).guidance
+    text = pipe.sized(pipe.encode_prompts(prompts), (len(prompts), *pipe.latent_shape), guidance)
     ids = pipe.tokenize(prompts) if tokens else ()
 
     def rows(table: PyTree, chosen: list[str]) -> PyTree:
@@ -260,6 +261,7 @@ def anchor_latents(
     Raises:
         ValueError: latents that are not finite; names the prompt.
     """
+    drawing = config.drawing(pipe)
     each = math.ceil(config.number / len(prompts))
     shape = (len(prompts), each, *pipe.latent_shape)
     features = jax.tree.leaves(pipe.encode_prompts([*prompts, None]))
@@ -272,7 +274,7 @@ def anchor_latents(
             "prompts": list(prompts),
             "shape": shape,
             "schedule": repr(pipe.schedule),
-            "sampler": [config.sampler, config.steps, config.guidance],
+            "sampler": [drawing.sampler, drawing.steps, drawing.guidance],
             "seed": config.seed,
             "jax": [jax.__version__, jax.default_backend()],
         }
@@ -289,9 +291,9 @@ def anchor_latents(
         places = np.minimum(np.arange(first, first + size), len(every) - 1)  # the last call is filled up
         drawn = pipe.generate(
             [every[place] for place in places],
-            steps=config.steps,
-            guidance=config.guidance,
-            sampler=config.sampler,
+            steps=drawing.steps,
+            guidance=drawing.guidance,
+            sampler=drawing.sampler,
             initial=_initial_noise(config.seed, places, shape[2:]),
         )
         parts.append(np.asarray(drawn, np.float32)[: len(every) - first])

@@ -118,7 +118,8 @@ def random_prior(batch: Batch, key: RandomKey) -> Prior:
 
     text: Text = batch.target_text
     if isinstance(text, TextConditioning):
-        text = dataclasses.replace(text, hidden=drawn(text.hidden, 0), pooled=drawn(text.pooled, 1))
+        pooled = None if text.pooled is None else drawn(text.pooled, 1)
+        text = dataclasses.replace(text, hidden=drawn(text.hidden, 0), pooled=pooled)
     else:
         text = drawn(text, 0)
     return Prior(batch.latents, text, (), batch.mask)

@@ -47,7 +47,8 @@ def saliency_mask(prepared: Prepared, data: AnchorData, trained: Parameters) -> 
     batches, shown = data.everything(max(1, config.batch_size // config.accumulation // 2))
     size = len(batches[0].position)
     latents = (size, *prepared.pipe.latent_shape)
-    empty = prepared.pipe.sized(prepared.pipe.encode_prompts([""] * size), latents)
+    guidance = config.images.drawing(prepared.pipe).guidance
+    empty = prepared.pipe.sized(prepared.pipe.encode_prompts([""] * size), latents, guidance)
     root = jax.random.fold_in(jax.random.key(config.seed), _STREAM)
     gradient = _gradient(plan)
     total: Parameters | None = None

@@ -6,7 +6,6 @@ features of a prompt; the training step differentiates through it and does not k
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax.arrays import Choice, Parameters, RandomKey, TokenIds
-from fdiv_jax.nn import Text, TextConditioning
+from fdiv_jax.nn import Text, with_features
 from fdiv_jax.nn.lora import Lora, init_lora, merge_lora
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.pipeline.programs import features_of
@@ -161,10 +160,7 @@ class TokenEmbeddings:
             network.module(own)
             for network, own in zip(self.encoders, self._filled(trained, frozen), strict=True)
         ]
-        found = features_of(encoders, tokens)
-        if isinstance(found, TextConditioning) and isinstance(text, TextConditioning):
-            return dataclasses.replace(found, time_ids=text.time_ids)
-        return found
+        return with_features(text, features_of(encoders, tokens))
 
     def pipeline(self, pipe: TextToImagePipeline, trained: Parameters, frozen: Frozen) -> TextToImagePipeline:
         """The pipeline with the changed text encoders."""

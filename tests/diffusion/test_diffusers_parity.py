@@ -302,3 +302,47 @@ def test_the_reverse_variance_is_theirs(variance):
     t = np.arange(1, 1000)
     expected = [float(theirs._get_variance(int(i))) for i in t]
     np.testing.assert_allclose(schedule.reverse_variance(jnp.asarray(t), variance), expected, rtol=2e-4)
+
+
+LCMS = {
+    "as published": {},
+    "clipped": {"clip_sample": True, "clip_sample_range": 0.8},
+    "v": {"prediction_type": "v_prediction", "timestep_scaling": 0.01},
+    "distilled at others": {"original_inference_steps": 90, "num_train_timesteps": 777},
+}
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7, 50])
+@pytest.mark.parametrize("name", LCMS)
+def test_lcm(name, steps, monkeypatch):
+    scheduler = diffusers.LCMScheduler(**LCMS[name])
+    schedule = NoiseSchedule.from_config(json.loads(scheduler.to_json_string()))
+    key, noise = jax.random.key(3), initial_noise()
+    drawn = iter(range(steps))
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_lcm.randn_tensor",
+        lambda *_, **__: torch.tensor(fresh_noise(key, next(drawn))),
+    )
+    got = ours(schedule, noise, sampler="lcm", steps=steps, key=key)
+    assert_close(got, theirs_at_whole_timesteps(scheduler, noise, steps))
+
+
+def theirs_at_whole_timesteps(scheduler, noise, steps):
+    """LCMScheduler looks its timestep up among whole ones."""
+    scheduler.set_timesteps(steps)
+    visited = [torch.tensor(noise)]
+    for t in scheduler.timesteps:
+        output = network(visited[-1], float(t), torch.sin)
+        visited.append(scheduler.step(output, t, visited[-1]).prev_sample)
+    return torch.stack(visited).numpy()
+
+
+def test_lcm_goes_no_further_than_it_was_distilled():
+    schedule = NoiseSchedule.from_config({"_class_name": "LCMScheduler"})
+    for steps in (51, 1000):
+        with pytest.raises(ValueError, match="50 steps at which the model was distilled"):
+            sampling_plan(schedule, steps, sampler="lcm")
+    with pytest.raises(ValueError, match=r"eta must be 1, got 0\.5"):
+        sampling_plan(schedule, 4, sampler="lcm", eta=0.5)
+    with pytest.raises(ValueError, match="original_inference_steps must be a whole number >= 1, got 0"):
+        NoiseSchedule.from_config({"_class_name": "LCMScheduler", "original_inference_steps": 0})

@@ -186,7 +186,7 @@ def test_every_sampler_has_a_plan_that_visits_its_timesteps_downwards():
             assert plan.timesteps.shape == plan.keep.shape == (steps,)
             assert np.all(np.diff(plan.timesteps) < 0) or "karras" in name
             assert 0 <= plan.timesteps.min() <= plan.timesteps.max() <= 999
-            assert plan.stochastic == (name == "euler_a" and steps > 1)
+            assert plan.stochastic == (name in ("euler_a", "lcm") and steps > 1)
             assert plan.initial == 1 or (name.startswith("euler") and 0 < plan.initial < 1)
             assert steps == 1 or plan.initial > 0.9
 

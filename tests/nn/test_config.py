@@ -18,7 +18,6 @@ OTHERS = {
         "time_embedding_dim": [320],
         "time_embedding_act_fn": ["gelu"],
         "timestep_post_act": ["silu"],
-        "time_cond_proj_dim": [256],
         "conv_in_kernel": [1],
         "conv_out_kernel": [5],
         "encoder_hid_dim": [768],

@@ -75,6 +75,7 @@ CONFIGS = {
             "up_block_types": (CROSS_UP, UP),
             "flip_sin_to_cos": False,
             "freq_shift": 1,
+            "time_cond_proj_dim": 15,
         },
         (7, 9),
     ),
@@ -148,10 +149,22 @@ def test_it_is_theirs(name, tmp_path):
             loaded.model(latents, timesteps, text)
         with pytest.raises(TypeError, match="without time_ids"):
             loaded.model(latents, timesteps, TextConditioning(text, pooled))
+    condition = None
+    if width := loaded.model.config.time_cond_proj_dim:
+        with pytest.raises(TypeError, match=r"takes guidance \(time_cond_proj_dim\), got none"):
+            call(loaded.model.__call__, latents, timesteps, text)
+        guidance = np.array([1.5, 8.5], np.float32)
+        given = TextConditioning(text, guidance=guidance)
+        embed = diffusers.LatentConsistencyModelPipeline.get_guidance_scale_embedding
+        condition = embed(None, torch.tensor(guidance - 1), embedding_dim=width)
     ours = call(loaded.model.__call__, latents, timesteps, given)
     with torch.no_grad():
         expected = theirs(
-            torch_image(latents), torch.tensor(timesteps), torch.tensor(text), added_cond_kwargs=added
+            torch_image(latents),
+            torch.tensor(timesteps),
+            torch.tensor(text),
+            added_cond_kwargs=added,
+            timestep_cond=condition,
         ).sample
     assert relative_error(ours, array_image(expected)) <= TOLERANCE
 

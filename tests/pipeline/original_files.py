@@ -24,8 +24,15 @@ PUBLISHED = {
     "sd2-v": "stable-diffusion-2-1",
     "sd2-epsilon": "stable-diffusion-2-1",
     "sdxl": "stable-diffusion-xl-base-1-0",
+    "sd1-inpainting": "stable-diffusion-1-5",
+    "sd1-pix2pix": "stable-diffusion-1-5",
+    "sd2-inpainting": "stable-diffusion-2-1",
+    "sdxl-inpainting": "stable-diffusion-xl-base-1-0",
 }
-FAMILIES = tuple(PUBLISHED)
+FAMILIES = ("sd1", "sd2-v", "sd2-epsilon", "sdxl")
+FURTHER = tuple(name for name in PUBLISHED if name not in FAMILIES)
+BESIDE = {"inpainting": (9, "Inpaint"), "pix2pix": (8, "InstructPix2Pix")}
+"""Channels of the UNet, and the name of the pipeline."""
 # Sizes that differ from the published configurations; all else is as published.
 SD1 = {
     "block_out_channels": [32, 64],
@@ -61,14 +68,18 @@ TOWER = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 1, "
 def tiny_configs(family):
     """The published configuration files of a family, with tiny sizes, and the scheduler's prediction type."""
     configs = json.loads((DATA / f"{PUBLISHED[family]}.json").read_text())
-    configs["unet"] |= UNETS[family.partition("-")[0]]
+    base, _, kind = family.partition("-")
+    configs["unet"] |= UNETS[base]
+    if kind in BESIDE:
+        configs["unet"]["in_channels"], name = BESIDE[kind]
+        configs["model_index"]["_class_name"] = f"StableDiffusion{'XL' * (base == 'sdxl')}{name}Pipeline"
     configs["vae"] |= VAE
     configs["text_encoder"] |= TOWER
-    if family == "sdxl":
+    if base == "sdxl":
         # diffusers tells the two towers apart by their widths
         configs["text_encoder_2"] |= {**TOWER, "hidden_size": 128, "num_attention_heads": 2}
         configs["text_encoder_2"]["projection_dim"] = 32
-    if family == "sd2-epsilon":
+    if family in ("sd2-epsilon", "sd2-inpainting"):
         configs["scheduler"]["prediction_type"] = "epsilon"
         configs["unet"]["sample_size"], configs["vae"]["sample_size"] = 64, 512
     return configs
@@ -78,7 +89,7 @@ def config_directory(family, directory):
     """A diffusers directory without weights, which `from_single_file` takes as `config`."""
     configs = tiny_configs(family)
     index = {**configs.pop("model_index"), "safety_checker": [None, None], "feature_extractor": [None, None]}
-    if family != "sdxl":
+    if not family.startswith("sdxl"):
         index |= {"requires_safety_checker": False, "image_encoder": [None, None]}
     directory.mkdir()
     (directory / "model_index.json").write_text(json.dumps(index))
@@ -88,7 +99,7 @@ def config_directory(family, directory):
         (directory / name / file).write_text(json.dumps(config))
     # stabilityai's tokenizers pad with "!" (special_tokens_map.json of 2.1, tokenizer_2 of XL)
     pads = {"tokenizer": "!" if family.startswith("sd2") else "<|endoftext|>"}
-    if family == "sdxl":
+    if family.startswith("sdxl"):
         pads["tokenizer_2"] = "!"
     for name, pad in pads.items():
         published_tokenizer(pad).save_pretrained(directory / name)
@@ -121,14 +132,14 @@ def tiny_tensors(family, directory):
 def with_the_rest(family, tensors, *, ema):
     """The tensors with what published files hold besides: schedules, buffers, averages."""
     rest = {"alphas_cumprod": np.ones(1000, np.float32), "betas": np.zeros(1000, np.float32)}
-    if family == "sd1":
+    if family.startswith("sd1"):
         rest["cond_stage_model.transformer.text_model.embeddings.position_ids"] = np.arange(77)[None]
         rest["cond_stage_model.logit_scale"] = np.ones((), np.float32)
-    if family == "sdxl":
+    if family.startswith("sdxl"):
         rest["conditioner.embedders.1.model.logit_scale"] = np.ones((), np.float32)
         rest["conditioner.embedders.0.transformer.text_model.embeddings.position_ids"] = np.arange(77)[None]
     if family.startswith("sd2"):
-        rest["global_step"] = np.array({"sd2-v": 110000, "sd2-epsilon": 875000}[family])
+        rest["global_step"] = np.array({"sd2-v": 110000, "sd2-epsilon": 875000}.get(family, 665000))
         rest["cond_stage_model.model.logit_scale"] = np.ones((), np.float32)
         rest["cond_stage_model.model.text_projection"] = np.ones((64, 64), np.float32)
     if ema:

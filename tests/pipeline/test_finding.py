@@ -70,6 +70,16 @@ WRONG = {
     "no class": ("", index(_class_name="gone"), "names no pipeline"),
     "another pipeline": ("", index(_class_name="FluxPipeline"), "pipeline 'FluxPipeline'; supported: Stable"),
     "a refiner": ("", index(text_encoder=[None, None]), "text_encoder is left out of model_index.json"),
+    "XL's refiner": (
+        "",
+        index(_class_name="StableDiffusionXLImg2ImgPipeline"),
+        "as the refiner of Stable Diffusion XL does; what serves is the base, a StableDiffusionXLPipeline",
+    ),
+    "a depth model": (
+        "",
+        index(_class_name="StableDiffusionDepth2ImgPipeline"),
+        "over a map of depths; what serves is the model that it was made from",
+    ),
     "no unet": ("", index(unet="gone"), "unet is left out of model_index.json"),
     "a tiny autoencoder": (
         "",

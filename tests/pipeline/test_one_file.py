@@ -51,13 +51,13 @@ def test_what_does_not_fit_is_named(file, tmp_path):
     with pytest.raises(FileNotFoundError, match="did you mean 'fashion'"):
         load_pipeline(file, config="fashon")
     tensors, name = load_file(file), "model.diffusion_model.input_blocks.0.0.weight"
-    inpainting = tmp_path / "inpainting.safetensors"
-    save_file(tensors | {name: np.zeros((32, 9, 3, 3), np.float32)}, inpainting)
-    with pytest.raises(NotImplementedError, match=r"inpainting\.safetensors: an inpainting model: its UNet"):
-        load_pipeline(inpainting, config="fashion")
-    inpainting.write_bytes(b"x" * 100)
-    with pytest.raises(ValueError, match=r"inpainting\.safetensors"):
-        load_pipeline(inpainting, config="fashion")
+    depth = tmp_path / "depth.safetensors"
+    save_file(tensors | {name: np.zeros((32, 5, 3, 3), np.float32)}, depth)
+    with pytest.raises(NotImplementedError, match=r"depth\.safetensors: a depth-to-image model: its UNet"):
+        load_pipeline(depth, config="fashion")
+    depth.write_bytes(b"x" * 100)
+    with pytest.raises(ValueError, match=r"depth\.safetensors"):
+        load_pipeline(depth, config="fashion")
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from fdiv_jax.pipeline.one_file import describe_file
 from tests.checkpoints.torch_pipelines import DISTILLED
 from tests.pipeline.original_files import (
     FAMILIES,
+    FURTHER,
     config_directory,
     original_shapes,
     tiny_configs,
@@ -22,6 +23,7 @@ from tests.pipeline.original_files import (
     write_header,
 )
 
+ENDS = {"inpainting": " for inpainting", "pix2pix": " as InstructPix2Pix"}
 TITLES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
 
 
@@ -44,7 +46,7 @@ def theirs(family, file, config):
     import diffusers
     import torch
 
-    kind = diffusers.StableDiffusionXLPipeline if family == "sdxl" else diffusers.StableDiffusionPipeline
+    kind = getattr(diffusers, tiny_configs(family)["model_index"]["_class_name"])
     options = {"config": str(config), "local_files_only": True, "torch_dtype": torch.float32}
     return kind.from_single_file(str(file), **options)
 
@@ -84,7 +86,8 @@ def check(model, tmp_path, dtype, ema, capsys):
     ours = load_pipeline(file)
     told = capsys.readouterr().err.strip().splitlines()[-1]
     kind = "v_prediction" if family == "sd2-v" else "epsilon"
-    assert told.startswith(f"{file}: {TITLES[family.partition('-')[0]]}, {kind} (")
+    base, _, which = family.partition("-")
+    assert told.startswith(f"{file}: {TITLES[base]}{ENDS.get(which, '')}, {kind} (")
     assert told.endswith("passed over") == ema
     assert ours.name == str(file)
     assert ours.loaded_with == {}
@@ -102,6 +105,20 @@ def test_the_model_is_the_one_that_diffusers_reads(model, tmp_path, capsys):
 @pytest.mark.parametrize(("dtype", "ema"), [(np.float32, True), (np.float32, False), (np.float16, False)])
 def test_in_every_precision_with_and_without_averages(model, tmp_path, dtype, ema, capsys):
     check(model, tmp_path, dtype, ema, capsys)
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize(
+    "family",
+    [
+        family if family == "sd1-inpainting" else pytest.param(family, marks=pytest.mark.slow)
+        for family in FURTHER
+    ],
+)
+def test_models_for_inpainting_and_pix2pix_are_those_that_diffusers_reads(family, tmp_path, capsys):
+    pytest.importorskip("diffusers")
+    config = config_directory(family, tmp_path / "config")
+    check((family, tiny_tensors(family, tmp_path), config), tmp_path, np.float16, True, capsys)
 
 
 @pytest.mark.slow
@@ -256,15 +273,19 @@ def these(*names):
 
 # (family, what becomes of its shapes, the kind of error, what the one line says)
 REFUSED = {
-    "inpainting": (
-        "sd1",
-        also(a=(CONV, (32, 9, 3, 3))),
+    "depth": (
+        "sd2-v",
+        also(a=(CONV, (64, 5, 3, 3))),
         NotImplementedError,
-        "an inpainting model: its UNet",
+        "a depth-to-image model: its UNet takes 5 channels and gives 4",
     ),
-    "XL inpainting": ("sdxl", also(a=(CONV, (64, 9, 3, 3))), NotImplementedError, "an inpainting model"),
-    "pix2pix": ("sd1", also(a=(CONV, (32, 8, 3, 3))), NotImplementedError, "an InstructPix2Pix model"),
-    "depth": ("sd2-v", also(a=(CONV, (64, 5, 3, 3))), NotImplementedError, "a depth-to-image model"),
+    "an upscaler": ("sd2-v", also(a=(CONV, (64, 7, 3, 3))), NotImplementedError, "an upscaler: its UNet"),
+    "LCM": (
+        "sd1",
+        also(a=(UNET + "time_embed.cond_proj.weight", (32, 256))),
+        NotImplementedError,
+        "a latent consistency model in one file .*directory serves",
+    ),
     "the refiner": (
         "sdxl",
         lambda shapes: {
@@ -353,7 +374,7 @@ def test_what_is_not_a_model_of_the_families_is_refused_in_one_line(tiny, tmp_pa
     with pytest.raises(error, match=rf"model\.safetensors.*{message}") as found:
         load_pipeline(file)
     assert len(str(found.value).splitlines()) == 1
-    if case in ("a LoRA", "inpainting"):
+    if case in ("a LoRA", "depth"):
         assert main(["sample", str(file), "a cat", "--output", str(tmp_path / "x.png")]) == 2
         waiting, told = capsys.readouterr().err.strip().splitlines()
         assert waiting.startswith("loading ")

@@ -87,7 +87,7 @@ def test_a_batch_cut_over_devices_gives_the_same(pipe):
         (lambda p: p(["a"], progress=3), TypeError, "progress 3, expected a function"),
         (lambda p: p(["a"], size=16), ValueError, "size 16, expected"),
         (lambda p: p(["a"], size=(16.0, 16)), ValueError, r"size \(16.0, 16\), expected"),
-        (lambda p: p(["a"], guidance=None), TypeError, "guidance None, expected a number"),
+        (lambda p: p(["a"], guidance="6"), TypeError, "guidance '6', expected a number"),
         (lambda p: p(["a"], negative_prompt=3), TypeError, "prompts 3, expected a list of strings"),
         (lambda p: p(["a"], initial=np.zeros((1, 0, 8, 4))), ValueError, r"\(1, 0, 8, 4\)"),
         (lambda p: p.decode(jnp.zeros((0, 8, 8, 4))), ValueError, r"\(0, 8, 8, 4\)"),
