@@ -97,12 +97,14 @@ def test_who_is_tired_of_waiting_leaves_the_line(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_a_studio_that_closes_ends_its_run_and_begins_no_other(tiny, tmp_path):
-    studio = Studio(tmp_path)
+    studio, others = Studio(tmp_path), set(threading.enumerate())
     running = studio.run(Request("sneaker", "near", "kl", MOST_STEPS), threading.Event())
     next(running)
-    before = threading.active_count()
+    mine = [each for each in set(threading.enumerate()) - others if each.name == runs.THREAD]
+    assert len(mine) == 1
     studio.close()
-    assert threading.active_count() < before
+    mine[0].join(60)
+    assert not mine[0].is_alive()
     assert list(running)[-1].phase == "stopped"
     assert [each.phase for each in studio.run(REQUEST, threading.Event())] == ["stopped"]
 
