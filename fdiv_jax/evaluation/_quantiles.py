@@ -1,58 +1,15 @@
-"""Quantiles of Student's t and bounds of a binomial rate, from the incomplete beta function alone.
+"""Quantiles of Student's t and bounds of a binomial rate, by the special functions of SciPy.
 
-In plain Python: the library does not import scipy, which its tests compare with
-(`tests/test_public_api.py`), and `jax.scipy.special.betainc` has single precision here, too little for rates
-of 1 in a million and for roots of a difference from 1 - alpha.
+SciPy is imported by the first call: it comes with JAX, and takes longer to import than this package.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable
 from statistics import NormalDist
+from typing import Any
 
-__all__ = ["incomplete_beta", "normal_quantile", "rate_bounds", "student_quantile"]
-
-_TINY = 1e-300
-_NEARLY_NORMAL = 1e4
-"""Degrees of freedom from which the first term beside the normal quantile gives 8 digits."""
-
-
-def incomplete_beta(x: float, a: float, b: float) -> float:
-    """I_x(a, b), the probability that a beta variable of shape (a, b) is below x.
-
-    By the continued fraction of DLMF 8.17.22, of I_x(a, b) or of 1 - I_{1-x}(b, a), whichever converges
-    faster. a = 0 and b = 0 are the limits 1 and 0.
-
-    Args:
-        x: from 0 to 1.
-        a, b: not negative, not both 0.
-    """
-    if a == 0 or x >= 1:
-        return 1.0
-    if b == 0 or x <= 0:
-        return 0.0
-    if x > (a + 1) / (a + b + 2):
-        return 1.0 - incomplete_beta(1.0 - x, b, a)
-    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    # Lentz's evaluation of 1 / (1 + d_1 / (1 + d_2 / ...)).
-    c, d = 1.0, 1.0 / _kept(1.0 - (a + b) * x / (a + 1))
-    value = d
-    for m in range(1, 100_000):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            d = 1.0 / _kept(1.0 + term * d)
-            c = _kept(1.0 + term / c)
-            value *= c * d
-        if abs(c * d - 1.0) < 1e-15:
-            break
-    return math.exp(front) * value / a
-
-
-def _kept(x: float) -> float:
-    return x if abs(x) > _TINY else _TINY
+__all__ = ["normal_quantile", "rate_bounds", "student_quantile"]
 
 
 def normal_quantile(probability: float) -> float:
@@ -64,20 +21,11 @@ def normal_quantile(probability: float) -> float:
 def student_quantile(probability: float, freedom: float) -> float:
     """The number that Student's t with `freedom` degrees of freedom (any positive number) is below.
 
-    P(|t| > s) = I_y(freedom / 2, 1 / 2) with y = freedom / (freedom + s^2).
-
     Source: Student, The probable error of a mean, 1908.
     """
-    if probability == 0.5:
-        return 0.0
-    if probability < 0.5:
-        return -student_quantile(1.0 - probability, freedom)
-    if freedom >= _NEARLY_NORMAL:
-        z = normal_quantile(probability)
-        return z + (z**3 + z) / (4 * freedom)
-    tail = 2.0 * (1.0 - probability)
-    y = _root(lambda y: incomplete_beta(y, freedom / 2, 0.5) - tail)
-    return math.sqrt(freedom * (1.0 - y) / y)
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, probability))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -90,29 +38,24 @@ def rate_bounds(successes: float, n: float, level: float) -> tuple[float, float]
 
     Source: Lancaster, Significance tests in discrete distributions, 1961; Berry and Armitage 1995.
     """
+    from scipy.optimize import root_scalar
+    from scipy.special import betainc
+
     alpha = (1.0 - level) / 2
     failures = max(n - successes, 0.0)
 
     def above(p: float) -> float:
-        own = incomplete_beta(p, successes, failures + 1)
-        return 0.5 * (own + incomplete_beta(p, successes + 1, failures))
+        """P(X > x) + P(X = x) / 2; I_p(0, b) is 1 and I_p(a, 0) is 0."""
+        own = betainc(successes, failures + 1, p) if successes > 0 else 1.0
+        more = betainc(successes + 1, failures, p) if failures > 0 else 0.0
+        return 0.5 * float(own + more)
 
-    low = 0.0 if successes <= 0 else _root(lambda p: above(p) - alpha)
-    high = 1.0 if failures <= 0 else _root(lambda p: above(p) - (1.0 - alpha))
-    return low, high
+    def rate_with(tail: float) -> float:
+        """To 12 digits however small it is."""
+        options: Any = {"xtol": 1e-300, "rtol": 1e-12, "maxiter": 2000}
+        return root_scalar(lambda p: above(p) - tail, bracket=(0.0, 1.0), method="brentq", **options).root
 
-
-def _root(function: Callable[[float], float]) -> float:
-    """Where an increasing function on [0, 1] is 0, to 12 digits however small it is."""
-    low, high = 0.0, 1.0
-    while high > 1e-300:
-        if function(high / 16) < 0:
-            low = high / 16
-            break
-        high /= 16
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        if not low < middle < high:  # no number between them: the root is 0, or as good as
-            break
-        low, high = (middle, high) if function(middle) < 0 else (low, middle)
-    return (low + high) / 2
+    return (
+        rate_with(alpha) if successes > 0 else 0.0,
+        rate_with(1.0 - alpha) if failures > 0 else 1.0,
+    )
