@@ -46,7 +46,7 @@ def pytest_configure(config):
         jax.config.update(name, value)
 
 
-MATHEMATICS = ("divergences", "theory")
+MATHEMATICS = {"divergences", "theory", "test_doctests.py"}
 """Optimised always: without it XLA's code for the CPU is not always right (of 53 values of one conjugate two
 came out as their roots; jaxlib 0.10.2, AMD EPYC)."""
 
@@ -58,7 +58,9 @@ def pytest_runtest_setup(item):
     A run with slow tests optimises throughout. What was compiled before a change of that is forgotten:
     programs that were compiled either way and met in one process would not be equal to the bit.
     """
-    little = item.config.option.markexpr == "not slow" and item.path.parent.name not in MATHEMATICS
+    little = item.config.option.markexpr == "not slow" and MATHEMATICS.isdisjoint(
+        (item.path.parent.name, item.path.name)
+    )
     if jax.config.values["jax_disable_most_optimizations"] != little:
         jax.clear_caches()
         jax.config.update("jax_disable_most_optimizations", little)

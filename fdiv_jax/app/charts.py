@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from fdiv_jax.divergences import Divergence
 
-__all__ = ["descent_chart", "panel"]
+__all__ = ["descent_chart", "panels"]
 
 _THEMED = {
     "#000101": "--fx-first",
@@ -33,22 +35,53 @@ _THEMED = {
 """Colours that matplotlib is given, and the variables of the style sheet that take their places."""
 _FIRST, _SECOND, _OTHERS, _ALARM, _ON_FIRST, _INK, _MUTED = _THEMED
 _COLOURS = Colours(_FIRST, _SECOND, _OTHERS, _ALARM, _ON_FIRST)
-_SIZE = (4.0, 3.2)
 _LOCK = threading.Lock()
 """matplotlib's settings are those of the whole process."""
 
 
-def panel(name: str, d: Divergence, second: Divergence | None = None) -> str:
-    """One of `fdiv_jax.explore.pictures.PANELS` as an SVG element."""
-    return _svg(lambda axis: PANELS[name](Subject(d, second, _COLOURS), axis), name, legend=True)
+def panels(d: Divergence, second: Divergence | None = None) -> dict[str, str]:
+    """Each of `fdiv_jax.explore.pictures.PANELS` as an SVG element, by its name."""
+    subject = Subject(d, second, _COLOURS)
+    with _drawing():
+        return {name: _panel(name, subject) for name in PANELS}
+
+
+def _panel(name: str, subject: Subject) -> str:
+    axis = _axes(name)
+    _emptied(axis)
+    PANELS[name](subject, axis)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc="upper center", bbox_to_anchor=(0.46, -0.2), ncols=2, borderpad=0)
+    return _svg(axis, name)
+
+
+@functools.cache
+def _axes(name: str) -> Axes:
+    """The axes of a panel, kept: to make them and their ticks takes as long as to draw what they hold."""
+    axis = _new_axes((4.0, 3.2), 0.3)
+    # Else the text of every tick is measured once more for the place of the label.
+    axis.xaxis.set_label_coords(0.5, -0.105)
+    axis.yaxis.set_label_coords(-0.11, 0.5)
+    return axis
+
+
+def _emptied(axis: Axes) -> None:
+    """Nothing that was drawn before is left; scales and ticks are, which each panel sets itself."""
+    for artist in (*axis.lines, *axis.patches, *axis.collections, *axis.texts):
+        artist.remove()
+    if (legend := axis.get_legend()) is not None:
+        legend.remove()
+    axis.relim()
+    axis.autoscale(True)
 
 
 def descent_chart(m: Sequence[float], total: int) -> str:
     """m of the steps so far as an SVG element; total: all steps of the run."""
 
-    def draw(axis: Axes) -> None:
-        values = np.asarray(m, float)
-        steps = np.arange(1, len(values) + 1)
+    values = np.asarray(m, float)
+    steps = np.arange(1, len(values) + 1)
+    with _drawing():
+        axis = _new_axes((5.6, 2.6), 0.2)
         axis.plot(steps, values, color=_FIRST, lw=1, alpha=0.45)
         if len(values) >= 5:
             smooth = np.convolve(np.pad(values, (2, 2), "edge"), np.ones(5) / 5, "valid")
@@ -58,18 +91,15 @@ def descent_chart(m: Sequence[float], total: int) -> str:
         if positive.size:
             logarithmic(axis, "y")
             axis.set_ylim(positive.min() / 1.5, positive.max() * 1.5)
+        return _svg(axis, "descent")
 
-    return _svg(draw, "descent", legend=False, size=(5.6, 2.6))
 
-
-def _svg(draw: Callable[[Axes], None], name: str, *, legend: bool, size: tuple[float, float] = _SIZE) -> str:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
+@contextlib.contextmanager
+def _drawing() -> Iterator[None]:
+    """One chart at a time, under the settings of them all."""
     settings = style(
         **{
             "svg.fonttype": "none",
-            "svg.hashsalt": name,
             "font.family": "sans-serif",
             "text.color": _INK,
             "axes.labelcolor": _MUTED,
@@ -82,19 +112,31 @@ def _svg(draw: Callable[[Axes], None], name: str, *, legend: bool, size: tuple[f
             "axes.titley": 1.0,  # no search for a free place, which is a tenth of the time
         }
     )
-    written = io.StringIO()
     with _LOCK, plain_figures(settings):
-        figure = Figure(figsize=size)
-        FigureCanvasSVG(figure)
-        low = 0.3 if legend else 0.2
-        axis = figure.add_axes((0.145, low, 0.815, 0.9 - low))
-        axis.patch.set_alpha(0)
-        draw(axis)
-        if legend and axis.get_legend_handles_labels()[0]:
-            axis.legend(loc="upper center", bbox_to_anchor=(0.46, -0.2), ncols=2, borderpad=0)
-        title = axis.get_title("left")
-        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(written.getvalue(), title)
+        yield
+
+
+def _new_axes(size: tuple[float, float], low: float) -> Axes:
+    """Axes alone in a figure of this size in inches, with this share of its height below them."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size)
+    FigureCanvasSVG(figure)
+    axis = figure.add_axes((0.145, low, 0.815, 0.9 - low))
+    axis.patch.set_alpha(0)
+    return axis
+
+
+def _svg(axis: Axes, name: str) -> str:
+    """The figure of the axes as an element; name: what its ids are made from."""
+    import matplotlib
+
+    matplotlib.rcParams["svg.hashsalt"] = name
+    written = io.StringIO()
+    figure: Any = axis.figure
+    figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(written.getvalue(), axis.get_title("left"))
 
 
 def _inline(text: str, title: str) -> str:

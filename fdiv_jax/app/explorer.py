@@ -6,16 +6,12 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from typing import TYPE_CHECKING
 
-from fdiv_jax.app.charts import panel
+from fdiv_jax.app.charts import panels
 from fdiv_jax.app.links import LONGEST
 from fdiv_jax.explore import Grid, Line, Section, all_facts, comparison, latex, pair_facts, sections_of
 from fdiv_jax.explore.wording import short
 from fdiv_jax.files import JsonObject
-
-if TYPE_CHECKING:
-    from fdiv_jax.divergences import Divergence
 
 __all__ = ["EXAMPLES", "Explored", "explore", "message"]
 
@@ -79,10 +75,11 @@ def explore(text: str, against: str = "") -> Explored:
         told = [replace(first, title="Curvature and symmetry"), *others]
         details = "".join(_section(section) for section in told)
     formulas = "".join(_formulas(each, place) for place, each in enumerate(facts))
+    charts = panels(*both)
     return Explored(
         "".join(_summary(each, place) for place, each in enumerate(facts)),
         f'<div class="fx-both">{formulas}</div>',
-        "".join(_row(title, names, both) for title, names in _ROWS),
+        "".join(_row(title, [charts[name] for name in names]) for title, names in _ROWS),
         details,
     )
 
@@ -143,9 +140,9 @@ def _formula(line: Line) -> str:
     return f"<dt>{label}</dt><dd>$$\\displaystyle {escape(line.text)}$${condition}</dd>"
 
 
-def _row(title: str, names: Sequence[str], both: Sequence[Divergence]) -> str:
-    charts = "".join(f"<figure>{panel(name, *both)}</figure>" for name in names)
-    return f'<section class="fx-row"><h3>{escape(title)}</h3><div>{charts}</div></section>'
+def _row(title: str, charts: Sequence[str]) -> str:
+    figures = "".join(f"<figure>{chart}</figure>" for chart in charts)
+    return f'<section class="fx-row"><h3>{escape(title)}</h3><div>{figures}</div></section>'
 
 
 def _section(section: Section) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import sympy
 
 from fdiv_jax.divergences._exact import tidy_number
+
+if TYPE_CHECKING:
+    import jax
 
 V = sympy.Symbol("v", real=True)
 
@@ -44,6 +46,8 @@ class Activation:
 
     def __call__(self, v: jax.Array) -> jax.Array:
         """g(v), inside the domain also where rounding would put it on or beyond the edge."""
+        import jax.numpy as jnp
+
         if self.kind == "identity":
             return v
         upper = float(self.upper)
@@ -69,6 +73,8 @@ class Activation:
 
     def saturated(self, v: jax.Array) -> jax.Array:
         """v where g still falls with it, and the least of these v below."""
+        import jax.numpy as jnp
+
         if self.kind != "exponential":
             return v
         scale = float(self.scale)

@@ -6,16 +6,19 @@ numerical supremum; what is not given here is derived by the same code as for a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import sympy
 
-from fdiv_jax.divergences import _conjugate_values as values
 from fdiv_jax.divergences._activation import IDENTITY, Activation
-from fdiv_jax.divergences._conjugate_values import ConjugateFunctions
 from fdiv_jax.divergences._exact import real_value
 from fdiv_jax.divergences._legendre import S
 from fdiv_jax.divergences._parse import T
+
+if TYPE_CHECKING:
+    from fdiv_jax.divergences._conjugate_values import ConjugateFunctions
 
 _half = sympy.Rational(1, 2)
 _exp, _log, _sqrt = sympy.exp, sympy.log, sympy.sqrt
@@ -25,22 +28,33 @@ _exp, _log, _sqrt = sympy.exp, sympy.log, sympy.sqrt
 class Entry:
     """Known facts of one generator.
 
-    conjugate, inverse: f* and t* = f*' in s on the slopes that f takes on t > 0. numeric: the same as JAX
-    functions that neither overflow early nor cancel. stable: f written so that it keeps its digits, where the
-    generator as it stands does not.
+    conjugate, inverse: f* and t* = f*' in s on the slopes that f takes on t > 0. numeric: gives the same as
+    JAX functions that neither overflow early nor cancel. stable: f written so that it keeps its digits, where
+    the generator as it stands does not.
     """
 
     generator: sympy.Expr
     conjugate: sympy.Expr | None = None
     inverse: sympy.Expr | None = None
     activation: Activation | None = None
-    numeric: ConjugateFunctions | None = None
+    numeric: Callable[[], ConjugateFunctions] | None = None
     description: str = ""
     stable: sympy.Expr | None = None
 
 
 def _exponential(upper: sympy.Expr | int, scale: sympy.Expr | int = 1) -> Activation:
     return Activation("exponential", upper=sympy.sympify(upper), scale=sympy.sympify(scale), reach=0.97)
+
+
+def _values(name: str) -> Callable[[], ConjugateFunctions]:
+    """Functions of `_conjugate_values`, which is imported with JAX when numbers are wanted."""
+
+    def functions() -> ConjugateFunctions:
+        from fdiv_jax.divergences import _conjugate_values
+
+        return getattr(_conjugate_values, name)
+
+    return functions
 
 
 _W = sympy.LambertW(_exp(1 - S))
@@ -51,7 +65,7 @@ CATALOGUE: dict[str, Entry] = {
         _exp(S - 1),
         _exp(S - 1),
         IDENTITY,
-        values.KL,
+        _values("KL"),
         "Kullback-Leibler KL(P||Q), the MSE member",
     ),
     "reverse_kl": Entry(
@@ -59,7 +73,7 @@ CATALOGUE: dict[str, Entry] = {
         -1 - _log(-S),
         -1 / S,
         _exponential(0),
-        values.REVERSE_KL,
+        _values("REVERSE_KL"),
         "Kullback-Leibler with the arguments swapped",
     ),
     "jeffreys": Entry(
@@ -67,7 +81,7 @@ CATALOGUE: dict[str, Entry] = {
         S - 2 + _W + 1 / _W,
         1 / _W,
         IDENTITY,
-        values.JEFFREYS,
+        _values("JEFFREYS"),
         "symmetric KL, the sum of both directions",
     ),
     "squared_hellinger": Entry(
@@ -75,18 +89,18 @@ CATALOGUE: dict[str, Entry] = {
         S / (1 - S),
         (1 - S) ** -2,
         _exponential(1),
-        values.SQUARED_HELLINGER,
+        _values("SQUARED_HELLINGER"),
         "bounded by 2",
     ),
     "pearson_chi2": Entry(
-        (T - 1) ** 2, S**2 / 4 + S, S / 2 + 1, IDENTITY, values.PEARSON_CHI2, "Pearson's chi squared"
+        (T - 1) ** 2, S**2 / 4 + S, S / 2 + 1, IDENTITY, _values("PEARSON_CHI2"), "Pearson's chi squared"
     ),
     "neyman_chi2": Entry(
         (1 - T) ** 2 / T,
         2 - 2 * _sqrt(1 - S),
         1 / _sqrt(1 - S),
         _exponential(1),
-        values.NEYMAN_CHI2,
+        _values("NEYMAN_CHI2"),
         "Neyman's chi squared, Pearson's with the arguments swapped",
     ),
     "jensen_shannon": Entry(
@@ -94,7 +108,7 @@ CATALOGUE: dict[str, Entry] = {
         -_log(2 - _exp(S)),
         _exp(S) / (2 - _exp(S)),
         Activation("softplus", upper=_log(2)),
-        values.JENSEN_SHANNON,
+        _values("JENSEN_SHANNON"),
         "twice the Jensen-Shannon divergence, bounded by 2 log 2",
     ),
     "gan": Entry(
@@ -102,7 +116,7 @@ CATALOGUE: dict[str, Entry] = {
         -_log(1 - _exp(S)) - 2 * _log(2),
         _exp(S) / (1 - _exp(S)),
         Activation("softplus", upper=sympy.S.Zero),
-        values.GAN,
+        _values("GAN"),
         "jensen_shannon up to (t - 1) log 2: the GAN's own objective",
     ),
     "le_cam": Entry(
@@ -110,7 +124,7 @@ CATALOGUE: dict[str, Entry] = {
         4 - S - 4 * _sqrt(1 - S),
         2 / _sqrt(1 - S) - 1,
         _exponential(1),
-        values.LE_CAM,
+        _values("LE_CAM"),
         "triangular discrimination, bounded by 2",
     ),
     "total_variation": Entry(
@@ -135,7 +149,12 @@ def alpha_entry(a: sympy.Expr) -> Entry:
         stable = T * kept((T ** (a - 1) - 1) / (a - 1)) / a - kept(T - 1) / a
     upper = 1 / (1 - a)
     activation = IDENTITY if float(a - 1) > 0 else _exponential(upper, upper)
-    numeric = values.alpha_functions(real_value(a, 40), real_value(a - 1, 40))
+
+    def numeric() -> ConjugateFunctions:
+        from fdiv_jax.divergences._conjugate_values import alpha_functions
+
+        return alpha_functions(real_value(a, 40), real_value(a - 1, 40))
+
     return Entry(generator, conjugate, inverse, activation, numeric, text, stable)
 
 

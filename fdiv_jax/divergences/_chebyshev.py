@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+Array = Any
+"""An array of NumPy or of JAX."""
 DEGREE = 16
 _ANGLES = (np.arange(DEGREE) + 0.5) * np.pi / DEGREE
 NODES = np.cos(_ANGLES)
@@ -15,9 +16,9 @@ TRANSFORM = np.cos(np.outer(np.arange(DEGREE), _ANGLES)) * 2 / DEGREE
 TRANSFORM[0] /= 2
 
 
-def value_and_slope(coefficients: Sequence[jax.Array], u: jax.Array) -> tuple[jax.Array, jax.Array]:
+def value_and_slope(coefficients: Sequence[Array], u: Array) -> tuple[Array, Array]:
     """A series and its derivative in u, by Clenshaw's recurrence; coefficients: an array for each degree."""
-    b1 = b2 = d1 = d2 = jnp.zeros_like(u)
+    b1 = b2 = d1 = d2 = 0.0
     for coefficient in coefficients[:0:-1]:
         d1, d2 = 2 * u * d1 - d2 + 2 * b1, d1
         b1, b2 = 2 * u * b1 - b2 + coefficient, b1

@@ -6,23 +6,28 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import sympy
-from jax.typing import ArrayLike
 
-from fdiv_jax.divergences import _activation, _checks, _end_values, _gaussian, _legendre
+from fdiv_jax.divergences import _activation, _checks, _end_values, _legendre
 from fdiv_jax.divergences._catalogue import Entry
 from fdiv_jax.divergences._closed_form import closed_form
 from fdiv_jax.divergences._conjugate import Conjugate
 from fdiv_jax.divergences._evaluate import mp_context, mp_function
 from fdiv_jax.divergences._exact import real_value, tidy_number
+from fdiv_jax.divergences._moments import MomentTables
 from fdiv_jax.divergences._names import Value
-from fdiv_jax.divergences._numbers import elementwise
 from fdiv_jax.divergences._parse import T
-from fdiv_jax.divergences._piece_function import piece_function
 from fdiv_jax.divergences._pieces import Piece, split
+
+if TYPE_CHECKING:
+    import jax
+    from jax.typing import ArrayLike
+
+    from fdiv_jax.divergences._conjugate_numbers import ConjugateNumbers
+    from fdiv_jax.divergences._conjugate_values import ConjugateFunctions
+    from fdiv_jax.divergences._gaussian import GaussianMoments
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +103,7 @@ class Divergence:
 
         -inf and inf where f'' grows faster than every power, inf and -inf where it falls faster or is 0.
         """
-        profile = self._gaussian.profile(1)
+        profile = self._tables.profile(1)
         tilts = [
             math.inf if side.steep else -math.inf if side.tail == 0 else side.tilt
             for side in (profile.left, profile.right)
@@ -169,7 +174,18 @@ class Divergence:
     @cached_property
     def _conjugate(self) -> Conjugate:
         entry = self._entry or Entry(self.generator)
-        return Conjugate(self._pieces, entry.conjugate, entry.inverse, entry.numeric)
+        return Conjugate(self._pieces, entry.conjugate, entry.inverse)
+
+    @cached_property
+    def _conjugate_numbers(self) -> ConjugateNumbers:
+        from fdiv_jax.divergences._conjugate_numbers import ConjugateNumbers
+
+        return ConjugateNumbers(self._conjugate, self._known_values)
+
+    @cached_property
+    def _known_values(self) -> ConjugateFunctions | None:
+        known = None if self._entry is None else self._entry.numeric
+        return None if known is None else known()
 
     def conjugate(self, s: ArrayLike) -> jax.Array:
         """f*(s) = sup over t > 0 of s t - f(t), any shape.
@@ -179,11 +195,11 @@ class Divergence:
         has one, otherwise a numerical Legendre transform with implicit derivatives f*' = t*(s) and f*'' =
         1/f''(t*).
         """
-        return self._conjugate.value(s)
+        return self._conjugate_numbers.value(s)
 
     def conjugate_prime(self, s: ArrayLike) -> jax.Array:
         """f*'(s) = t*(s), the maximiser: 0 below f'(0+), +inf above the domain."""
-        return self._conjugate.prime(s)
+        return self._conjugate_numbers.prime(s)
 
     @property
     def conjugate_expression(self) -> sympy.Expr | None:
@@ -229,6 +245,8 @@ class Divergence:
 
     def activation(self, v: ArrayLike) -> jax.Array:
         """T = g(v): an increasing map of the real line into dom f*, any shape."""
+        from fdiv_jax.divergences._numbers import elementwise
+
         return elementwise(self.activation_map)(v)
 
     def conjugate_of_activation(self, v: ArrayLike) -> jax.Array:
@@ -237,7 +255,11 @@ class Divergence:
 
     @cached_property
     def _composed(self) -> Callable[[ArrayLike], jax.Array]:
-        numeric = None if self._entry is None else self._entry.numeric
+        import jax.numpy as jnp
+
+        from fdiv_jax.divergences._numbers import elementwise
+
+        numeric = self._known_values
         if numeric is None or numeric.composed is None:
             return lambda v: self.conjugate(self.activation(v))
         composed, saturated = numeric.composed, self.activation_map.saturated
@@ -270,12 +292,18 @@ class Divergence:
     # --- between Gaussians ----------------------------------------
 
     @cached_property
-    def _gaussian(self) -> _gaussian.GaussianMoments:
+    def _tables(self) -> MomentTables:
         _checks.check_finite_divergence(self.generator, self._pieces)
         kink_at_one = any(cut == 1 for cut, _ in self.kinks)
         # |t - 1|^(3/2) and the like: no kink, yet f grows more slowly than (t - 1)^2.
         sharp = kink_at_one or self.curvature == sympy.oo
-        return _gaussian.GaussianMoments(self._pieces, self.equilibrium_slope, sharp)
+        return MomentTables(self._pieces, self.equilibrium_slope, sharp)
+
+    @cached_property
+    def _gaussian(self) -> GaussianMoments:
+        from fdiv_jax.divergences._gaussian import GaussianMoments
+
+        return GaussianMoments(self._tables)
 
     def gaussian_divergence(self, m: ArrayLike) -> jax.Array:
         """D_f between two Gaussians of one covariance at squared distance m, exact.
@@ -330,6 +358,11 @@ class Divergence:
 
     @cached_property
     def _f(self) -> Callable[[ArrayLike], jax.Array]:
+        import jax.numpy as jnp
+
+        from fdiv_jax.divergences._numbers import elementwise
+        from fdiv_jax.divergences._piece_function import piece_function
+
         known = None if self._entry is None else self._entry.stable
         parts = []
         for p in self._pieces:

@@ -1,8 +1,8 @@
-"""Sympy expressions as functions of numbers: one walk of the tree, three kinds of arithmetic.
+"""Sympy expressions as functions of numbers: one walk of the tree, one kind of arithmetic for each.
 
-`jax_function` for users, `numpy_function` for quick scans of a grid, `mp_function` for arbitrary
-precision. Sympy's `lambdify` generates Python source; walking the tree needs no code generation and lets
-the JAX side use the stable form of a function (log1p, W0(e^x)).
+`numpy_function` for quick scans of a grid, `mp_function` for arbitrary precision; `jax_function`, for users,
+is in a module of its own, so that nothing here waits for JAX. Sympy's `lambdify` generates Python source;
+walking the tree needs no code generation and lets the JAX side use the stable form of a function.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
 import mpmath
 import numpy as np
 import sympy
 
 from fdiv_jax.divergences._names import Context, Formula, Value
-from fdiv_jax.divergences._special import lambert_w_exp
 
 Function = Callable[[Value], Value]
 _MAX_BITS = 20_000
@@ -52,98 +49,12 @@ class Arithmetic:
         return lambda x: log(inner(x))
 
 
-def _softplus(x):
-    return jnp.logaddexp(x, 0)
-
-
-def _logarithm(base: Formula) -> tuple[Formula, Callable]:
-    """(x, log or log1p) with log(base) = the function of x."""
-    if isinstance(base, sympy.Add) and sympy.S.One in base.args:
-        return base - 1, jnp.log1p
-    return base, jnp.log
-
-
-def _power_minus(base: jax.Array, log: jax.Array, exponent: float, less: float) -> jax.Array:
-    """base^exponent - less for base >= 0, by its logarithm where the power of the rounded base, or the
-    difference, would lose digits."""
-    close = (jnp.abs(log) < 1) | (jnp.abs(exponent * log) < 1)
-    small = exponent * jnp.where(close, log, 0)
-    near = jnp.expm1(small) if less else jnp.exp(small)
-    return jnp.where(close, near, jnp.power(jnp.where(close, 1, base), exponent) - less)
-
-
-class _Jax(Arithmetic):
-    functions: ClassVar[Mapping[str, Callable[..., Value]]] = {
-        "log": jnp.log, "exp": jnp.exp, "Abs": jnp.abs, "sign": jnp.sign, "sin": jnp.sin, "cos": jnp.cos,
-        "atan": jnp.arctan, "asinh": jnp.arcsinh, "sinh": jnp.sinh, "cosh": jnp.cosh, "tanh": jnp.tanh,
-        "erf": jax.scipy.special.erf, "erfc": jax.scipy.special.erfc,
-        "Max": lambda *a: _fold(jnp.maximum, a), "Min": lambda *a: _fold(jnp.minimum, a),
-        "Heaviside": lambda x, *_: jnp.where(x > 0, 1.0, jnp.where(x < 0, 0.0, 0.5)),
-    }  # fmt: skip
-
-    def power(self, base, exponent):
-        if exponent.is_Integer:
-            return jax.lax.integer_pow(base, int(exponent))
-        if exponent == sympy.Rational(1, 2):
-            return jnp.sqrt(base)
-        if exponent == -sympy.Rational(1, 2):
-            return 1 / jnp.sqrt(base)
-        return jnp.power(base, float(exponent))
-
-    def general_power(self, base, exponent):
-        return jnp.power(base, exponent)
-
-    def log(self, argument: Formula, walk):
-        if isinstance(argument, sympy.Add) and sympy.S.One in argument.args:
-            rest: Formula = argument - 1
-            if isinstance(rest, sympy.exp):
-                exponent: Formula = rest.args[0]
-                inner = walk(exponent)
-                return lambda x: _softplus(inner(x))
-            inner = walk(rest)
-            return lambda x: jnp.log1p(inner(x))
-        return super().log(argument, walk)
-
-    def without_cancellation(self, node: Formula, walk):
-        if isinstance(node, sympy.Pow) and node.exp.is_number and abs(float(node.exp)) > 64:
-            return self._power_minus(node.base, float(node.exp), 0.0, walk)
-        if not (isinstance(node, sympy.Add) and len(node.args) == 2):
-            return None
-        other: Formula = node.args[1]
-        factor, power = other.as_coeff_Mul()  # c (x^p - 1), c (e^x - 1)
-        if not node.args[0].is_number or node.args[0] != -factor:
-            return None
-        scale = float(factor)
-        if isinstance(power, sympy.exp):
-            argument: Formula = power.args[0]
-            inner = walk(argument)
-            return lambda x: scale * jnp.expm1(inner(x))
-        if isinstance(power, sympy.Pow) and power.exp.is_number:
-            exponent = float(power.exp)
-            if not power.exp.is_Integer or abs(exponent) > 64:
-                difference = self._power_minus(power.base, exponent, 1.0, walk)
-                return lambda x: scale * difference(x)
-        return None
-
-    def _power_minus(self, base: Formula, exponent: float, less: float, walk):
-        inner, (argument, log) = walk(base), _logarithm(base)
-        rest = walk(argument)
-        return lambda x: _power_minus(inner(x), log(rest(x)), exponent, less)
-
-    def lambert_w(self, argument, walk):
-        exponent = sympy.expand_log(sympy.log(argument), force=True)
-        if exponent.has(sympy.I):
-            raise NotImplementedError(f"no numerical form of W of the negative {argument}")
-        inner = walk(exponent)
-        return lambda x: lambert_w_exp(inner(x))
-
-
 class _Numpy(Arithmetic):
     functions: ClassVar[Mapping[str, Callable[..., Value]]] = {
         "log": np.log, "exp": np.exp, "Abs": np.abs, "sign": np.sign, "sin": np.sin, "cos": np.cos,
         "atan": np.arctan, "asinh": np.arcsinh, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh,
         "erf": np.vectorize(math.erf, otypes=[float]), "erfc": np.vectorize(math.erfc, otypes=[float]),
-        "Max": lambda *a: _fold(np.maximum, a), "Min": lambda *a: _fold(np.minimum, a),
+        "Max": lambda *a: fold(np.maximum, a), "Min": lambda *a: fold(np.minimum, a),
         "Heaviside": lambda x, *_: np.heaviside(x, 0.5),
     }  # fmt: skip
 
@@ -260,7 +171,7 @@ def _now(value: Value) -> Value:
     return value.get() if isinstance(value, _Deferred) else value
 
 
-def _fold(function: Callable, values: tuple) -> Value:
+def fold(function: Callable, values: tuple) -> Value:
     result = values[0]
     for value in values[1:]:
         result = function(result, value)
@@ -311,16 +222,16 @@ def build(expr: Formula, symbol: sympy.Symbol, arithmetic: Arithmetic) -> Functi
             return walk(node.args[0])
         if isinstance(node, sympy.Add):
             terms = [walk(a) for a in node.args]
-            return lambda x: _fold(lambda a, b: a + b, tuple(f(x) for f in terms))
+            return lambda x: fold(lambda a, b: a + b, tuple(f(x) for f in terms))
         if isinstance(node, sympy.Mul):
             above, below = _over_and_under(node)
             over = [walk(a) for a in above]
             if not below:
-                return lambda x: _fold(lambda a, b: a * b, tuple(f(x) for f in over))
+                return lambda x: fold(lambda a, b: a * b, tuple(f(x) for f in over))
             under = [walk(a) for a in below]
 
             def quotient(x):
-                top, bottom = (_fold(lambda a, b: a * b, tuple(f(x) for f in fs)) for fs in (over, under))
+                top, bottom = (fold(lambda a, b: a * b, tuple(f(x) for f in fs)) for fs in (over, under))
                 return top / bottom
 
             return quotient
@@ -345,17 +256,6 @@ def build(expr: Formula, symbol: sympy.Symbol, arithmetic: Arithmetic) -> Functi
         return lambda x: function(*(f(x) for f in arguments))
 
     return walk(expr)
-
-
-@lru_cache(maxsize=2048)
-def jax_function(expr: sympy.Expr, symbol: sympy.Symbol) -> Function:
-    """JAX function of one array; constants follow the dtype of the argument."""
-    function = build(expr, symbol, _Jax())
-
-    def evaluate(x: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(jnp.asarray(function(x), dtype=x.dtype), x.shape)
-
-    return evaluate
 
 
 @lru_cache(maxsize=2048)

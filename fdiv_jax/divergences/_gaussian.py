@@ -4,21 +4,17 @@ otherwise."""
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import sympy
 from jax.typing import ArrayLike
 
-from fdiv_jax.divergences._closed_form import stable_sum
+from fdiv_jax.divergences._moments import MomentTables
 from fdiv_jax.divergences._numbers import as_float
-from fdiv_jax.divergences._pieces import Piece
 from fdiv_jax.divergences._quadrature import in_chunks, log_moment, moment, scaled_moment
-from fdiv_jax.divergences._quadrature_table import Profile, build_profile, is_tabulable
 
 Function = Callable[[jax.Array], jax.Array]
 _MAX_DECADES = 30.0  # float32 holds 10^+-30 with room to spare
@@ -27,20 +23,9 @@ _MAX_DECADES = 30.0  # float32 holds 10^+-30 with room to spare
 class GaussianMoments:
     """E_Q[A_k(r)] = 2^k d^k F/dm^k for k = 0, 1, 2, ...: each order's derivative is half the next order."""
 
-    def __init__(self, pieces: Sequence[Piece], equilibrium_slope: sympy.Expr, sharp: bool):
-        self.pieces = tuple(pieces)
-        self.equilibrium_slope = equilibrium_slope
-        self.sharp = sharp
-        self._profiles: dict[int, Profile] = {}
+    def __init__(self, tables: MomentTables):
+        self._tables = tables
         self._functions: dict[int, Function] = {}
-        self._tabulables: dict[int, bool] = {}
-        self._lock = threading.RLock()
-
-    @cached_property
-    def terms(self) -> tuple[tuple[float, float], ...] | None:
-        """F = sum of a (e^(c m) - 1)/c with positive a, as floats (a, c)."""
-        pairs = stable_sum(self.pieces)
-        return None if pairs is None else tuple((float(a), float(c)) for a, c in pairs)
 
     @cached_property
     def value(self) -> Callable[[ArrayLike], jax.Array]:
@@ -54,34 +39,22 @@ class GaussianMoments:
     def log_weight(self) -> Callable[[ArrayLike], jax.Array]:
         return _of_squared_distance(self._log_weight)
 
-    def profile(self, order: int) -> Profile:
-        with self._lock:
-            if order not in self._profiles:
-                self._profiles[order] = build_profile(self.pieces, order, self.equilibrium_slope)
-            return self._profiles[order]
-
     def _jumps(self, order: int):
-        return [self.profile(k).jumps for k in range(order)] if len(self.pieces) > 1 else []
-
-    def is_tabulable(self, k: int) -> bool:
-        with self._lock:
-            if k not in self._tabulables:
-                self._tabulables[k] = is_tabulable(self.pieces, k, self.equilibrium_slope)
-            return self._tabulables[k]
+        return [self._tables.profile(k).jumps for k in range(order)] if len(self._tables.pieces) > 1 else []
 
     def _plain(self, k: int) -> Function:
         """m -> E_Q[A_k(r)], by JAX's own derivative of the order below where A_k is no function to
         integrate."""
 
         def evaluate(m: jax.Array) -> jax.Array:
-            if self.terms is not None:
-                return _sum_of_exponentials(self.terms, k, m)
-            if not self.is_tabulable(k):
+            if self._tables.terms is not None:
+                return _sum_of_exponentials(self._tables.terms, k, m)
+            if not self._tables.is_tabulable(k):
                 safe = jnp.maximum(m, self._least(k, m.dtype))
                 below, slope = jax.jvp(self._plain(k - 1), (safe,), (jnp.ones_like(m),))
                 limit = jnp.finfo(m.dtype).max
                 return jnp.where(jnp.abs(below) < limit, jnp.clip(2 * slope, -limit, limit), limit)
-            return in_chunks(lambda x: moment(self.profile(k), self._jumps(k), x), m)
+            return in_chunks(lambda x: moment(self._tables.profile(k), self._jumps(k), x), m)
 
         return evaluate
 
@@ -89,7 +62,7 @@ class GaussianMoments:
         """Below this m the derivative that gives order k is taken at it: rounding would drown it at m -> 0,
         save where it is the leading power of m."""
         single = jnp.finfo(dtype).bits == 32
-        sides = (self.profile(0).left, self.profile(0).right)
+        sides = (self._tables.profile(0).left, self._tables.profile(0).right)
         if k == 1 or any(side.zero_order != int(side.zero_order) for side in sides):
             return 1e-10 if single else 1e-60
         return 1e-3 if single else 1e-6
@@ -104,7 +77,7 @@ class GaussianMoments:
         def rule(primals, tangents):
             (m,), (dm,) = primals, tangents
             rate = self.order(k + 1)(m)
-            if self.sharp:
+            if self._tables.sharp:
                 rate = jnp.where(m > 0, rate, 0.0)
             return function(m), 0.5 * rate * dm
 
@@ -114,13 +87,13 @@ class GaussianMoments:
 
     def _weight(self, m: jax.Array) -> jax.Array:
         weight = self.order(1)(m)
-        return jnp.where(m > 0, weight, jnp.inf) if self.sharp else weight
+        return jnp.where(m > 0, weight, jnp.inf) if self._tables.sharp else weight
 
     @cached_property
     def _log_weight(self) -> Function:
-        if self.terms is not None:
-            rates = np.array([c for _, c in self.terms])
-            logs = np.log([2 * a for a, _ in self.terms])
+        if self._tables.terms is not None:
+            rates = np.array([c for _, c in self._tables.terms])
+            logs = np.log([2 * a for a, _ in self._tables.terms])
 
             def closed(m: jax.Array) -> jax.Array:
                 parts = m[..., None] * jnp.asarray(rates, m.dtype) + jnp.asarray(logs, m.dtype)
@@ -128,19 +101,19 @@ class GaussianMoments:
 
             return closed
 
-        if not self.is_tabulable(1):
+        if not self._tables.is_tabulable(1):
             return lambda m: _log(self._weight(m))
 
         def evaluate(m: jax.Array) -> jax.Array:
-            value = in_chunks(lambda x: log_moment(self.profile(1), self._jumps(1), x), m)
-            return jnp.where(m > 0, value, jnp.inf) if self.sharp else value
+            value = in_chunks(lambda x: log_moment(self._tables.profile(1), self._jumps(1), x), m)
+            return jnp.where(m > 0, value, jnp.inf) if self._tables.sharp else value
 
         function = jax.custom_jvp(evaluate)
 
         def rule(primals, tangents):
             (m,), (dm,) = primals, tangents
             log_weight = function(m)
-            if self.is_tabulable(2):
+            if self._tables.is_tabulable(2):
                 rate = 0.5 * self._ratio(2)(m)
             else:
                 safe = jnp.maximum(m, self._least(2, m.dtype))
@@ -157,12 +130,12 @@ class GaussianMoments:
         def ratio(m: jax.Array) -> jax.Array:
             log_weight = self._log_weight(m)
             scale = jnp.where(jnp.isfinite(log_weight), log_weight, 0.0)
-            return scaled_moment(self.profile(k), self._jumps(k), m, scale)
+            return scaled_moment(self._tables.profile(k), self._jumps(k), m, scale)
 
         def rule(primals, tangents):
             (m,), (dm,) = primals, tangents
             here = ratio(m)
-            if not self.is_tabulable(k + 1):
+            if not self._tables.is_tabulable(k + 1):
                 raise NotImplementedError(f"no derivative of order {k} of the log weight of this generator")
             return here, 0.5 * (self._ratio(k + 1)(m) - here * self._ratio(2)(m)) * dm
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +20,8 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _REACH = 1e30
 _DEPTH = 50.0
 _PANELS = np.linspace(0.0, 1.0, 25)
+_CHUNK = 64
+"""Values of m at a time: each takes some thousand numbers."""
 
 
 def gaussian_log_moment(d: Divergence, m: ArrayLike, power: int = 1, ratio_power: float = 0.0) -> Floats:
@@ -50,25 +51,30 @@ def gaussian_log_moment(d: Divergence, m: ArrayLike, power: int = 1, ratio_power
     points = np.asarray(m, np.float64)
     if not (np.isfinite(points).all() and (points > 0).all()):
         raise ValueError(f"expected finite m > 0, got {points.min() if points.size else points}")
-    moments = d._gaussian
+    tables = d._tables
     plain = power == 1 and ratio_power == 0
-    if plain and moments.terms is not None:
-        exponents = [np.log(2 * a) + c * points for a, c in moments.terms]
+    if plain and tables.terms is not None:
+        exponents = [np.log(2 * a) + c * points for a, c in tables.terms]
         return np.asarray(np.logaddexp.reduce(exponents, axis=0))
-    if not moments.is_tabulable(1):
+    if not tables.is_tabulable(1):
         if not plain:
             return np.full(points.shape, np.nan)
+        import jax
+
         with jax.enable_x64(True):
             return np.asarray(d.gaussian_log_weight(points))
-    kinks = [jump for jump in moments.profile(0).jumps if jump.slope > 0] if len(moments.pieces) > 1 else []
-    profile = moments.profile(1)
+    kinks = [jump for jump in tables.profile(0).jumps if jump.slope > 0] if len(tables.pieces) > 1 else []
+    profile = tables.profile(1)
     sides = [(profile.left, -1), (profile.right, 1)]
     if power > 1 and (kinks or any(power * side.zero_order <= -1 for side, _ in sides)):
         return np.full(points.shape, np.nan)
-    logs = np.array(
-        [[_log_side_sum(side, sign, x, power, ratio_power) for side, sign in sides] for x in points.ravel()]
-    ).reshape(*points.shape, 2)
-    total = np.logaddexp.reduce(logs, axis=-1)
+    flat = points.ravel()
+    parts = [
+        [_log_side_sums(side, sign, flat[i : i + _CHUNK], power, ratio_power) for side, sign in sides]
+        for i in range(0, flat.size, _CHUNK)
+    ]
+    logs = np.concatenate(parts, axis=1) if parts else np.zeros((2, 0))
+    total = np.logaddexp.reduce(logs, axis=0).reshape(points.shape)
     for jump in kinks:
         z2 = (jump.log_t + points / 2) ** 2 / points
         size = math.log(jump.slope) + (1 + ratio_power) * jump.log_t
@@ -76,13 +82,15 @@ def gaussian_log_moment(d: Divergence, m: ArrayLike, power: int = 1, ratio_power
     return np.asarray(total)
 
 
-def _log_table(side: Side, x: Floats) -> Floats:
-    """log G(x), by the series on the panel of x."""
-    place = np.clip(np.searchsorted(side.breaks, x, side="right") - 1, 0, side.breaks.size - 2)
+def _log_table(side: Side, x: Floats, near: Floats) -> Floats:
+    """log G(x), by the series on the panel of `near`: x itself, or a point in the same panel."""
+    place = np.clip(np.searchsorted(side.breaks, near, side="right") - 1, 0, side.breaks.size - 2)
     low, high = side.breaks[place], side.breaks[place + 1]
-    far = side.logarithmic[place]
     with np.errstate(divide="ignore", invalid="ignore"):
-        along = np.where(far, np.log(x / low) / np.log(high / low), (x - low) / (high - low))
+        along = (x - low) / (high - low)
+        far = np.broadcast_to(side.logarithmic[place], x.shape)
+        if far.any():
+            along = np.where(far, np.log(x / low) / np.log(high / low), along)
         value = chebyshev.chebval(
             np.clip(2 * along - 1, -1.0, 1.0), side.coefficients.T[:, place], tensor=False
         )
@@ -90,49 +98,56 @@ def _log_table(side: Side, x: Floats) -> Floats:
         return value if side.steep else np.log(np.maximum(value, 0.0))
 
 
-def _log_side_sum(side: Side, sign: int, m: float, power: int, ratio_power: float) -> float:
-    """The part of t < 1 (sign -1) or t > 1; with l = sign x
+def _log_side_sums(side: Side, sign: int, m: Floats, power: int, ratio_power: float) -> Floats:
+    """The part of t < 1 (sign -1) or t > 1 for each m; with l = sign x
 
     r^2 f'' = e^{l/2 + c x} (1 - e^-x)^a G(x), so the exponent is -(x - b m)^2/(2m) + (b^2 - 1/4) m/2 +
     power log((1 - e^-x)^a G), b = power c + sign ((power - 1)/2 + ratio_power).
     """
     slope = power * side.tilt + sign * ((power - 1) / 2 + ratio_power)
-    centre, root = max(slope, 0.0) * m, math.sqrt(m)
 
-    def exponent(x: Floats) -> Floats:
+    def exponent(x: Floats, near: Floats | None = None) -> Floats:
+        own = m.reshape(-1, *[1] * (x.ndim - 1))
         with np.errstate(divide="ignore"):
             zero = side.zero_order * np.log(-np.expm1(-x)) if side.zero_order else 0.0
-        fall = -((x - centre) ** 2) / (2 * m) + (slope if slope < 0 else 0.0) * x
-        return fall + power * (zero + _log_table(side, x))
+        fall = -((x - max(slope, 0.0) * own) ** 2) / (2 * own) + (slope if slope < 0 else 0.0) * x
+        return fall + power * (zero + _log_table(side, x, x if near is None else near))
 
+    root = np.sqrt(m)[:, None]
     if side.steep:
         low, high = _window(exponent, root)
     else:
-        low, high = max(centre - 11 * root, 0.0), centre + 11 * root
-        high = min(high, 60 / -slope) if slope < 0 else high
-    inner = side.breaks[(side.breaks > low) & (side.breaks < high)]
-    edges = np.unique(np.concatenate([low + (high - low) * _PANELS, inner]))
-    if side.zero_order != int(side.zero_order) and low == 0:
-        edges = np.unique(np.concatenate([edges, edges[1] * 4.0 ** -np.arange(60.0)]))
-    half = np.diff(edges)[:, None] / 2
-    points = edges[:-1, None] + half * (1 + _NODES)
-    values = exponent(points)
-    peak = float(values.max())
-    if peak == -np.inf:
-        return -np.inf
-    sum_ = float(np.sum(np.exp(values - peak) * half * _WEIGHTS))
-    offset = (slope**2 - 0.25) * m / 2 if slope > 0 else -m / 8
-    return offset + peak + math.log(sum_) - math.log(2 * math.pi * m) / 2
+        centre = max(slope, 0.0) * m[:, None]
+        low, high = np.maximum(centre - 11 * root, 0.0), centre + 11 * root
+        high = np.minimum(high, 60 / -slope) if slope < 0 else high
+    breaks = side.breaks[(side.breaks > low.min()) & (side.breaks < high.max())]
+    cuts = [low + (high - low) * _PANELS, np.broadcast_to(breaks, (m.size, breaks.size))]
+    if side.zero_order != int(side.zero_order):  # ever smaller panels towards x = 0
+        first = np.minimum(high * _PANELS[1], breaks.min(initial=np.inf))
+        cuts.append(first * 4.0 ** -np.arange(60.0))
+    edges = np.sort(np.clip(np.concatenate(cuts, axis=1), low, high), axis=1)[..., None]
+    half = np.diff(edges, axis=1) / 2
+    middle = edges[:, :-1] + half
+    values = np.where(half > 0, exponent(middle + half * _NODES, middle), -np.inf)
+    peak = values.max(axis=(1, 2))
+    with np.errstate(divide="ignore"):
+        scale = np.where(peak > -np.inf, peak, 0.0)
+        sums = np.sum(np.exp(values - scale[:, None, None]) * half * _WEIGHTS, axis=(1, 2))
+        offset = (slope**2 - 0.25) * m / 2 if slope > 0 else -m / 8
+        return offset + scale + np.log(sums) - np.log(2 * math.pi * m) / 2
 
 
-def _window(exponent: Callable[[Floats], Floats], root: float) -> tuple[float, float]:
+def _window(exponent: Callable[[Floats], Floats], root: Floats) -> tuple[Floats, Floats]:
     """Where the exponent is within 50 of its largest value, by narrowing it around what is kept of a grid."""
-    x = np.concatenate([root * np.linspace(0.0, 12.0, 49), np.geomspace(min(root, 1.0) * 1e-3, _REACH, 400)])
-    x = np.unique(x)
-    low = high = 0.0
+    near = np.geomspace(np.minimum(root[:, 0], 1.0) * 1e-3, _REACH, 400, axis=1)
+    x = np.sort(np.concatenate([root * np.linspace(0.0, 12.0, 49), near], axis=1), axis=1)
+    low = high = root
     for _ in range(12):
         values = exponent(np.maximum(x, 1e-3 * root))
-        kept = np.flatnonzero(values >= values.max() - _DEPTH)
-        low, high = float(x[max(kept[0] - 1, 0)]), float(x[min(kept[-1] + 1, x.size - 1)])
-        x = np.linspace(low, high, 65)
+        kept = values >= values.max(axis=1, keepdims=True) - _DEPTH
+        first = np.argmax(kept, axis=1)[:, None]
+        last = x.shape[1] - 1 - np.argmax(kept[:, ::-1], axis=1)[:, None]
+        low = np.take_along_axis(x, np.maximum(first - 1, 0), axis=1)
+        high = np.take_along_axis(x, np.minimum(last + 1, x.shape[1] - 1), axis=1)
+        x = low + (high - low) * np.linspace(0.0, 1.0, 65)
     return low, high

@@ -10,7 +10,8 @@ import numpy as np
 import sympy
 
 from fdiv_jax.divergences._curve_functions import curve_functions
-from fdiv_jax.divergences._evaluate import jax_function, mp_context, mp_function, numpy_function
+from fdiv_jax.divergences._evaluate import mp_context, mp_function, numpy_function
+from fdiv_jax.divergences._jax_function import jax_function
 from fdiv_jax.divergences._legendre import slope_at, stable_form
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece

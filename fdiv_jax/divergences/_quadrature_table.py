@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -82,8 +83,15 @@ def build_profile(pieces: Sequence[Piece], order: int, equilibrium_slope: sympy.
     """Table of A_order. Takes some tenths of a second of high-precision evaluation."""
     formulas = _formulas(pieces, order, equilibrium_slope)
     low = formulas if order < 2 else _formulas(pieces, 1, equilibrium_slope)
-    left, right = (_build_side(_SideFunction(low, sign, max(order - 1, 0))) for sign in (-1, 1))
+    left, right = _sides(tuple(low), max(order - 1, 0))
     return Profile(left, right, _jumps(formulas) if len(formulas) > 1 else ())
+
+
+@lru_cache(maxsize=64)
+def _sides(formulas: tuple[Piece, ...], differences: int) -> tuple[Side, Side]:
+    """Both sides; f + a (t - 1) has the A_1 of f, and so has what is typed of what the catalogue has."""
+    left, right = (_build_side(_SideFunction(formulas, sign, differences)) for sign in (-1, 1))
+    return left, right
 
 
 def is_tabulable(pieces: Sequence[Piece], order: int, equilibrium_slope: sympy.Expr) -> bool:

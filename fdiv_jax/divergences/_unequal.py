@@ -146,7 +146,7 @@ def _check_known(d: Divergence, m: ArrayLike, ratio: ArrayLike) -> None:
 @lru_cache(maxsize=256)
 def _powers(d: Divergence) -> tuple[float, float]:
     """Exponents with which f - f'(1)(t - 1) ends at t -> 0 and t -> oo, at most 0 and at least 1."""
-    moments = d._gaussian  # refuses what grows faster than every power
+    moments = d._tables  # refuses what grows faster than every power
     terms = _closed_terms(moments.pieces)
     if terms is not None:
         powers = [0.0, 1.0, *(term.power for term in terms)]
@@ -178,7 +178,7 @@ def _closed_terms(pieces: Sequence[Piece]) -> tuple[_Power, ...] | None:
 
 @lru_cache(maxsize=256)
 def _compiled(d: Divergence, dimensions: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    moments, (low, high) = d._gaussian, _powers(d)
+    moments, (low, high) = d._tables, _powers(d)
     if math.inf in (-low, high):
         raise NotImplementedError(
             f"{d.name}: f grows faster than every power of t; its divergence at unequal variances is not "

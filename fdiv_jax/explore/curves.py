@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,14 +27,18 @@ _FUNCTIONS: Any = [
 
 def generator_curves(d: Divergence, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """f, f' and f'' at t > 0, in float64 as the formulas give them; not finite where they overflow."""
+    with np.errstate(all="ignore"):
+        f, first, second = (
+            np.broadcast_to(np.asarray(function(t), float), t.shape) for function in _generator_functions(d)
+        )
+    return f, first, second
+
+
+@functools.lru_cache(maxsize=64)
+def _generator_functions(d: Divergence) -> list[Callable[[np.ndarray], Any]]:
     formulas = (d.generator, d.first_derivative, d.second_derivative)
     (symbol,) = set().union(*(formula.free_symbols for formula in formulas)) or {sympy.Symbol("t")}
-    values = []
-    with np.errstate(all="ignore"):
-        for formula in formulas:
-            function = sympy.lambdify(symbol, formula, _FUNCTIONS)
-            values.append(np.broadcast_to(np.asarray(function(t), float), t.shape))
-    return values[0], values[1], values[2]
+    return [sympy.lambdify(symbol, formula, _FUNCTIONS) for formula in formulas]
 
 
 def conjugate_curve(d: Divergence, left: float, right: float) -> tuple[np.ndarray, np.ndarray]:

@@ -81,9 +81,9 @@ def _table(d: Divergence) -> list[JsonObject]:
 def divergence_values(d: Divergence, m: np.ndarray) -> np.ndarray:
     """D_f at rising squared distances from 0 on: the integral of w_f(u^2) u over u = sqrt(m)."""
     inner = np.sqrt(m)
-    edges = np.unique(np.concatenate([inner, (inner[1:] + inner[:-1]) / 2]))
+    edges = np.union1d(inner, np.arange(2.0, inner[-1], 0.5))  # far out w_f may rise steeply
     if math.isinf(float(d.curvature)):  # a power of u at 0
-        edges = np.unique(np.concatenate([edges, edges[1] * 4.0 ** -np.arange(40.0)]))
+        edges = np.unique(np.concatenate([edges, edges[1] * 4.0 ** -np.arange(26.0)]))
     half = np.diff(edges)[:, None] / 2
     u = edges[:-1, None] + half * (1 + _NODES)
     with np.errstate(over="ignore"):

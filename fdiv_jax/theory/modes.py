@@ -6,13 +6,14 @@ circle without it. The functions take numpy or JAX arrays (and run under jit, gr
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
 
 __all__ = ["mode_eigenvalues", "mode_rate"]
 
@@ -21,7 +22,13 @@ Array = Any
 
 
 def _namespace(*values: object) -> ModuleType:
-    return jnp if any(isinstance(v, jax.Array) for v in values) else np
+    """JAX's where an argument is an array of JAX, whose module is then there already."""
+    kind = getattr(sys.modules.get("jax"), "Array", ())
+    if not any(isinstance(v, kind) for v in values):
+        return np
+    import jax.numpy as jnp
+
+    return jnp
 
 
 def _root_of_discriminant(xp: ModuleType, beta: Array, omega: Array) -> Array:

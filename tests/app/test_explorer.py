@@ -1,5 +1,6 @@
 """The tab Explore without a browser: expressions in, HTML out."""
 
+import functools
 import re
 import time
 from html.parser import HTMLParser
@@ -7,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fdiv_jax.app import explorer
-from fdiv_jax.app.charts import descent_chart, panel
+from fdiv_jax.app import charts, explorer
+from fdiv_jax.app.charts import descent_chart, panels
 from fdiv_jax.app.explorer import EXAMPLES, explore, message
 from fdiv_jax.app.links import LONGEST
 from fdiv_jax.divergences import divergence
@@ -106,10 +107,27 @@ def test_settings_of_the_process_do_not_reach_a_chart():
     import matplotlib
 
     d, others = divergence("kl"), {"axes.grid": True, "grid.color": "#e4e4e4", "font.size": 30}
-    before = panel("generator", d)
+    before = panels(d)
     with matplotlib.rc_context(others):
-        assert panel("generator", d) == before
+        assert panels(d) == before
         assert matplotlib.rcParams["font.size"] == 30
+
+
+def test_nothing_of_the_chart_before_is_left(monkeypatch):
+    """Charts are drawn on axes that are kept."""
+    subjects = [divergence(text) for text in ("kl", "total_variation", "(t - 1)**4", "alpha(3)")]
+
+    def drawn(order):
+        monkeypatch.setattr(charts, "_axes", functools.cache(charts._axes.__wrapped__))
+        return {place: panels(*order[place]) for place in range(len(order))}
+
+    pairs = [(d,) for d in subjects] + [(subjects[1], subjects[3]), (subjects[0],)]
+    in_turn = drawn(pairs)
+    assert in_turn[0] == in_turn[5]
+    for place, pair in enumerate(pairs):
+        alone = drawn([pair])[0]
+        different = [name for name in alone if in_turn[place][name] != alone[name]]
+        assert not different, (pair, different)
 
 
 def test_two_side_by_side():
