@@ -9,7 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["PAGES", "ROOT", "Block", "anchors", "blocks", "commands", "links", "quickly_compiled"]
+__all__ = [
+    "PAGES",
+    "ROOT",
+    "Block",
+    "anchors",
+    "blocks",
+    "commands",
+    "links",
+    "mentioned",
+    "quickly_compiled",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -17,6 +27,10 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "paper_figures" / "README.md",
+    ROOT / "spaces" / "README.md",
+    ROOT / "tests" / "divergences" / "data" / "README.md",
 ]
 _BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?"
@@ -63,6 +77,18 @@ def commands(page: Path) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         if re.match(r"    (make|pip) ", line):
             yield number, shlex.split(line.replace(";", " # "), comments=True)
+
+
+def mentioned(page: Path) -> Iterator[tuple[int, list[str]]]:
+    """The commands that the text of a page mentions, in words, each with its line: `fdiv-jax NAME ...`.
+
+    They need not be whole, and what stands for more (`...`) is left out.
+    """
+    text = page.read_text(encoding="utf-8")
+    outside = _BLOCK.sub(lambda block: "\n" * block[0].count("\n"), text)
+    for found in re.finditer(r"(?<!`)`((?:fdiv-jax|python -m|make|bash|pip) [^`]+)`", outside):
+        words = shlex.split(" ".join(found[1].split()), comments=True)
+        yield text.count("\n", 0, found.start()) + 1, [word for word in words if word != "..."]
 
 
 def links(page: Path) -> list[str]:

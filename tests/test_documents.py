@@ -111,6 +111,8 @@ def complaint(words, capsys):
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
     program, *rest = words
+    if program == "srun":
+        return complaint(rest, capsys)
     if program == "fdiv-jax":
         code = cli.main(rest)
         told = capsys.readouterr().err.strip()

@@ -5,15 +5,17 @@ import dataclasses
 import io
 import re
 import shutil
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fdiv_jax as fj
+from fdiv_jax import cli
 from fdiv_jax.unlearning import UnlearningResult
 from tests.evaluation.backbones import save_clip, save_inception
-from tests.pages import PAGES, ROOT, blocks, quickly_compiled
+from tests.pages import PAGES, ROOT, blocks, commands, quickly_compiled
 from tests.tiny import tiny_pipeline
 
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
@@ -129,3 +131,35 @@ def test_a_block_that_is_not_run_says_so(tmp_path):
     assert [(block.line, block.not_run) for block in blocks(page)] == [(2, "costs the earth"), (6, "")]
     with pytest.raises(ZeroDivisionError):
         run(page, {})
+
+
+SHORT = {
+    "sample": ["--steps", "2", "--images", "1"],
+    "unlearn": ["--steps", "2", "--batch-size", "2", "--images.number", "2", "--images.steps", "2"],
+    "export": [],
+}
+"""Commands that run here, and what makes them short."""
+
+
+def short_commands(page, model):
+    """The commands of a page that draw, unlearn and export `fashion`, with another model in its place."""
+    for _, (program, name, *words) in commands(page):
+        if program == "fdiv-jax" and name in SHORT and not {"--push", "DIRECTORY", "MODEL"} & set(words):
+            yield [name, *(model if word == "fashion" else word for word in words), *SHORT[name]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "written"),
+    [
+        ("README.md", ("before.png", "after.png", "sneaker.safetensors")),
+        ("docs/export.md", ("model.safetensors", "delta.safetensors", "share/sneaker/README.md")),
+    ],
+)
+def test_the_commands_from_a_first_image_to_an_exported_model(page, written, place, capsys):
+    """One after the other, on a tiny model."""
+    model = str(tiny_pipeline().save("stand-in").resolve())
+    with quickly_compiled():
+        for words in short_commands(ROOT / page, model):
+            assert cli.main(words) == 0, (words, capsys.readouterr().err)
+    assert not [name for name in written if not Path(name).is_file()]
