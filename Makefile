@@ -15,13 +15,13 @@ CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3 python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 
-.PHONY: help environment environment-dev reproduce reproduce-full test test-slow test-all check format lock docs release clean
+.PHONY: help environment environment-dev reproduce reproduce-full test test-slow test-all test-oldest check format lock docs release clean
 
 help:
 	@echo "make reproduce    install what running needs, then python -m analysis.convergence (ARGS=--quick: the fast version)"
 	@echo "make reproduce-full  the same with the parts that take longest, whose results stay otherwise"
 	@echo "make test         install everything, run the fast tests (ARGS are pytest's)"
-	@echo "make test-slow    the slow tests;   make test-all: both"
+	@echo "make test-slow    the slow tests;   make test-all: both;   make test-oldest: with the oldest versions allowed"
 	@echo "make check        ruff and pyright;   make format: ruff's formatter"
 	@echo "make docs         the documentation site, into site/;   make release: wheel and sdist, checked, into dist/"
 	@echo "make environment  only the environment, .venv;   make environment-dev: with tools and PyTorch"
@@ -72,6 +72,22 @@ test-slow: environment-dev
 
 test-all: environment-dev
 	$(BIN)/python -m pytest $(PARALLEL) -m "" $(ARGS)
+
+# The oldest versions of the direct dependencies that pyproject.toml allows, without PyTorch, in an environment
+# of their own that uv resolves.
+OLDEST := .venv-oldest
+OLDEST_TESTS := tests/files tests/divergences/test_parser.py tests/divergences/test_generator.py \
+	tests/divergences/test_gaussian.py tests/checkpoints/test_components.py tests/checkpoints/test_training.py \
+	tests/pipeline/test_clip_tokenizer.py tests/pipeline/test_finding.py tests/pipeline/test_directory.py
+
+test-oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct pyproject.toml --output-file $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --requirement $(OLDEST)/oldest.txt \
+		"pytest>=9" "hypothesis>=6.150" "beartype>=0.22"
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --editable .
+	$(OLDEST)/bin/python -m pytest -m "not slow and not interop" $(OLDEST_TESTS) $(ARGS)
 
 check: environment-dev
 	$(BIN)/ruff check .
