@@ -103,6 +103,9 @@ class Divergence:
 
         -inf and inf where f'' grows faster than every power, inf and -inf where it falls faster or is 0.
         """
+        if self._tables.powers is not None:
+            powers = [p for _, p in self._tables.powers]
+            return min(powers), max(powers)
         profile = self._tables.profile(1)
         tilts = [
             math.inf if side.steep else -math.inf if side.tail == 0 else side.tilt

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,6 +57,8 @@ def gaussian_log_moment(d: Divergence, m: ArrayLike, power: int = 1, ratio_power
     if plain and tables.terms is not None:
         exponents = [np.log(2 * a) + c * points for a, c in tables.terms]
         return np.asarray(np.logaddexp.reduce(exponents, axis=0))
+    if tables.powers is not None:
+        return _log_moment_of_powers(tables.powers, points, power, ratio_power)
     if not tables.is_tabulable(1):
         if not plain:
             return np.full(points.shape, np.nan)
@@ -80,6 +83,17 @@ def gaussian_log_moment(d: Divergence, m: ArrayLike, power: int = 1, ratio_power
         size = math.log(jump.slope) + (1 + ratio_power) * jump.log_t
         total = np.logaddexp(total, size - z2 / 2 - np.log(2 * np.pi * points) / 2)
     return np.asarray(total)
+
+
+def _log_moment_of_powers(
+    powers: Sequence[tuple[float, float]], m: Floats, power: int, ratio_power: float
+) -> Floats:
+    """The moment of (sum of b r^p)^power r^ratio_power, by E_Q[r^k] = e^(k (k - 1) m/2)."""
+    parts = []
+    for chosen in itertools.product(powers, repeat=power):
+        k = ratio_power + sum(p for _, p in chosen)
+        parts.append(sum(math.log(b) for b, _ in chosen) + k * (k - 1) / 2 * m)
+    return np.asarray(np.logaddexp.reduce(parts, axis=0))
 
 
 def _log_table(side: Side, x: Floats, near: Floats) -> Floats:
