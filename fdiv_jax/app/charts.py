@@ -60,8 +60,8 @@ def _axes(name: str) -> Axes:
     """The axes of a panel, kept: to make them and their ticks takes as long as to draw what they hold."""
     axis = _new_axes((4.0, 3.2), 0.3)
     # Else the text of every tick is measured once more for the place of the label.
-    axis.xaxis.set_label_coords(0.5, -0.105)
-    axis.yaxis.set_label_coords(-0.11, 0.5)
+    axis.xaxis.set_label_coords(0.5, -0.135)
+    axis.yaxis.set_label_coords(-0.125, 0.5)
     return axis
 
 
