@@ -61,8 +61,9 @@ reproduce: environment
 reproduce-full: environment
 	$(BIN)/python -m analysis.convergence --all $(ARGS)
 
-# One process a core: most of a test is XLA compiling. A file stays in one process, and makes its fixtures once.
-PARALLEL := -n auto --maxprocesses 8 --dist loadfile
+# One process per core: most of a test is XLA compiling. A file stays in one process, and makes its fixtures once.
+# The order of the files is that of tests/conftest.py, which begins with the longest.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: environment-dev
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)

@@ -1,5 +1,6 @@
 """Settings of the whole suite: CPU, four virtual devices, float32 unless a test asks for more."""
 
+import collections
 import gc
 import os
 import pathlib
@@ -51,16 +52,27 @@ MATHEMATICS = {"divergences", "theory", "test_doctests.py"}
 came out as their roots; jaxlib 0.10.2, AMD EPYC)."""
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """The order of the files, which `--no-loadscope-reorder` keeps: those with the most slow tests first, so
+    that none is begun when the other workers are done, and by folders that are compiled alike."""
+    weight = collections.Counter()
+    for item in items:
+        weight[item.path] += 1000 if item.get_closest_marker("slow") else 1
+    items.sort(key=lambda item: (hardly_optimised(item), -weight[item.path]))
+
+
+def hardly_optimised(item):
+    """Most of a fast test is XLA compiling, so where those run alone (`make test`) XLA optimises little."""
+    fast = item.config.option.markexpr == "not slow"
+    return fast and MATHEMATICS.isdisjoint((item.path.parent.name, item.path.name))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Most of a fast test is XLA compiling, so XLA optimises little where fast tests run alone (`make test`).
-
-    A run with slow tests optimises throughout. What was compiled before a change of that is forgotten:
-    programs that were compiled either way and met in one process would not be equal to the bit.
-    """
-    little = item.config.option.markexpr == "not slow" and MATHEMATICS.isdisjoint(
-        (item.path.parent.name, item.path.name)
-    )
+    """What was compiled before a change of the optimisation is forgotten: programs that were compiled either
+    way and met in one process would not be equal to the bit."""
+    little = hardly_optimised(item)
     if jax.config.values["jax_disable_most_optimizations"] != little:
         jax.clear_caches()
         jax.config.update("jax_disable_most_optimizations", little)

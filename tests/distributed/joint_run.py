@@ -1,15 +1,18 @@
-"""One process of a run of twelve steps: `python joint_run.py OUTPUT`, started by `launch`, or alone.
+"""One process of a run of twenty steps: `python joint_run.py OUTPUT`, started by `launch`, or alone.
 
 With DIES_AT in the environment, the process that does not write kills itself at its checkpoint of that step;
-with ENDS_AT it asks itself to end, by SIGTERM, when that step is recorded.
+with ENDS_AT it asks itself to end, by SIGTERM, when that step is recorded, and goes slowly from then on,
+since JAX tells the processes of it in its own time.
 """
 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 if __name__ == "__main__":
+    signal.alarm(500)  # the end of a run that hangs
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
 
@@ -30,6 +33,8 @@ if __name__ == "__main__":
     def end(directory, row):
         if row["step"] == int(os.environ["ENDS_AT"]):
             os.kill(os.getpid(), signal.SIGTERM)
+        if row["step"] >= int(os.environ["ENDS_AT"]):
+            time.sleep(0.5)
 
     if "ENDS_AT" in os.environ:
         FollowedDirectory.log = end
@@ -39,7 +44,7 @@ if __name__ == "__main__":
         with connected():
             config = UnlearningConfig(
                 target="sneaker",
-                steps=12,
+                steps=20,
                 batch_size=4,
                 images=AnchorImagesConfig(number=4, steps=1),
                 retained=(),

@@ -1,15 +1,13 @@
 """Real runs that are killed, asked to end, run out of disk or find a damaged checkpoint end as if nothing had
 been: the same parameters and the same metrics, bit for bit."""
 
-import contextlib
 import json
 import os
-import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -36,18 +34,18 @@ GAME = {
     "retained": None,
 }
 """Everything that a checkpoint has to hold: critic, moments, average, schedule, position in the data."""
-LONG = {**CLOSED, "steps": 120}
+LONG = {**CLOSED, "steps": 48}
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks and kills processes")
 
 
 class Host:
-    """The process that forks the runs, one at a time."""
+    """The process that forks the runs."""
 
     def __init__(self, place):
         environment = {**os.environ, "PYTHONPATH": str(RUN.parents[2])}
         environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of programs that run for some seconds
-        self.place, self.log = place, place / f"log-{id(self)}"
+        self.place, self.logs = place, {}
         self.process = subprocess.Popen(
             [sys.executable, str(RUN)],
             stdin=subprocess.PIPE,
@@ -59,36 +57,41 @@ class Host:
 
     def start(self, config, output, *, job=None, **options):
         """Begin a run, or go on with it; returns its process id. `job`: more of what `real_run.py` reads."""
-        place = {"config": config, "output": str(output), "place": str(self.place), "log": str(self.log)}
-        self.process.stdin.write(json.dumps({**place, "options": options, **(job or {})}) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        log = self.place / f"log-{len(self.logs)}"
+        place = {"config": config, "output": str(output), "place": str(self.place), "log": str(log)}
+        self.latest = int(self.answer({**place, "options": options, **(job or {})}))
+        self.logs[self.latest] = log
+        return self.latest
 
-    def end(self):
-        """Wait for the end of the run: its exit status, 128 + the signal that ended it."""
-        return int(self.process.stdout.readline())
+    def answer(self, question):
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline()
+
+    def end(self, process=None):
+        """Wait for the end of a run, the latest one: its exit status, 128 + the signal that ended it."""
+        return int(self.answer({"wait": process or self.latest}))
+
+    def said(self, process=None):
+        """What a run, the latest one, has said on standard error."""
+        return self.logs[process or self.latest].read_text()
 
     def finish(self, config, output, **options):
         """A run that ends well; returns what it said on standard error."""
         self.start(config, output, **options)
         status = self.end()
-        assert status == 0, self.log.read_text()
-        return self.log.read_text()
+        assert status == 0, self.said()
+        return self.said()
 
-    def signalled(self, number, config, output, least, delay=0.0, **options):
-        """A run that gets a signal when its metrics have `least` lines; returns its exit status."""
-        process = self.start(config, output, **options)
-        self.wait_for(output, least)
-        time.sleep(delay)
-        os.kill(process, number)
+    def signalled(self, number, config, output, step, **options):
+        """A run that gets a signal when this step is in its metrics; returns its exit status."""
+        self.start(config, output, job={"at": (step, number)}, **options)
         return self.end()
 
-    def wait_for(self, output, least):
-        """Till the metrics have so many lines."""
-        deadline = time.monotonic() + 240
-        while len(lines(output)) < least:
-            time.sleep(0.002)
-            assert time.monotonic() < deadline, self.log.read_text()
+    def stopped_at(self, step, config, output):
+        """A run that is stopped when this step is in its metrics; returns its process id."""
+        assert self.signalled(signal.SIGSTOP, config, output, step) == 128 + signal.SIGSTOP, self.said()
+        return self.latest
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +100,8 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("place")
 
 
-@contextlib.contextmanager
-def hosting(place):
+@pytest.fixture(scope="module")
+def host(place):
     host = Host(place)
     try:
         yield host
@@ -106,12 +109,6 @@ def hosting(place):
         host.process.stdin.close()
         host.process.wait(timeout=60)
         host.process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def host(place):
-    with hosting(place) as host:
-        yield host
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +159,7 @@ def assert_the_same(output, expected):
 def test_a_killed_run_goes_on_as_if_nothing_had_been(host, uninterrupted, pipe, tmp_path):
     """While it lives, another run in its directory is refused; when it is dead, one goes on."""
     output = tmp_path / "run"
-    process = host.start(CLOSED, output)
-    host.wait_for(output, 5)
-    os.kill(process, signal.SIGSTOP)
+    process = host.stopped_at(5, CLOSED, output)
     with pytest.raises(BlockingIOError, match=f"is in use by process {process} on"):
         unlearn(pipe, UnlearningConfig.from_dict(CLOSED), output, resume=True, progress=False, cache=False)
     os.kill(process, signal.SIGKILL)
@@ -177,35 +172,35 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(host, uninterrupted, pipe, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [GAME, LONG], ids=["critic and average", "closed"])
-def test_killed_ten_times_at_random_moments(config, host, uninterrupted, tmp_path):
-    output = tmp_path / "run"
-    generator = random.Random(5)
-    total = config["steps"] + config.get("critic", {}).get("warmup", 0)
-    for kill in range(10):
-        begun = int(checkpoints(output)[-1].name[5:]) if checkpoints(output) else 0
-        process = host.start(config, output)
-        time.sleep(0.2)
-        if kill == 4:
-            time.sleep(generator.uniform(0, 2))  # while it begins
-        else:
-            deadline = time.monotonic() + 240
-            aim = min(begun + generator.randint(2, 11), total - 2)
-            before = (output / "metrics.jsonl").stat().st_mtime_ns if kill else 0
-            while len(lines(output)) < aim or (output / "metrics.jsonl").stat().st_mtime_ns == before:
-                time.sleep(0.002)
-                assert time.monotonic() < deadline, host.log.read_text()
-            time.sleep(generator.uniform(0, 0.03))
-        os.kill(process, signal.SIGKILL)
-        assert host.end() == 128 + signal.SIGKILL, host.log.read_text()
-    host.finish(config, output)
-    assert_the_same(output, uninterrupted(config))
+def test_killed_again_and_again_it_ends_as_if_nothing_had_been(host, uninterrupted, tmp_path):
+    """While it begins; in the warm-up of the critic; while a checkpoint is written, which leaves rows behind
+    the last one; between two steps; and while the result is written."""
+    output, kill = tmp_path / "run", 128 + signal.SIGKILL
+    places = [
+        {"dies_in": r"config\.json"},
+        {"at": (5, signal.SIGKILL)},
+        {"dies_in": r"step-0*12"},
+        {"at": (35, signal.SIGKILL)},
+        {"dies_in": r"\.result"},
+    ]
+    done = []
+    for job in places:
+        host.start(GAME, output, job=job)
+        assert host.end() == kill, host.said()
+        assert leftovers(output) or "at" in job
+        done.append(int(checkpoints(output)[-1].name[5:]) if checkpoints(output) else 0)
+        assert not (output / "pipeline").exists()
+    total = GAME["steps"] + GAME["critic"]["warmup"]
+    assert done == [0, 3, 9, 33, total - total % 3]
+    host.finish(GAME, output)
+    assert leftovers(output) == []
+    assert_the_same(output, uninterrupted(GAME))
     assert [json.loads(line)["step"] for line in lines(output)] == list(range(1, total + 1))
 
 
 @pytest.mark.slow
 def test_asked_to_end_it_saves_and_says_so(host, uninterrupted, tmp_path):
-    """SIGTERM, twice in the life of the run, with no other checkpoints at all; once before the first step."""
+    """SIGTERM, twice in the life of the run, with no other checkpoints at all."""
     output = tmp_path / "run"
     for least in (17, 40):
         assert host.signalled(signal.SIGTERM, GAME, output, least, checkpoint_every=0) == 143
@@ -216,24 +211,40 @@ def test_asked_to_end_it_saves_and_says_so(host, uninterrupted, tmp_path):
     assert_the_same(output, uninterrupted(GAME))
 
 
+def truncate(checkpoint):
+    os.truncate(largest(checkpoint), largest(checkpoint).stat().st_size // 2)
+
+
+def change_a_bit(checkpoint):
+    content = bytearray(largest(checkpoint).read_bytes())
+    content[len(content) // 2] ^= 1
+    largest(checkpoint).write_bytes(content)
+
+
+def remove_the_manifest(checkpoint):
+    (checkpoint / "manifest.json").unlink()
+
+
+def largest(checkpoint):
+    return max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["truncated", "a bit", "no manifest"])
-def test_of_a_damaged_checkpoint_the_one_before_is_used(damage, host, uninterrupted, tmp_path):
-    output = tmp_path / "run"
-    assert host.signalled(signal.SIGTERM, LONG, output, 20) == 143
-    before, newest = checkpoints(output)[-2:]
-    victim = max((path for path in newest.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
-    if damage == "truncated":
-        os.truncate(victim, victim.stat().st_size // 2)
-    elif damage == "a bit":
-        content = bytearray(victim.read_bytes())
-        content[len(content) // 2] ^= 1
-        victim.write_bytes(content)
-    else:
-        (newest / "manifest.json").unlink()
-    said = host.finish(LONG, output)
-    assert f"{newest.name} is damaged" in said
-    assert f"{before.name} is used instead" in said
+def test_of_a_damaged_checkpoint_the_one_before_is_used(host, uninterrupted, tmp_path):
+    """Three times in the life of one run, damaged otherwise each time."""
+    output, said = tmp_path / "run", None
+    for least, damage in ((10, truncate), (20, change_a_bit), (30, remove_the_manifest), (None, None)):
+        if damage is None:
+            host.finish(LONG, output)
+        else:
+            assert host.signalled(signal.SIGTERM, LONG, output, least) == 143
+        if said is not None:
+            for each in said:
+                assert each in host.said()
+        if damage is not None:
+            before, newest = checkpoints(output)[-2:]
+            damage(newest)
+            said = f"{newest.name} is damaged", f"{before.name} is used instead"
     assert_the_same(output, uninterrupted(LONG))
 
 
@@ -247,20 +258,17 @@ def test_a_full_disk_costs_nothing_but_time(host, uninterrupted, tmp_path):
         pytest.skip("mounting a small file system needs root and the permission to mount")
     try:
         output, filling = disk / "run", disk / "filling"
-        for least in (10, 50):
-            process = host.start(LONG, output)
-            host.wait_for(output, least)
-            os.kill(process, signal.SIGSTOP)
-            filling.write_bytes(b"x" * shutil.disk_usage(disk).free)
-            os.kill(process, signal.SIGCONT)
-            assert host.end() == 1
-            said = host.log.read_text().splitlines()[-1]
-            assert said.startswith("OSError: [Errno 28] ")
-            assert "No space left on device" in said
-            assert "Traceback" in host.log.read_text()
-            assert checkpoints(output)
-            assert not (output / "pipeline").exists()
-            filling.unlink()
+        process = host.stopped_at(20, LONG, output)
+        filling.write_bytes(b"x" * shutil.disk_usage(disk).free)
+        os.kill(process, signal.SIGCONT)
+        assert host.end() == 1
+        said = host.said().splitlines()[-1]
+        assert said.startswith("OSError: [Errno 28] ")
+        assert "No space left on device" in said
+        assert "Traceback" in host.said()
+        assert checkpoints(output)
+        assert not (output / "pipeline").exists()
+        filling.unlink()
         host.finish(LONG, output)
         assert_the_same(output, uninterrupted(LONG))
     finally:
@@ -275,51 +283,44 @@ def test_another_configuration_is_refused_or_goes_on_where_that_is_allowed(host,
     changed = {**LONG, "learning_rate": 1e-3, "steps": done + 5}
     host.start(changed, output)
     assert host.end() == 1
-    assert "was begun otherwise: learning_rate: 0.01 -> 0.001; steps: 120 ->" in host.log.read_text()
+    assert "was begun otherwise: learning_rate: 0.01 -> 0.001; steps: 48 ->" in host.said()
     assert lines(output) == before
     host.finish(changed, output, allow_changes=True)
     assert len(lines(output)) == done + 5
     assert lines(output)[:done] == before == lines(uninterrupted(LONG))[:done]
     written = json.loads((output / "config.json").read_text())
-    assert (written["config"]["steps"], written["earlier"][0]["config"]["steps"]) == (done + 5, 120)
+    assert (written["config"]["steps"], written["earlier"][0]["config"]["steps"]) == (done + 5, 48)
 
 
 @pytest.mark.slow
-def test_a_run_that_was_taken_over_writes_nothing_more(host, place, uninterrupted, tmp_path):
+def test_a_run_that_was_taken_over_writes_nothing_more(host, uninterrupted, tmp_path):
     output = tmp_path / "run"
-    former = host.start(LONG, output)
-    host.wait_for(output, 10)
-    os.kill(former, signal.SIGSTOP)
-    with hosting(place) as other:
-        other.start(LONG, output)
-        assert other.end() == 1
-        assert f"is in use by process {former} on" in other.log.read_text()
-        other.finish(LONG, output, takeover=True)
-    os.kill(former, signal.SIGCONT)
+    former = host.stopped_at(10, LONG, output)
+    host.start(LONG, output)
     assert host.end() == 1
-    assert "BlockingIOError" in host.log.read_text()
+    assert f"is in use by process {former} on" in host.said()
+    host.finish(LONG, output, takeover=True)
+    os.kill(former, signal.SIGCONT)
+    assert host.end(former) == 1
+    assert "BlockingIOError" in host.said(former)
     assert_the_same(output, uninterrupted(LONG))
 
 
 @pytest.mark.slow
 def test_a_killed_sweep_leaves_nothing_half_written_behind(host, tmp_path):
-    """Killed again and again while it writes cells, scores and table, it ends as one never killed."""
+    """Killed while it writes either cell, scores and the table, it ends as one never killed."""
     whole, output = tmp_path / "whole", tmp_path / "killed"
     job = {"divergences": ["kl", "squared_hellinger"]}
     host.start(CLOSED, whole, job=job)
-    assert host.end() == 0, host.log.read_text()
-    kinds = set()
-    for dies_at in range(3, 43, 2):  # later each time, as every begin costs as much as many steps
-        host.start(CLOSED, output, job={**job, "dies_at": dies_at})
-        status = host.end()
-        if status == 0:
-            break
-        assert status == 128 + signal.SIGKILL, host.log.read_text()
-        left = leftovers(output)
-        assert left  # the kill came in the middle, and took nothing with it but the process
-        kinds |= {LEFTOVER.fullmatch(path.name)["name"] for path in left}
-    assert status == 0
-    assert len(kinds) > 2, kinds
+    assert host.end() == 0, host.said()
+    for name in ("closed-kl-.*", "closed-squared_hellinger-.*", r"scores\.json", r"table\.json"):
+        host.start(CLOSED, output, job={**job, "dies_in": name})
+        assert host.end() == 128 + signal.SIGKILL, host.said()
+        # the kill came in the middle, and took nothing with it but the process
+        kinds = [LEFTOVER.fullmatch(path.name)["name"] for path in leftovers(output)]
+        assert any(re.fullmatch(name, kind) for kind in kinds), kinds
+    host.start(CLOSED, output, job=job)
+    assert host.end() == 0, host.said()
     assert leftovers(output) == []
     assert files(output) == files(whole)
 
