@@ -25,7 +25,7 @@ KINDS = {
     "inpainting": ({"in_channels": 9}, {}, "StableDiffusionInpaint"),
     "pix2pix": ({"in_channels": 8}, {}, "StableDiffusionInstructPix2Pix"),
 }
-CASES = [  # InstructPix2Pix of XL is the sum of two of them
+CASES = [
     pytest.param(
         (kind, family), marks=[pytest.mark.slow] * (f"{kind}-{family}" != "lcm-sd1"), id=f"{kind}-{family}"
     )
@@ -33,7 +33,6 @@ CASES = [  # InstructPix2Pix of XL is the sum of two of them
         ("lcm", "sd1"),
         ("lcm", "sdxl"),
         ("inpainting", "sd1"),
-        ("inpainting", "sdxl"),
         ("pix2pix", "sd1"),
     )
 ]
@@ -117,31 +116,29 @@ def fresh(keys, step, shape):
 
 
 @pytest.mark.slow
-def test_concepts_are_unlearned(model, tmp_path):
-    kind, pipe, _ = model
-    if kind == "pix2pix" or pipe.text_encoder_2 is not None:
-        pytest.skip("the step takes what the drawing of the test above takes")
+def test_concepts_are_unlearned(tmp_path):
+    """In a model that takes both a guidance and channels beside the latents."""
+    pipe = tiny_pipeline(6, unet={"time_cond_proj_dim": 16, "in_channels": 9}, scheduler=LCM)
     config = fj.UnlearningConfig(
         target="sneaker",
         steps=12,
         batch_size=4,
         learning_rate=3e-3,
         retained=(),
-        preservation=PreservationConfig(weight=0.1 * (kind == "lcm"), at="random"),
+        preservation=PreservationConfig(weight=0.1, at="random"),
         images=AnchorImagesConfig(number=4, steps=2),
     )
     result = fj.unlearn(pipe, config, tmp_path / "run", progress=False, cache=False)
     m = result.history["m"]
     assert np.all(np.isfinite(m))
     assert m[-4:].mean() < m[:4].mean()
-    after = fj.load_pipeline(tmp_path / "run" / "pipeline")
-    before, now = state_dict(pipe.unet), state_dict(after.unet)
-    assert {name for name in before if not np.array_equal(before[name], now[name])} == {
+    saved = tmp_path / "run" / "pipeline"
+    before, after = state_dict(pipe.unet), state_dict(fj.load_pipeline(saved).unet)
+    assert {name for name in before if not np.array_equal(before[name], after[name])} == {
         name for name in before if ".attn2.to_k." in name or ".attn2.to_v." in name
     }
-    assert json.loads((tmp_path / "run/pipeline/model_index.json").read_text())["_class_name"] == class_of(
-        kind, pipe
-    )
+    named = json.loads((saved / "model_index.json").read_text())["_class_name"]
+    assert named == "StableDiffusionInpaintPipeline"
 
 
 @pytest.mark.slow
@@ -188,7 +185,7 @@ def test_distilled_models_draw_in_their_own_way(name):
 
 @pytest.mark.slow
 @pytest.mark.interop
-@pytest.mark.parametrize("name", ["sd-turbo", "sdxl-turbo"])
+@pytest.mark.parametrize("name", ["sdxl-turbo"])
 def test_a_turbo_model_draws_what_diffusers_draws_without_guidance(name, tmp_path, capsys, monkeypatch):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
