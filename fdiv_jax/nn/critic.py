@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Shaped
 
 from fdiv_jax.arrays import FeatureMap, Masks, Predictions
+from fdiv_jax.nn.convolution import conv_general_dilated
 
 Matrix = Float[jax.Array, "left right"]
 """A kernel as a matrix: (height width inputs, outputs)."""
@@ -32,7 +33,8 @@ class SpectralVector(nnx.Variable):
 def _iterate(matrix: Matrix, vector: RightVector) -> RightVector:
     """One step of power iteration towards the leading right singular vector."""
     left = matrix @ vector
-    right = matrix.T @ (left / (jnp.linalg.norm(left) + 1e-12))
+    # XLA for a CPU has no library for a transposed matrix times a vector
+    right = (left / (jnp.linalg.norm(left) + 1e-12)) @ matrix
     return right / (jnp.linalg.norm(right) + 1e-12)
 
 
@@ -83,7 +85,7 @@ class SpectralConv(nnx.Module):
             sigma = left @ self._matrix() @ right
             kernel = kernel / sigma
         pad = ((self.padding, self.padding),) * 2
-        out = jax.lax.conv_general_dilated(
+        out = conv_general_dilated(
             x, kernel, (self.stride, self.stride), pad, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
         return out + self.bias[...]

@@ -7,6 +7,7 @@ import pytest
 
 from fdiv_jax.compiling import jit, platform, traced_for
 from fdiv_jax.nn.convolution import conv_general_dilated
+from fdiv_jax.nn.memory import inner_programs
 
 AXES = ("NHWC", "HWIO", "NHWC")
 SHAPES = [  # n h w inputs; k; outputs; strides; padding
@@ -16,8 +17,13 @@ SHAPES = [  # n h w inputs; k; outputs; strides; padding
     ((1, 3, 5, 2), 3, 16, (1, 1), ((0, 1), (2, 0))),
     ((1, 4, 4, 3), 5, 12, (1, 1), ((2, 2), (2, 2))),
     ((1, 4, 4, 6), 2, 12, (1, 1), ((0, 0), (0, 0))),
-    ((1, 4, 4, 6), 1, 8, (1, 1), ((0, 0), (0, 0))),  # these are left to XLA
+    ((1, 4, 4, 6), 1, 12, (1, 1), ((0, 0), (0, 0))),
     ((1, 4, 4, 6), 3, 8, (2, 2), ((0, 1), (0, 1))),
+    ((3, 2, 2, 4), 4, 8, (2, 2), ((1, 1), (1, 1))),
+    # more pixels than outputs
+    ((2, 4, 4, 6), 1, 3, (1, 1), ((0, 0), (0, 0))),
+    ((3, 6, 7, 4), 3, 5, (2, 2), ((0, 1), (0, 1))),
+    ((2, 9, 8, 5), 4, 7, (2, 3), ((1, 1), (1, 2))),
     ((2, 8, 8, 6), 3, 8, (1, 1), ((1, 1), (1, 1))),
 ]
 
@@ -77,6 +83,32 @@ def test_the_kernel_is_turned_around_only_where_the_map_is_large_or_the_device_a
         assert platform() == "tpu"
         assert "rev[" in backward(ours, *small[:2])
     assert platform() == jax.default_backend()
+
+
+def convolutions(jaxpr):
+    """The operations, also those of the programs within."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            yield equation.params
+        for inner in inner_programs(equation.params):
+            yield from convolutions(inner)
+
+
+@pytest.mark.parametrize(("shape", "side", "outputs", "strides", "padding"), SHAPES[-3:])
+def test_derivatives_are_convolutions_as_the_library_of_a_cpu_has_them(
+    shape, side, outputs, strides, padding
+):
+    """XLA brings the axes of others in order outside of loops and branches only."""
+    x, kernel, *_ = case(shape, side, outputs)
+    counts = {}
+    for name, function in zip(("ours", "xla"), pair(strides, padding), strict=True):
+        gradient = jax.grad(lambda x, k, f=function: (f(x, k) ** 2).sum(), argnums=(0, 1))
+        program = jax.make_jaxpr(lambda x, k, g=gradient: jax.lax.cond(x[0, 0, 0, 0] > 0, g, g, x, k))
+        axes = [tuple(each["dimension_numbers"]) for each in convolutions(program(x, kernel).jaxpr)]
+        counts[name] = [each == ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)) for each in axes]
+    assert len(counts["ours"]) == 6
+    assert all(counts["ours"])
+    assert not all(counts["xla"])
 
 
 def test_half_precision_stays():
