@@ -24,8 +24,7 @@ __all__ = ["BOUNDS", "MARGIN", "array_bytes", "inner_programs", "peak_bytes", "s
 
 MARGIN = 1.4
 """Factor on the estimate. The tests hold the product within `BOUNDS` of XLA's own figures: networks come out
-large, where the compiler for a CPU never stores what attention's products share; a game with a critic, whose
-convolutions make copies of their own, small."""
+large, where the compiler for a CPU never stores what attention's products share."""
 BOUNDS = 0.7, 1.7
 """Least and most of the estimate, with its margin, over XLA's own figures."""
 
