@@ -59,8 +59,8 @@ def training_bytes(cells: Sequence[Prepared]) -> int:
     step = make_step(first.plan) if first.config.sharing else compiled(first.plan, None, None)[2]
     within = peak_bytes(step, states[0], shapes_of(first.frozen), batch, reference, key)
     held = array_bytes(states) + array_bytes(batch) + array_bytes(reference)
-    # The new state takes the place of the old one; but a critic that has learned stands beside the one it was,
-    # which comes back where the model's gradient, taken against the new one, turns out not to be finite.
+    # The new state takes the place of the old one; but a critic that has learned stands beside the one it
+    # was, which comes back where the model's gradient, taken against the new one, is not finite.
     replaced = array_bytes(states[0]) - array_bytes(states[0].critic)
     return copies * held + max(0, within - replaced)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -44,7 +44,7 @@ JUDGE_TEXT = CLIPTextConfig(
 )
 
 _AT_ONCE = 256
-"""Images per call of the network."""
+"""Most images of a call of the network. Calls have a power of two of them: few programs are compiled."""
 
 
 class _Block(nnx.Module):
@@ -166,16 +166,26 @@ class Judge:
         Raises:
             ValueError: another shape.
         """
-        parts = [_judge(self._graph, self._parameters, part) for part in self._batches(images)]
-        return Judgement(*(np.concatenate([np.asarray(part[k]) for part in parts]) for k in range(3)))
+        return Judgement(*self._of_all(_judge, images))
 
-    def _batches(self, images: np.ndarray | jax.Array) -> list[jax.Array]:
+    def _of_all(
+        self, program: Callable[..., Sequence[jax.Array]], images: np.ndarray | jax.Array
+    ) -> list[np.ndarray]:
+        """What a compiled program of the network says of all images, in parts."""
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[1:] != (32, 32, 3):
             raise ValueError(f"images of shape {images.shape}, expected (n, 32, 32, 3)")
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / 127.5 - 1.0
-        return [jnp.asarray(images[i : i + _AT_ONCE]) for i in range(0, len(images), _AT_ONCE)]
+        found = []
+        for i in range(0, max(1, len(images)), _AT_ONCE):
+            part = images[i : i + _AT_ONCE]
+            full = 1 << max(0, len(part) - 1).bit_length()
+            padded = np.zeros((full, *images.shape[1:]), np.float32)
+            padded[: len(part)] = part
+            told = program(self._graph, self._parameters, jnp.asarray(padded))
+            found.append([np.asarray(each)[: len(part)] for each in told])
+        return [np.concatenate(each) for each in zip(*found, strict=True)]
 
     def features(self, images: np.ndarray | jax.Array) -> np.ndarray:
         """The features below the heads: n 128, of images as for a call.
@@ -183,8 +193,7 @@ class Judge:
         Raises:
             ValueError: another shape.
         """
-        parts = self._batches(images)
-        return np.concatenate([np.asarray(_features(self._graph, self._parameters, part)) for part in parts])
+        return self._of_all(_features, images)[0]
 
     def clip_similarity(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         """Cosines of the small CLIP, n images times k prompts."""
@@ -209,8 +218,10 @@ def _judge(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _features(graph: nnx.GraphDef[JudgeNetwork], parameters: nnx.State, images: jax.Array) -> jax.Array:
-    return nnx.merge(graph, parameters).features(images)
+def _features(
+    graph: nnx.GraphDef[JudgeNetwork], parameters: nnx.State, images: jax.Array
+) -> tuple[jax.Array]:
+    return (nnx.merge(graph, parameters).features(images),)
 
 
 @functools.partial(jax.jit, static_argnums=0)
