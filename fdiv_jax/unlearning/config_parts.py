@@ -3,7 +3,7 @@ closed-form edit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fdiv_jax.diffusion import SAMPLERS
@@ -177,6 +177,11 @@ class AnchorImagesConfig:
         if self.guidance is not None:
             set_field(self, "guidance", check.real("images.guidance", self.guidance, least=0))
         set_field(self, "seed", check.seed("images.seed", self.seed))
+
+    def resolved(self, pipe: TextToImagePipeline) -> AnchorImagesConfig:
+        """The same with sampler, steps and guidance named."""
+        drawing = self.drawing(pipe)
+        return replace(self, sampler=drawing.sampler, steps=drawing.steps, guidance=drawing.guidance)
 
     def drawing(self, pipe: TextToImagePipeline) -> DrawingDefaults:
         """Sampler, steps and guidance of a model's images."""

@@ -119,6 +119,7 @@ def prepare(pipe: TextToImagePipeline, config: UnlearningConfig, *, model: str |
     Raises:
         ValueError: what does not fit the model, see `unlearn`.
     """
+    config = dataclasses.replace(config, images=config.images.resolved(pipe))  # what was drawn is on record
     concepts = known_concepts(pipe.concepts, config.defined)
     pairs = resolve_all(concepts, config.erasures)
     check_told_apart(pipe, pairs)

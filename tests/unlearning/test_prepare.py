@@ -41,6 +41,16 @@ def test_runs_that_differ_in_their_divergence_have_one_plan(pipe, config):
         assert float(weight[0]) == pytest.approx(expected, rel=1e-6)  # w_f(0) = f''(1)
 
 
+def test_what_the_model_decides_is_on_record(pipe, config):
+    """A run goes on where its settings are named that it began without, as older versions name them."""
+    asked = config(images=AnchorImagesConfig())
+    named = config(images=AnchorImagesConfig(sampler="dpm++", steps=25, guidance=6.0))
+    assert asked != named
+    told = [prepare(pipe, each).description()["config"]["images"] for each in (asked, named)]
+    assert told[0] == told[1]
+    assert (told[0]["sampler"], told[0]["steps"], told[0]["guidance"]) == ("dpm++", 25, 6.0)
+
+
 @pytest.mark.slow
 def test_a_run_of_a_shared_program_is_the_run_alone(pipe, config, tmp_path):
     """To rounding: the curves and what was learned, for formulas and against a critic."""
