@@ -78,6 +78,8 @@ def _imports(module: str, path: Path, root: Path | None) -> Iterator[str]:
             for argument in node.args[:1]:
                 if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                     yield argument.value
+                elif path.name == "__init__.py" and module != _LIBRARY:  # any module of this package
+                    yield from (f"{module}.{other.stem}" for other in sorted(path.parent.glob("*.py")))
 
 
 def _whole_library(root: Path | None) -> Iterator[str]:

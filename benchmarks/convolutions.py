@@ -27,7 +27,7 @@ import tyro
 
 from fdiv_jax.compiling import compiler_options
 from fdiv_jax.files import JsonObject
-from fdiv_jax.nn.convolution import by_columns, conv_general_dilated
+from fdiv_jax.nn.convolution import by_columns, conv_general_dilated, in_loop
 
 Function = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -92,7 +92,11 @@ def measure(
         def nothing(*arguments: jax.Array) -> jax.Array:
             return jnp.zeros_like(jax.eval_shape(function, *arguments))
 
-        return lambda *arguments: jax.lax.cond(arguments[-1], function, nothing, *arguments)
+        @in_loop()
+        def either(*arguments: jax.Array) -> jax.Array:
+            return jax.lax.cond(arguments[-1], function, nothing, *arguments)
+
+        return either
 
     options = compiler_options(jax.default_backend())
     programs: dict[str, tuple[Callable[..., jax.Array], Any]] = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +14,24 @@ from jax.custom_derivatives import SymbolicZero
 
 from fdiv_jax.compiling import platform
 
-__all__ = ["by_columns", "conv_general_dilated"]
+__all__ = ["by_columns", "conv_general_dilated", "in_loop"]
 
 Padding = tuple[tuple[int, int], ...]
 Tangent = jax.Array | SymbolicZero
 
 _KERNEL_TURNED = ("NHWC", "HWOI", "NHWC")
 _SAMPLES_LAST = ("CHWN", "IHWO", "HWNC")
+_IN_LOOP: ContextVar[bool] = ContextVar("in_loop", default=False)
+
+
+@contextlib.contextmanager
+def in_loop() -> Iterator[None]:
+    """Trace derivatives for the inside of a loop or a branch, see `conv_general_dilated`."""
+    token = _IN_LOOP.set(True)
+    try:
+        yield
+    finally:
+        _IN_LOOP.reset(token)
 
 
 def conv_general_dilated(
@@ -40,9 +53,9 @@ def conv_general_dilated(
       every step; the transpose of the product reads the kernel as it lies.
 
     The columns then are no larger than 3/2 of the kernel, or than k k maps smaller than it. All other
-    derivatives are convolutions of arrays that lie n h w c. XLA's library for a CPU wants that, and XLA
-    brings arrays into it only outside of loops and branches: inside (parts of a batch, a critic's warm-up)
-    it counts number by number what JAX writes, 1.3 to 11 times as long for images, 6 to 390 for kernels.
+    derivatives are convolutions, within `in_loop` of arrays that lie n h w c. XLA's library for a CPU wants
+    that, and XLA brings arrays into it only outside of loops and branches: inside (parts of a batch, a
+    critic's warm-up) it counts number by number what JAX writes, 1.3 to 11 times as long for images, 6 to 390 for kernels.
 
     Values are those of the convolution; derivatives of every order and kind exist. Times:
     `python -m benchmarks.convolutions`.
@@ -97,15 +110,20 @@ def _convolution_jvp(
     out = _convolution(x, kernel, strides, padding, plain)
     tangent = jnp.zeros_like(out)
     columns = 2 * math.prod(out.shape[:3]) <= 3 * kernel.shape[-1]
+    turn = _IN_LOOP.get()
     if not isinstance(of_x, SymbolicZero):
         if columns:
             tangent = by_columns(of_x, kernel, padding, strides)
+        elif not turn:
+            tangent = plain(of_x, kernel, strides, padding)
         else:  # the transpose of this is a convolution of n h w c with k k outputs inputs
             turned = jnp.swapaxes(kernel, 2, 3)
             tangent = plain(of_x, turned, strides, padding, dimension_numbers=_KERNEL_TURNED)
     if not isinstance(of_kernel, SymbolicZero):
         if columns:
             tangent = tangent + by_columns(x, of_kernel, padding, strides)
+        elif not turn:
+            tangent = tangent + plain(x, of_kernel, strides, padding)
         else:  # the transpose of this is one of inputs h w n with h w n outputs
             images, kernels = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(of_kernel, (2, 0, 1, 3))
             change = plain(images, kernels, strides, padding, dimension_numbers=_SAMPLES_LAST)

@@ -35,6 +35,7 @@ from fdiv_jax.arrays import (
     Timesteps,
 )
 from fdiv_jax.distributed import Axis
+from fdiv_jax.nn.convolution import in_loop
 from fdiv_jax.unlearning.adversary import attack, moved
 from fdiv_jax.unlearning.batch import Batch, Prior
 from fdiv_jax.unlearning.comparison import Comparison
@@ -339,7 +340,8 @@ def make_step(plan: Plan, *, axis: Axis = None) -> StepFunction:
         samples = {"m": descent.m, "weight": weight, "timesteps": descent.timesteps}
         return after, {"loss": value, **outcome, **figures, **samples}
 
-    return step
+    inside = plan.warmup or plan.accumulation > 1 or plan.adversary.steps  # of loops and branches
+    return in_loop()(step) if inside else step
 
 
 def _attacked(
