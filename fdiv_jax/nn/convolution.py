@@ -55,7 +55,8 @@ def conv_general_dilated(
     The columns then are no larger than 3/2 of the kernel, or than k k maps smaller than it. All other
     derivatives are convolutions, within `in_loop` of arrays that lie n h w c. XLA's library for a CPU wants
     that, and XLA brings arrays into it only outside of loops and branches: inside (parts of a batch, a
-    critic's warm-up) it counts number by number what JAX writes, 1.3 to 11 times as long for images, 6 to 390 for kernels.
+    critic's warm-up) it counts number by number what JAX writes, 1.3 to 11 times as long for images, 6 to
+    390 for kernels.
 
     Values are those of the convolution; derivatives of every order and kind exist. Times:
     `python -m benchmarks.convolutions`.
