@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from fdiv_jax.compiling import jit
+from fdiv_jax.nn.convolution import in_loop
 from fdiv_jax.unlearning.batch import Batch
 from fdiv_jax.unlearning.comparison import Comparison
 from fdiv_jax.unlearning.critic import ConvolutionalCritic
@@ -55,6 +56,7 @@ def leading_mode(prepared: Prepared, batch: Batch, seed: int = 0) -> LeadingMode
     omega, unravel_critic = ravel_pytree(state.weights)
 
     @jit
+    @in_loop()
     def measure(
         theta: jax.Array, omega: jax.Array, frozen: Frozen, batch: Batch
     ) -> tuple[jax.Array, jax.Array]:

@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 
 from fdiv_jax.arrays import PyTree
 from fdiv_jax.compiling import jit
+from fdiv_jax.nn.convolution import in_loop
 from fdiv_jax.theory import QuadraticDistances, descent_filter, krylov_basis
 from fdiv_jax.unlearning.batch import Batch
 from fdiv_jax.unlearning.concepts import PromptPair
@@ -269,6 +270,7 @@ def _products(plan: Plan, structure: Any, shapes: Shapes) -> dict[str, Callable[
         """`one` at every batch in turn; the mean over the batches, or all of them."""
 
         @jit
+        @in_loop()
         def run(*arguments: PyTree) -> PyTree:
             *vectors, frozen, batches, keys = arguments
             if not average:
@@ -297,6 +299,7 @@ def _products(plan: Plan, structure: Any, shapes: Shapes) -> dict[str, Callable[
         back = jax.linear_transpose(moved, vector)
         return jax.lax.map(lambda change: back(moved(change))[0], changes) / len(batch.position)
 
+    @in_loop()
     def gradients(vector, weights, frozen, batches, keys):
         def one(part):
             weight, batch, key = part

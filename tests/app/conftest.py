@@ -1,5 +1,6 @@
 """What the tests of the page share: a model that takes no time, and the page as it is served."""
 
+import asyncio
 import contextlib
 import gc
 import socket
@@ -39,4 +40,7 @@ def served(tiny, tmp_path_factory):
     yield f"http://127.0.0.1:{port}"
     studio.close()
     blocks.close()
-    gc.collect()  # event loops that gradio leaves open are told of here, and not in another test
+    # Event loops that gradio leaves open, the last one as that of this thread, are told of here, and not in
+    # another test.
+    asyncio.set_event_loop(None)
+    gc.collect()

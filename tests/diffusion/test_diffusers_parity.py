@@ -1,5 +1,6 @@
 """Trajectories of the samplers against diffusers' schedulers, step for step, with one stand-in network."""
 
+import itertools
 import json
 
 import jax
@@ -84,6 +85,15 @@ def fresh_noise(key, step):
     """What `sample` draws at a step, image by image."""
     keys = [jax.random.fold_in(jax.random.fold_in(key, image), step) for image in range(SHAPE[0])]
     return np.stack([jax.random.normal(k, SHAPE[1:]) for k in keys])
+
+
+def draw_as_ours(monkeypatch, scheduler, key):
+    """The module of one of diffusers' schedulers draws at each step what `sample` draws."""
+    steps = itertools.count()
+    monkeypatch.setattr(
+        f"diffusers.schedulers.{scheduler}.randn_tensor",
+        lambda *_, **__: torch.tensor(fresh_noise(key, next(steps))),
+    )
 
 
 def initial_noise(seed=0):
@@ -204,11 +214,7 @@ def test_euler_ancestral(name, steps, monkeypatch):
     scheduler = diffusers.EulerAncestralDiscreteScheduler(**config)
     schedule = NoiseSchedule.from_config(scheduler.config)
     key, noise = jax.random.key(3), initial_noise()
-    drawn = iter(range(steps))
-    monkeypatch.setattr(
-        "diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor",
-        lambda *_, **__: torch.tensor(fresh_noise(key, next(drawn))),
-    )
+    draw_as_ours(monkeypatch, "scheduling_euler_ancestral_discrete", key)
     got = ours(schedule, noise, sampler="euler_a", steps=steps, key=key)
     assert_close(got, theirs(scheduler, noise, steps), euler_tolerance(scheduler))
 
@@ -318,11 +324,7 @@ def test_lcm(name, steps, monkeypatch):
     scheduler = diffusers.LCMScheduler(**LCMS[name])
     schedule = NoiseSchedule.from_config(json.loads(scheduler.to_json_string()))
     key, noise = jax.random.key(3), initial_noise()
-    drawn = iter(range(steps))
-    monkeypatch.setattr(
-        "diffusers.schedulers.scheduling_lcm.randn_tensor",
-        lambda *_, **__: torch.tensor(fresh_noise(key, next(drawn))),
-    )
+    draw_as_ours(monkeypatch, "scheduling_lcm", key)
     got = ours(schedule, noise, sampler="lcm", steps=steps, key=key)
     assert_close(got, theirs_at_whole_timesteps(scheduler, noise, steps))
 

@@ -5,7 +5,27 @@ from pathlib import Path
 
 import numpy as np
 
+from fdiv_jax.nn.memory import inner_programs
+
 TOLERANCE = 1e-4  # of the largest value, float32
+
+
+AXES_OF_LIBRARY = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+"""n h w c, h w inputs outputs, n h w c: what XLA's library for a CPU reads."""
+
+
+def convolutions(jaxpr):
+    """Parameters of the convolutions of a program, and of the programs within."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            yield equation.params
+        for inner in inner_programs(equation.params):
+            yield from convolutions(inner)
+
+
+def of_library(jaxpr):
+    """Whether each convolution of a program lies so."""
+    return [tuple(each["dimension_numbers"]) == AXES_OF_LIBRARY for each in convolutions(jaxpr)]
 
 
 def randomised(model, seed):

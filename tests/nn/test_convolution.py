@@ -7,7 +7,7 @@ import pytest
 
 from fdiv_jax.compiling import jit, platform, traced_for
 from fdiv_jax.nn.convolution import conv_general_dilated, in_loop
-from fdiv_jax.nn.memory import inner_programs
+from tests.nn.helpers import of_library
 
 AXES = ("NHWC", "HWIO", "NHWC")
 SHAPES = [  # n h w inputs; k; outputs; strides; padding
@@ -90,15 +90,6 @@ def test_the_kernel_is_turned_around_only_where_the_map_is_large_or_the_device_a
     assert platform() == jax.default_backend()
 
 
-def convolutions(jaxpr):
-    """The operations, also those of the programs within."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "conv_general_dilated":
-            yield equation.params
-        for inner in inner_programs(equation.params):
-            yield from convolutions(inner)
-
-
 @pytest.mark.parametrize(("shape", "side", "outputs", "strides", "padding"), SHAPES[-3:])
 def test_derivatives_are_convolutions_as_the_library_of_a_cpu_has_them(
     shape, side, outputs, strides, padding
@@ -112,8 +103,7 @@ def test_derivatives_are_convolutions_as_the_library_of_a_cpu_has_them(
             program = jax.make_jaxpr(lambda x, k, g=gradient: jax.lax.cond(x[0, 0, 0, 0] > 0, g, g, x, k))(
                 x, kernel
             )
-        axes = [tuple(each["dimension_numbers"]) for each in convolutions(program.jaxpr)]
-        counts[name] = [each == ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)) for each in axes]
+        counts[name] = of_library(program.jaxpr)
     assert len(counts["ours"]) == 6
     assert all(counts["ours"])
     assert not all(counts["xla"])

@@ -24,6 +24,7 @@ from fdiv_jax.compiling import jit
 from fdiv_jax.diffusion import NoiseSchedule
 from fdiv_jax.evaluation.attacks.case import Case, ConceptImages, Tell
 from fdiv_jax.nn import Text
+from fdiv_jax.nn.convolution import in_loop
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning import Frozen, Network, Trainable
 
@@ -143,7 +144,8 @@ def loss_and_gradient(
         return jax.tree.map(lambda a, b: a + b / plan.accumulation, total, one), None
 
     zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), trained))
-    return jax.lax.scan(add, zero, parts)[0]
+    with in_loop():
+        return jax.lax.scan(add, zero, parts)[0]
 
 
 Moments = PyTree
