@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from fdiv_jax.cli import run_command
 
     words = sys.argv[1:] if arguments is None else arguments
-    return run_command(Command, words, "python -m analysis.convergence")
+    return run_command(Command, words, "python -m analysis.convergence", ends=arguments is None)
 
 
 def _check_names(only: Sequence[str], parts: Sequence[Part]) -> None:

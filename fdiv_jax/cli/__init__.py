@@ -14,6 +14,7 @@ import importlib
 import io
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and name in _HEAVY:
         ask_for_large_pages()
     keep_programs()
-    return _guarded(lambda: _run(name, rest))
+    return _guarded(lambda: _run(name, rest), ends=argv is None)
 
 
 def run_command(
@@ -81,6 +82,7 @@ def run_command(
     *,
     default: object = None,
     common: Mapping[str, Sequence[str]] | None = None,
+    ends: bool = False,
 ) -> int:
     """Run a command's dataclass with arguments and return its exit code, as `main` does.
 
@@ -90,12 +92,16 @@ def run_command(
         program: what the help and the messages call it.
         default: an instance that the options start from.
         common: headings and options of the short help.
+        ends: the process ends with this command, so that after one Ctrl-C it ignores others.
     """
-    return _guarded(lambda: _parsed(command, arguments, program, default, common), program)
+    return _guarded(lambda: _parsed(command, arguments, program, default, common), program, ends=ends)
 
 
-def _guarded(work: Callable[[], int], program: str = "fdiv-jax") -> int:
-    """What the work returns, or the exit code of an error that is reported in one line."""
+def _guarded(work: Callable[[], int], program: str = "fdiv-jax", *, ends: bool = False) -> int:
+    """What the work returns, or the exit code of an error that is reported in one line.
+
+    `ends`: the process ends with this work.
+    """
     try:
         with _warnings_in_one_line(program):
             code = work()
@@ -105,6 +111,8 @@ def _guarded(work: Callable[[], int], program: str = "fdiv-jax") -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt as interrupt:
+        if ends:  # a second Ctrl-C would end the interpreter, as it closes down, with another exit code
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         return _fail(str(interrupt) or "interrupted", 130, program)
     except Exception as error:
         told = _out_of_memory(error)

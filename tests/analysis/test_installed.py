@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -76,10 +77,17 @@ def test_ctrl_c_is_one_line_and_what_is_finished_stays(tmp_path):
         assert running.poll() is None, running.stderr.read()
         assert time.monotonic() < patience
         time.sleep(0.05)
-    while running.poll() is None:  # an interrupt within Python's collection of garbage is lost: press again
+    told, pressing = "", threading.Timer(20, running.send_signal, [signal.SIGINT])
+    running.send_signal(signal.SIGINT)
+    pressing.start()  # an interrupt within Python's collection of garbage is lost: press again
+    while "interrupted" not in told:
+        told += (line := running.stderr.readline())
+        assert line, told
+    pressing.cancel()
+    while running.poll() is None:  # what an impatient person does while the interpreter closes down
         running.send_signal(signal.SIGINT)
-        time.sleep(1)
-    _, told = running.communicate(timeout=300)
+        time.sleep(0.01)
+    told += running.communicate()[1]
     assert running.returncode == 130, told
     assert [line for line in told.splitlines() if "quick run" not in line] == [
         "python -m analysis.convergence: interrupted; the same command goes on from what is finished"
