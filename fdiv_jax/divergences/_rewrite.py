@@ -1,7 +1,7 @@
 """Other ways to write a formula: as one fraction, term by term, factored, without a difference of roots.
 
 A formula is made rational first: t^(1/q), e^(ct), and every other part that is no sum, product or whole power
-become symbols. Degrees and numbers of terms are counted before polynomials are handled, so the work is
+become symbols. So do irrational numbers: common divisors over Q(sqrt(2)) in several symbols take minutes. Degrees and numbers of terms are counted before polynomials are handled, so the work is
 bounded, and the result depends on the formula alone.
 """
 
@@ -18,6 +18,7 @@ from fdiv_jax.divergences._parse import T, switch
 
 _MAX_DEGREE = 24
 _MAX_SYMBOLS = 4
+_MAX_CONSTANTS = 3
 _MAX_TERMS = 80
 _MAX_OPERATIONS = 200
 _MAX_ROOT = 64
@@ -31,6 +32,15 @@ def kernels(expr: Formula, symbol: sympy.Symbol) -> list[Formula]:
         parts = expr.args if not isinstance(expr, sympy.Pow) else expr.args[:1]
         return list(dict.fromkeys(kernel for part in parts for kernel in kernels(part, symbol)))
     return [expr]
+
+
+def irrational_numbers(expr: Formula) -> list[Formula]:
+    """The largest irrational numbers in the formula that are no sums, products or whole powers."""
+    if expr.is_Rational or not expr.args and not expr.is_number:
+        return []
+    if isinstance(expr, (sympy.Add, sympy.Mul)) or (isinstance(expr, sympy.Pow) and expr.exp.is_Integer):
+        return list(dict.fromkeys(number for part in expr.args for number in irrational_numbers(part)))
+    return [expr] if expr.is_number else []
 
 
 def is_power_of(node: Formula, symbol: sympy.Symbol) -> bool:
@@ -104,11 +114,12 @@ def kernel_symbol(i: int) -> sympy.Symbol:
 
 @dataclass(frozen=True)
 class _Rational:
-    """A rational formula in symbols, what they stand for, and the radicand P of the last one if it is
-    sqrt(P)."""
+    """A rational formula in symbols, what they stand for, which of them stand for numbers, and the radicand P
+    of the one that is sqrt(P)."""
 
     expr: Formula
     meaning: dict[Formula, Formula]
+    numbers: frozenset[Formula]
     root: Formula = None
     radicand: Formula = None
 
@@ -154,9 +165,22 @@ def _rational(expr: Formula, symbol: sympy.Symbol) -> _Rational | None:
         radicand = radicand.subs(symbol, x**q)
         if degree(radicand, {x}) > _MAX_DEGREE or radicand.has(symbol):
             root = radicand = None
+    inside, radicand, numbers = _without_numbers(inside, radicand)
+    if len(numbers) > _MAX_CONSTANTS:
+        return None
+    meaning |= numbers
     if degree(inside, set(meaning)) > _MAX_DEGREE:
         return None
-    return _Rational(inside, meaning, root, radicand)
+    return _Rational(inside, meaning, frozenset(numbers), root, radicand)
+
+
+def _without_numbers(expr: Formula, radicand: Formula) -> tuple[Formula, Formula, dict[Formula, Formula]]:
+    """Both with symbols for their irrational numbers, and what the symbols stand for."""
+    parts = [expr] if radicand is None else [expr, radicand]
+    found = dict.fromkeys(number for part in parts for number in irrational_numbers(part))
+    table = {number: sympy.Symbol(f"c{i}") for i, number in enumerate(found)}
+    expr, radicand = (part if part is None else part.xreplace(table) for part in (expr, radicand))
+    return expr, radicand, {symbol: number for number, symbol in table.items()}
 
 
 def _fraction(given: _Rational) -> tuple[Formula, Formula] | None:
@@ -186,8 +210,8 @@ def _halves(expr: Formula, given: _Rational) -> tuple[Formula, Formula]:
 
 def _by_terms(top: Formula, bottom: Formula, given: _Rational) -> Formula:
     """One reduced fraction in x for each product of the other symbols."""
-    x, *others = given.meaning
-    if not others or bottom.free_symbols - {x}:
+    x, *others = [symbol for symbol in given.meaning if symbol not in given.numbers]
+    if not others or bottom.free_symbols - {x} - given.numbers:
         return top / bottom
     parts = [
         sympy.cancel(c / bottom) * sympy.prod([s**n for s, n in zip(others, powers, strict=True)])

@@ -1,7 +1,7 @@
 """Random text for `divergence`: what leaves it must be a divergence, a ValueError, a TypeError or a
 NotImplementedError.
 
-    python -m tests.divergences.fuzz 100000 --seed 0
+    python -m tests.divergences.fuzz 100000 --seed 0 --facts 25
 """
 
 from __future__ import annotations
@@ -218,6 +218,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--facts", type=int, default=1, help="everything symbolic for one text of so many")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     times, outcomes, bad = [], {}, 0
@@ -225,7 +226,7 @@ def main() -> int:
         given = text(rng)
         start = time.process_time()
         try:
-            outcome, seconds = examine(given)
+            outcome, seconds = examine(given, facts=i % options.facts == 0)
         except Exception:
             outcome, seconds, bad = "other", time.process_time() - start, bad + 1
             print(f"!! {given!r}\n{traceback.format_exc(limit=-3)}", flush=True)

@@ -226,6 +226,28 @@ def test_a_large_power_of_many_roots_is_quick():
     assert time.process_time() - start < 8
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sqrt(2)/t + 0.3*t/(exp(1/t) - 1) + log(1 + exp(t)) + 2/log(1 + t)",
+        "pi*t/(exp(1/t) - 1) + log(1 + exp(t)) + sqrt(3)/log(1 + t) + log(2)/t**2",
+        "sqrt(5)*t/(exp(1/t) - 1) + sqrt(1 + t**2) + log(3)*log(1 + exp(t))",
+    ],
+)
+def test_irrational_numbers_among_several_functions_are_quick(text):
+    """Common divisors over Q(sqrt(2)) in the four symbols of the first took 45 s."""
+    start = time.process_time()
+    expr = parse_expression(text)
+    slope, context = sympy.diff(expr, T), mp_context(60)
+    exact = mp_real_function(slope, T, context)
+    for form in forms(slope, T):
+        other = mp_real_function(form, T, context)
+        for t in map(context.mpf, ("0.3", "2.5")):
+            assert abs(other(t) / exact(t) - 1) < 1e-40
+    assert len(forms(slope, T)) >= 3
+    assert time.process_time() - start < 8
+
+
 def test_no_thread_waits_for_another_divergence(monkeypatch):
     from fdiv_jax.divergences import _make
 
