@@ -24,7 +24,7 @@ from fdiv_jax.divergences._asymptotics import Germ, UnknownGrowthError, germ_at
 from fdiv_jax.divergences._convexity import concave_place, confirmed, jumps_up
 from fdiv_jax.divergences._end_values import limit_beside
 from fdiv_jax.divergences._evaluate import mp_context, mp_far_value, mp_function, numpy_function
-from fdiv_jax.divergences._exact import is_zero, real_value, tidy_number, unreal_constant
+from fdiv_jax.divergences._exact import at_point, is_zero, real_value, tidy_number, unreal_constant
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
@@ -124,7 +124,8 @@ def _check_value_at_one(expr: sympy.Expr, pieces: Sequence[Piece]) -> None:
     piece = next(p for p in pieces if p.upper >= 1)
     context = mp_context(30)
     rough = mp_function(piece.expression, T, context)(context.one)
-    value = piece.expression.subs(T, 1) if context.isfinite(rough) and abs(rough) < 1e100 else sympy.nan
+    small = context.isfinite(rough) and abs(rough) < 1e100
+    value = at_point(piece.expression, sympy.S.One, T) if small else sympy.nan
     number = None if value is sympy.nan else real_value(value)
     if number is None:
         raise GeneratorError("the generator is not finite at t = 1, where it must be 0")
@@ -266,7 +267,7 @@ def _check_kinks(
 
 def _check_cut(left: Piece, right: Piece) -> None:
     cut = right.lower
-    a, b = (real_value(p.expression.subs(T, cut)) for p in (left, right))
+    a, b = (real_value(at_point(p.expression, cut, T)) for p in (left, right))
     if a is None or b is None:
         raise GeneratorError(f"the generator is not finite at t = {cut}")
     if abs(a - b) > 1e-12 * (1 + abs(a)):
@@ -286,7 +287,7 @@ def one_sided_slopes(left: Piece, right: Piece) -> tuple[float, float]:
     cut = right.lower
     slopes = []
     for piece, side in ((left, "-"), (right, "+")):
-        slope = real_value(piece.first.subs(T, cut))
+        slope = real_value(at_point(piece.first, cut, T))
         slopes.append(float(limit_beside(piece.first, cut, side) if slope is None else slope))
     return slopes[0], slopes[1]
 

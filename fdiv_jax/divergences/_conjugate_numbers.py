@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from fdiv_jax.divergences._conjugate import Conjugate
 from fdiv_jax.divergences._conjugate_values import ConjugateFunctions
 from fdiv_jax.divergences._curve_functions import curve_functions
+from fdiv_jax.divergences._exact import at_point
 from fdiv_jax.divergences._jax_function import jax_function
 from fdiv_jax.divergences._legendre import stable_form
 from fdiv_jax.divergences._numbers import elementwise
@@ -112,7 +113,8 @@ class ConjugateNumbers:
         for segment in self._symbols.segments:
             low, high = float(segment.lower), float(segment.upper)
             if math.isinf(low) and math.isinf(high):
-                samples.append(float(segment.piece.first.subs(T, 1)) if segment.piece is not None else 0.0)
+                piece = segment.piece
+                samples.append(0.0 if piece is None else float(at_point(piece.first, sympy.S.One, T)))
             elif math.isinf(low):
                 samples.append(high - 1)
             elif math.isinf(high):

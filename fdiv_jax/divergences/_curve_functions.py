@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from fdiv_jax.divergences._chebyshev import value_and_slope
 from fdiv_jax.divergences._curve import LINEAR_REACH, Panel, Side, UnresolvedError, make_side
+from fdiv_jax.divergences._exact import at_point
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
@@ -44,7 +45,7 @@ class CurveFunctions:
     """
 
     def __init__(self, piece: Piece, lower: sympy.Expr, upper: sympy.Expr):
-        self.base, self.slope_at_base = sympy.S.One, piece.first.subs(T, 1)
+        self.base, self.slope_at_base = sympy.S.One, at_point(piece.first, sympy.S.One, T)
         if piece.lower >= 1:
             self.base, self.slope_at_base = piece.lower, lower
         elif piece.upper <= 1:
@@ -54,7 +55,7 @@ class CurveFunctions:
         self.sides = [side for side in sides if side is not None]
         self.panels = [panel for side in self.sides for panel in side.panels]
         self.value_at_base = (
-            0.0 if self.base == 1 else float(sympy.N(piece.expression.subs(T, self.base), 30))
+            0.0 if self.base == 1 else float(sympy.N(at_point(piece.expression, self.base, T), 30))
         )
         self._derivatives: dict[int, Callable[[jax.Array], jax.Array]] = {}
 

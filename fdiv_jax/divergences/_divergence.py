@@ -15,7 +15,7 @@ from fdiv_jax.divergences._catalogue import Entry
 from fdiv_jax.divergences._closed_form import closed_form
 from fdiv_jax.divergences._conjugate import Conjugate
 from fdiv_jax.divergences._evaluate import mp_context, mp_function
-from fdiv_jax.divergences._exact import real_value, tidy_number
+from fdiv_jax.divergences._exact import at_point, real_value, tidy_number
 from fdiv_jax.divergences._moments import MomentTables
 from fdiv_jax.divergences._names import Value
 from fdiv_jax.divergences._parse import T
@@ -383,7 +383,7 @@ class Divergence:
 
 
 def _value_at_one(piece: Piece) -> sympy.Expr:
-    value = piece.second.subs(T, 1)
+    value = at_point(piece.second, sympy.S.One, T)
     if real_value(value) is not None:
         return tidy_number(value)
     value = _end_values.limit_beside(piece.second, sympy.S.One, "+" if piece.lower == 1 else "-")

@@ -17,6 +17,7 @@ import sympy
 from fdiv_jax.divergences._names import Formula, Value
 
 MAX_TERMS = 200
+_MAX_BITS = 100_000
 _MAX_OPERATIONS = 250
 _DIGITS = 110
 _ZERO = mpmath.mpf(10) ** -60
@@ -105,6 +106,27 @@ def expanded(expr: sympy.Expr) -> sympy.Expr:
     if expanded_terms(expr) > MAX_TERMS or sympy.count_ops(expr) > _MAX_OPERATIONS:
         return expr
     return sympy.expand(expr, log=False)
+
+
+def at_point(expr: Formula, point: Formula, symbol: Formula) -> Formula:
+    """The formula at a number in place of the symbol, worked out from the inside.
+
+    Raises:
+      NotImplementedError: a power on the way has more than 100,000 binary digits, as 2**2**t at t = 64,
+        which `subs` would write out.
+    """
+    if expr == symbol:
+        return point
+    if not expr.has(symbol):
+        return expr
+    parts = [at_point(part, point, symbol) for part in expr.args]
+    if isinstance(expr, sympy.Pow) and all(part.is_Rational for part in parts):
+        base, exponent = parts
+        if bits(base) * abs(exponent) > _MAX_BITS and base not in (-1, 0, 1):
+            raise NotImplementedError(
+                f"the expression has a number of more than {_MAX_BITS} binary digits at t = {point}"
+            )
+    return expr.func(*parts)
 
 
 def bits(number: Formula) -> int:

@@ -16,7 +16,7 @@ import sympy
 
 from fdiv_jax.divergences._end_values import limit_at_end, limit_beside
 from fdiv_jax.divergences._evaluate import mp_context, mp_function, numpy_function
-from fdiv_jax.divergences._exact import real_value, shortest, tidy_number
+from fdiv_jax.divergences._exact import at_point, real_value, shortest, tidy_number
 from fdiv_jax.divergences._inverse import inverses
 from fdiv_jax.divergences._names import Formula, Value
 from fdiv_jax.divergences._parse import T
@@ -45,7 +45,7 @@ def slope_at(piece: Piece, point: sympy.Expr, side: str) -> sympy.Expr:
     """One-sided derivative of the piece at one of its ends."""
     if point in (0, sympy.oo):
         return limit_at_end(piece.first, point)
-    slope = piece.first.subs(T, point)
+    slope = at_point(piece.first, point, T)
     if real_value(slope) is None:
         return limit_beside(piece.first, point, side)
     return tidy_number(slope)
@@ -68,7 +68,7 @@ def segments_of(pieces: Sequence[Piece]) -> tuple[Segment, ...]:
         if i + 1 < len(pieces):
             jumped = slope_at(pieces[i + 1], piece.upper, "+")
             if float(jumped) > float(slope):
-                value = tidy_number(piece.expression.subs(T, piece.upper))
+                value = tidy_number(at_point(piece.expression, piece.upper, T))
                 segments.append(Segment("kink", slope, jumped, piece.upper, value))
             slope = jumped
     return tuple(segments)
@@ -79,7 +79,8 @@ def value_at_upper_end(pieces: Sequence[Piece], upper: sympy.Expr) -> sympy.Expr
     if upper == sympy.oo:
         return sympy.oo
     if pieces[-1].second == 0:
-        return -pieces[-1].expression.subs(T, 0)  # also where the slope is known to some digits only
+        # Also where the slope is known to some digits only.
+        return -at_point(pieces[-1].expression, sympy.S.Zero, T)
     return limit_at_end(upper * T - pieces[-1].expression, sympy.oo)
 
 

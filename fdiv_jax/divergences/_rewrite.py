@@ -1,8 +1,9 @@
 """Other ways to write a formula: as one fraction, term by term, factored, without a difference of roots.
 
 A formula is made rational first: t^(1/q), e^(ct), and every other part that is no sum, product or whole power
-become symbols. So do irrational numbers: common divisors over Q(sqrt(2)) in several symbols take minutes. Degrees and numbers of terms are counted before polynomials are handled, so the work is
-bounded, and the result depends on the formula alone.
+become symbols. So do irrational numbers: common divisors over Q(sqrt(2)) in several symbols take minutes.
+Degrees and numbers of terms are counted before polynomials are handled, so the work is bounded, and the
+result depends on the formula alone.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def kernels(expr: Formula, symbol: sympy.Symbol) -> list[Formula]:
 
 def irrational_numbers(expr: Formula) -> list[Formula]:
     """The largest irrational numbers in the formula that are no sums, products or whole powers."""
-    if expr.is_Rational or not expr.args and not expr.is_number:
+    if expr.is_Rational or (not expr.args and not expr.is_number):
         return []
     if isinstance(expr, (sympy.Add, sympy.Mul)) or (isinstance(expr, sympy.Pow) and expr.exp.is_Integer):
         return list(dict.fromkeys(number for part in expr.args for number in irrational_numbers(part)))

@@ -248,6 +248,16 @@ def test_irrational_numbers_among_several_functions_are_quick(text):
     assert time.process_time() - start < 8
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [("(t+1)**9**(t+1)**t**t**2**(t+1)**64", 1), ("t**2**2**(64*t) - 1", 1), ("max(t - 50, 0)*7**7**t", 50)],
+)
+def test_towers_of_powers_are_not_written_out(text, place):
+    """At t = 1 the first has 2**2**64 inside, which has as many digits as memory has not."""
+    with pytest.raises(NotImplementedError, match=rf"more than 100000 binary digits at t = {place}$"):
+        divergence(text)
+
+
 def test_no_thread_waits_for_another_divergence(monkeypatch):
     from fdiv_jax.divergences import _make
 
