@@ -24,22 +24,23 @@ _LOOSE = 16 * _EPS  # the functions of NumPy and math are right to a few units i
 
 
 def _down(x: np.ndarray, slack: float = 2 * _EPS) -> np.ndarray:
-    return np.where(x > 0, x * (1 - slack), np.where(x < 0, x * (1 + slack) - _TINY, x))
+    lower = x * (1 - np.copysign(slack, x))
+    return np.subtract(lower, _TINY, out=np.asarray(lower), where=x < 0)
 
 
 def _up(x: np.ndarray, slack: float = 2 * _EPS) -> np.ndarray:
     return -_down(-x, slack)
 
 
-def _products(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """a b rounded down and up; 0 times infinity is 0, and a product that underflows is no zero."""
-    zero = (a == 0) | (b == 0)
-    product = np.where(zero, 0.0, a * b)
-    lost, positive = (product == 0) & ~zero, np.sign(a) * np.sign(b) > 0
-    return (
-        np.where(lost & ~positive, -_TINY, _down(product)),
-        np.where(lost & positive, _TINY, _up(product)),
-    )
+def _product(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """a b before it is rounded down and up; 0 times infinity is 0, and what underflows is not 0."""
+    product = np.asarray(a * b)
+    product[np.isnan(product)] = 0.0
+    lost = (product == 0) & (a != 0) & (b != 0)
+    if not np.any(lost):
+        return product, product
+    beyond = np.copysign(_TINY, np.sign(a) * np.sign(b))
+    return np.where(lost, np.minimum(beyond, 0), product), np.where(lost, np.maximum(beyond, 0), product)
 
 
 class Interval:
@@ -49,9 +50,10 @@ class Interval:
 
     def __init__(self, low: np.ndarray, high: np.ndarray):
         lost = np.isnan(low) | np.isnan(high)
+        if np.any(lost):
+            low, high = np.where(lost, -np.inf, low), np.where(lost, np.inf, high)
         # What overflows is only known to be large.
-        self.low = np.minimum(np.where(lost, -np.inf, low), _MAX)
-        self.high = np.maximum(np.where(lost, np.inf, high), -_MAX)
+        self.low, self.high = np.minimum(low, _MAX), np.maximum(high, -_MAX)
 
     def __add__(self, other: Interval) -> Interval:
         return Interval(_down(self.low + other.low), _up(self.high + other.high))
@@ -61,8 +63,8 @@ class Interval:
 
     def __mul__(self, other: Interval) -> Interval:
         pairs = [(a, b) for a in (self.low, self.high) for b in (other.low, other.high)]
-        lows, highs = zip(*(_products(a, b) for a, b in pairs), strict=True)
-        return Interval(np.minimum.reduce(lows), np.maximum.reduce(highs))
+        lows, highs = zip(*(_product(a, b) for a, b in pairs), strict=True)
+        return Interval(_down(np.minimum.reduce(lows)), _up(np.maximum.reduce(highs)))
 
     def __truediv__(self, other: Interval) -> Interval:
         return self * other.reciprocal()
