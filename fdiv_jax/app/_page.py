@@ -129,19 +129,24 @@ def _explore() -> tuple[list[Any], list[Any]]:
     return inputs, outputs
 
 
-def _example(place: int) -> Updates:
+def _example(place: int) -> Iterator[Updates]:
     """The inputs of an example, and the answer."""
     _, f, against = explorer.EXAMPLES[place]
-    return [f, against, *_answer(f, against)]
+    for answer in _answer(f, against):
+        yield [f, against, *answer]
 
 
-def _answer(f: str, against: str) -> Updates:
-    """What follows from the expression, or the library's message about it."""
+def _answer(f: str, against: str) -> Iterator[Updates]:
+    """What follows from the expression, the charts last; or the library's message about it."""
     try:
-        found = explorer.explore(f, against)
+        for found in explorer.answers(f, against):
+            yield _shown(found, f, against)
     except (ValueError, TypeError, NotImplementedError) as error:
         told = f'<div class="fx-message" role="alert">{escape(explorer.message(error))}</div>'
-        return [gr.HTML(told, visible=True), "", gr.Markdown(visible=False), "", "", ""]
+        yield [gr.HTML(told, visible=True), "", gr.Markdown(visible=False), "", "", ""]
+
+
+def _shown(found: explorer.Explored, f: str, against: str) -> Updates:
     link = View("explore", f=f, against=against.strip()).query
     here = f'<p class="fx-link"><a href="{escape(link)}">Link to this view</a></p>'
     return [

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from typing import TYPE_CHECKING
 
 from fdiv_jax.app.charts import panels
 from fdiv_jax.app.links import LONGEST
@@ -13,7 +14,10 @@ from fdiv_jax.explore import Grid, Line, Section, all_facts, comparison, latex, 
 from fdiv_jax.explore.wording import short
 from fdiv_jax.files import JsonObject
 
-__all__ = ["EXAMPLES", "Explored", "explore", "message"]
+if TYPE_CHECKING:
+    from fdiv_jax.divergences import Divergence
+
+__all__ = ["EXAMPLES", "Explored", "answers", "explore", "message"]
 
 EXAMPLES: tuple[tuple[str, str, str], ...] = (
     ("squared Hellinger", "squared_hellinger", ""),
@@ -53,9 +57,27 @@ class Explored:
     details: str
 
 
+def answers(text: str, against: str = "") -> Iterator[Explored]:
+    """What is known at once, with empty places for the charts, and then everything; see `explore`."""
+    found, _ = _told(text, against)
+    yield found
+    yield explore(text, against)
+
+
 @functools.lru_cache(maxsize=64)
 def explore(text: str, against: str = "") -> Explored:
     """Everything about one generator, or about two side by side.
+
+    Raises:
+        ValueError: an expression that is too long, or that the library refuses; its message says why.
+    """
+    found, both = _told(text, against)
+    return replace(found, charts=_rows(panels(*both)))
+
+
+@functools.lru_cache(maxsize=64)
+def _told(text: str, against: str) -> tuple[Explored, list[Divergence]]:
+    """Everything but the charts, and the divergences that they show.
 
     Raises:
         ValueError: an expression that is too long, or that the library refuses; its message says why.
@@ -75,13 +97,13 @@ def explore(text: str, against: str = "") -> Explored:
         told = [replace(first, title="Curvature and symmetry"), *others]
         details = "".join(_section(section) for section in told)
     formulas = "".join(_formulas(each, place) for place, each in enumerate(facts))
-    charts = panels(*both)
-    return Explored(
+    found = Explored(
         "".join(_summary(each, place) for place, each in enumerate(facts)),
         f'<div class="fx-both">{formulas}</div>',
-        "".join(_row(title, [charts[name] for name in names]) for title, names in _ROWS),
+        _rows({}),
         details,
     )
+    return found, both
 
 
 def message(error: BaseException) -> str:
@@ -138,6 +160,12 @@ def _formula(line: Line) -> str:
     where = line.where and ("otherwise" if line.where == "otherwise" else f"$${line.where}$$")
     condition = f'<span class="fx-where">{escape(where)}</span>' if where else ""
     return f"<dt>{label}</dt><dd>$$\\displaystyle {escape(line.text)}$${condition}</dd>"
+
+
+def _rows(charts: Mapping[str, str]) -> str:
+    """The charts by their names; the place of one that is not drawn yet has its size."""
+    pending = '<div class="fx-chart fx-pending"></div>'
+    return "".join(_row(title, [charts.get(name, pending) for name in names]) for title, names in _ROWS)
 
 
 def _row(title: str, charts: Sequence[str]) -> str:
