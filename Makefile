@@ -49,7 +49,7 @@ $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV), with PyTorch; the first time takes a few minutes."
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,interop,docs,app]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,interop,docs,app,ray]"
 	@touch $@ $(RUN_STAMP)
 
 environment: $(RUN_STAMP)
@@ -113,7 +113,7 @@ release: environment-dev
 # an index serves for it depends on the exact version. Run the tests before committing the result.
 lock: environment-dev
 	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolution.json \
-		".[dev,interop,tpu,docs,app,release]" "$$(grep '^torch==' constraints.txt)"
+		".[dev,interop,tpu,docs,app,ray,release]" "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -c 'import json; \
 		rows = [i["metadata"] for i in json.load(open("$(VENV)/resolution.json"))["install"]]; \
 		lines = sorted((r["name"] + "==" + r["version"].split("+")[0] for r in rows if r["name"] != "fdiv-jax"), key=str.lower); \

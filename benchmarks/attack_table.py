@@ -11,6 +11,7 @@ Writes benchmarks/results/attack_table.json and .md; models and searches stay in
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import sys
@@ -25,6 +26,7 @@ from fdiv_jax.evaluation.attacks import ATTACKS, Campaign, Curve, Drawing, Outco
 from fdiv_jax.evaluation.intervals import Interval, bootstrap_difference
 from fdiv_jax.files import JsonObject, keep_programs
 from fdiv_jax.unlearning import AnchorImagesConfig, UnlearningConfig, unlearn
+from fdiv_jax.unlearning.sweep import ExecutorName, executor_of
 from fdiv_jax.worlds import load_judge
 from fdiv_jax.worlds.attack_material import judge_recogniser, real_images, real_images_without
 
@@ -53,6 +55,10 @@ class BenchmarkConfig:
     """Steps of unlearning."""
     batch: int = 8
     """Samples per step of unlearning."""
+    executor: ExecutorName = "here"
+    """Who does the targets, as for the runs of `fdiv-jax sweep`."""
+    tasks_per_machine: int = 1
+    """Tasks on a machine of a Ray cluster at once."""
     work: Path = Path("build/attack_table")
     output: Path = Path("benchmarks/results/attack_table.json")
 
@@ -163,10 +169,13 @@ def main(settings: BenchmarkConfig) -> None:
     """Run, and write what is there after every target."""
     keep_programs()
     pipe = fj.load_pipeline("fashion")
-    reports: dict[str, Report] = {}
+    executor = executor_of(settings.executor, settings.tasks_per_machine)
+    work = functools.partial(run_target, pipe, settings=settings)
+    done: dict[str, Report] = {}
     chosen = {name: getattr(settings, name) for name in ("budget", "images", "fresh", "steps", "batch")}
-    for target in settings.targets:
-        reports[target] = run_target(pipe, target, settings)
+    for target, report in executor(work, {target: target for target in settings.targets}):
+        done[target] = report
+        reports = {each: done[each] for each in settings.targets if each in done}
         rows = [{"target": t, **each.to_dict()} for t, report in reports.items() for each in report.outcomes]
         results: JsonObject = {
             "settings": {**chosen, "seeds": len(settings.seeds)},

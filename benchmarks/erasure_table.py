@@ -45,7 +45,7 @@ from fdiv_jax.unlearning import (
     UnlearningConfig,
 )
 from fdiv_jax.unlearning.sequence import unlearn_sequence
-from fdiv_jax.unlearning.sweep import Cell, sweep
+from fdiv_jax.unlearning.sweep import Cell, ExecutorName, executor_of, sweep
 from fdiv_jax.worlds import ITEM_NAMES, load_judge
 from fdiv_jax.worlds.erasure_scores import concept_scores, erasure_scores, targets_of
 
@@ -81,6 +81,10 @@ class BenchmarkConfig:
     """Images per prompt for the scores."""
     only: tuple[str, ...] = ()
     """Methods to run, by the names in the table; empty: all of them."""
+    executor: ExecutorName = "here"
+    """Who makes the runs of a task, as for `fdiv-jax sweep`; a sequence is made here."""
+    tasks_per_machine: int = 1
+    """Tasks on a machine of a Ray cluster at once."""
     work: Path = Path("build/erasure_table")
     output: Path = Path("benchmarks/results/erasure_table.json")
 
@@ -195,7 +199,9 @@ def run_task(task: str, settings: BenchmarkConfig) -> list[JsonObject]:
         for seed in settings.seeds
         for name, config in chosen.items()
     ]
-    rows = {row["name"]: row for row in sweep(pipe, cells, settings.work / task, score=score, resume=True)}
+    executor = executor_of(settings.executor, settings.tasks_per_machine)
+    made = sweep(pipe, cells, settings.work / task, score=score, resume=True, executor=executor)
+    rows = {row["name"]: row for row in made}
     frozen = score(pipe, next(iter(chosen.values())))
     table: list[JsonObject] = [
         {"task": task, "method": "(frozen)", **{k: {"mean": v, "spread": 0.0} for k, v in frozen.items()}}

@@ -11,14 +11,14 @@ from fdiv_jax.cli._loading import Loading
 from fdiv_jax.cli._tables import print_table
 from fdiv_jax.cli._unlearning_options import configured, erasure_score
 from fdiv_jax.unlearning import UnlearningConfig
-from fdiv_jax.unlearning.sweep import cells_of, sweep
+from fdiv_jax.unlearning.sweep import ExecutorName, cells_of, executor_of, sweep
 
 __all__ = ["HELP", "Command", "default"]
 
 HELP = {
     "what to compare": ("divergences", "anchors", "seeds", "score-images"),
     "what all runs share": ("target", "anchor", "loss", "steps", "batch-size", "learning-rate", "preset"),
-    "the runs": ("output", "resume"),
+    "the runs": ("output", "resume", "executor"),
 }
 
 
@@ -50,6 +50,11 @@ class Command:
     """Continue the sweep in the directory: finished runs stay as they are."""
     score_images: int = 2
     """Images per prompt for the judge's scores, for models of the embedded world; 0: no scores."""
+    executor: ExecutorName = "here"
+    """Who makes the runs: this process, or the machines of a Ray cluster (that of RAY_ADDRESS, else this
+    machine alone), which must all see --output. Runs of one anchor and seed are made together."""
+    tasks_per_machine: int = 1
+    """Tasks of a machine of the cluster at once, where there are no GPUs; with GPUs each task has one."""
     preset: str | None = None
     """A preset, METHOD-CONCEPT, such as fdmu-van-gogh: the other options start from its settings."""
     concept_file: Path | None = None
@@ -65,6 +70,7 @@ class Command:
 
         if self.score_images < 0:
             raise ValueError(f"--score-images must be at least 0, got {self.score_images}")
+        executor = executor_of(self.executor, self.tasks_per_machine)
         cells = cells_of(self.config, self.divergences, anchors=self.anchors, seeds=self.seeds)
         console = Console(stderr=True)
         with console.waiting(f"loading {self.model}"):
@@ -72,7 +78,15 @@ class Command:
         score = erasure_score(pipe, self.score_images) if self.score_images else None
         if score is not None:
             _check_targets(cells[0].config)
-        rows = sweep(pipe, cells, self.output, score=score, cache=self.cache, resume=self.resume)
+        rows = sweep(
+            pipe,
+            cells,
+            self.output,
+            score=score,
+            cache=self.cache,
+            resume=self.resume,
+            executor=executor,
+        )
         names = list(dict.fromkeys(name for row in rows for name in row if name != "name"))
         place = str(self.output / "table.csv")
         columns = [name.replace("_", " ") for name in names]

@@ -7,6 +7,7 @@ that `unlearn` would make alone.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -17,13 +18,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 
 from fdiv_jax.checkpoints import atomic_file, clean_leftovers, model_digest
+from fdiv_jax.distributed.tasks import Executor, RayExecutor, here
 from fdiv_jax.files import check_no_links, read_text, refuse_links
 from fdiv_jax.pipeline import TextToImagePipeline, load_pipeline
+from fdiv_jax.terminal import Console
 from fdiv_jax.unlearning._metrics import metrics_row
 from fdiv_jax.unlearning._scores import kept_scores
 from fdiv_jax.unlearning.config import UnlearningConfig
@@ -31,14 +34,17 @@ from fdiv_jax.unlearning.loop import train
 from fdiv_jax.unlearning.losses import LossFamily
 from fdiv_jax.unlearning.memory import check_memory
 from fdiv_jax.unlearning.outcome import outcome_of
-from fdiv_jax.unlearning.prepare import Cache, prepare, share_program
+from fdiv_jax.unlearning.preemption import Preempted
+from fdiv_jax.unlearning.prepare import Cache, Prepared, prepare, share_program
 from fdiv_jax.unlearning.result import DivergedError, Row, check_output
 from fdiv_jax.unlearning.run_directory import RunDirectory
 
-__all__ = ["Cell", "Score", "cells_of", "sweep"]
+__all__ = ["Cell", "ExecutorName", "Score", "cells_of", "executor_of", "sweep"]
 
 Score = Callable[[TextToImagePipeline, UnlearningConfig], Mapping[str, float]]
 """Figures of an unlearned model, for the table."""
+
+ExecutorName = Literal["here", "ray"]
 
 _SPAN = 10
 
@@ -112,6 +118,12 @@ def _short_digest(config: UnlearningConfig) -> str:
     return hashlib.sha256(json.dumps([config.divergence, _anchors(config)]).encode()).hexdigest()[:8]
 
 
+def executor_of(name: ExecutorName, tasks_per_machine: int = 1) -> Executor:
+    """What makes runs: this process, or a Ray cluster, see `RayExecutor`; a worker that is asked to end, as
+    SIGTERM does, hands its runs to another."""
+    return here if name == "here" else RayExecutor(tasks_per_machine, again=(Preempted,))
+
+
 def sweep(
     pipe: TextToImagePipeline,
     cells: Sequence[Cell],
@@ -121,6 +133,7 @@ def sweep(
     progress: bool = True,
     cache: Cache = None,
     resume: bool = False,
+    executor: Executor = here,
 ) -> list[Row]:
     """Make the runs of a sweep that are not made yet, and write table.csv and table.json.
 
@@ -132,17 +145,19 @@ def sweep(
         progress: show a progress bar.
         cache: of the anchor images, as for `unlearn`.
         resume: go on with a sweep that is there; finished cells stay as they are.
+        executor: how the runs are made; those of one anchor and seed, which share their batches, together.
+            With `RayExecutor` by the machines of a cluster, which must all see `output`.
 
     Returns:
         One row per cell: its name, divergence, loss, anchor and seed, the mean loss and m of the last steps,
-        and
-        its scores; `warning` where m did not fall; or `diverged`, why it was stopped (it is tried again when
-        the sweep is resumed).
+        its scores, and `warning` where m did not fall; or `diverged`, why it was stopped (it is tried again
+        when the sweep is resumed).
 
     Raises:
         ValueError: what does not fit the model, before any work; or a finished cell of another configuration.
         FileExistsError: the output is in use, and not to be resumed.
         NotADirectoryError: it, or what it would be in, is a file.
+        FileNotFoundError: the executor's machines do not see the output.
     """
     place = Path(output)
     model = model_digest(pipe.components)
@@ -150,31 +165,35 @@ def sweep(
     check_output(place, resume=resume)
     check_no_links(place)
     clean_leftovers(place)
-    made = {cell.name for cell in cells if (place / cell.name / "pipeline").is_dir()}
+    left = []
     for cell in cells:
-        if cell.name in made:
+        if not _is_made(cell, place):
+            left.append(cell)
+        else:
             with RunDirectory.open(place / cell.name, prepared[cell.name].description(), resume=True):
                 pass  # refuses another configuration
+    kept = cache if cache in (None, False) else Path(cache).absolute()
+    work = _Work(pipe, model, place.absolute(), score, progress and executor is here, kept)
+    groups = _groups(left)
+    if executor is here:  # other machines have memory of their own
+        for group in groups.values():
+            check_memory(work.runs(group))
     diverged: dict[str, str] = {}
-    groups: dict[tuple[object, ...], list[Cell]] = {}
-    for cell in cells:
-        if cell.name not in made:
-            alike = dataclasses.replace(
-                cell.config, divergence="kl", loss="closed", normalise_curvature=False
+    done = 0
+    with contextlib.ExitStack() as stack:
+        tell = lambda text: None  # noqa: E731
+        if progress and executor is not here:
+            tell = stack.enter_context(Console(stderr=True).waiting(f"0 of {len(left)} runs done"))
+        for name, lost in executor(work, groups):
+            diverged |= lost
+            done += len(groups[name])
+            tell(f"{done} of {len(left)} runs done")
+    clean_leftovers(place)
+    for cell in left:
+        if cell.name not in diverged and not _is_made(cell, place):
+            raise FileNotFoundError(
+                f"{cell.name} is made, but not in {place}; expected an output that all machines see"
             )
-            groups.setdefault((alike, cell.config.method), []).append(cell)
-    shared = [share_program([prepared[cell.name] for cell in group]) for group in groups.values()]
-    for runs in shared:
-        check_memory(runs)
-    for group, runs in zip(groups.values(), shared, strict=True):
-        none = [None] * len(group)
-        lost: dict[int, DivergedError] = {}
-        results = iter(train(runs, none, [() for _ in group], progress, cache, diverged=lost))
-        for number, cell in enumerate(group):
-            if number in lost:
-                diverged[cell.name] = str(lost[number])
-            else:
-                next(results).save(place / cell.name)
     rows = [
         {**_settings(cell), "diverged": diverged[cell.name]}
         if cell.name in diverged
@@ -183,6 +202,56 @@ def sweep(
     ]
     _write_table(rows, place)
     return rows
+
+
+def _is_made(cell: Cell, place: Path) -> bool:
+    return (place / cell.name / "pipeline").is_dir()
+
+
+def _groups(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """The cells that see the same batches, by the name of the first."""
+    groups: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in cells:
+        alike = dataclasses.replace(cell.config, divergence="kl", loss="closed", normalise_curvature=False)
+        groups.setdefault((alike, cell.config.method), []).append(cell)
+    return {group[0].name: group for group in groups.values()}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is done with cells that see the same batches: their runs, and their scores.
+
+    Whoever does it may have died and left some of the cells finished; these stay.
+    """
+
+    pipe: TextToImagePipeline
+    model: str
+    place: Path
+    score: Score | None
+    progress: bool
+    cache: Cache
+
+    def runs(self, cells: Sequence[Cell]) -> list[Prepared]:
+        """The runs of cells before their first steps."""
+        return share_program([prepare(self.pipe, cell.config, model=self.model) for cell in cells])
+
+    def __call__(self, cells: Sequence[Cell]) -> dict[str, str]:
+        """Why runs diverged, by the names of their cells."""
+        left = [cell for cell in cells if not _is_made(cell, self.place)]
+        lost: dict[int, DivergedError] = {}
+        if left:
+            runs = self.runs(left)
+            check_memory(runs)
+            none = [None] * len(left)
+            results = iter(train(runs, none, [() for _ in left], self.progress, self.cache, diverged=lost))
+            for number, cell in enumerate(left):
+                if number not in lost:
+                    next(results).save(self.place / cell.name)
+        diverged = {left[number].name: str(error) for number, error in lost.items()}
+        for cell in cells:
+            if self.score is not None and cell.name not in diverged:
+                _row(cell, self.place / cell.name, self.score)  # which keeps the scores
+        return diverged
 
 
 def _row(cell: Cell, place: Path, score: Score | None) -> Row:
