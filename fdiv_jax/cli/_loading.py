@@ -54,7 +54,7 @@ class Files:
             return True
         return any(has_weights(part, self.variant) for part in Path(model).iterdir() if part.is_dir())
 
-    def _load(self, model: str | Path, dtype: Precision) -> TextToImagePipeline:
+    def _load(self, model: str | Path, dtype: Precision, weights: bool = True) -> TextToImagePipeline:
         import fdiv_jax
 
         loras = [lora_argument(text) for text in self.lora]
@@ -71,8 +71,9 @@ class Files:
             offline=self.offline,
             dtype=dtype,
             param_dtype=self.param_dtype,
+            weights=weights,
         )
-        for file, strength in loras:
+        for file, strength in loras if weights else ():
             pipe = pipe.with_lora(file, strength)
         return pipe
 
@@ -87,6 +88,10 @@ class Loading(Files):
     def load(self, model: str | Path) -> TextToImagePipeline:
         """The pipeline of a directory, a file, a world or a hub id."""
         return self._load(model, self.dtype)
+
+    def outline(self, model: str | Path) -> TextToImagePipeline:
+        """The same with shapes in place of the weights, which are not read."""
+        return self._load(model, self.dtype, weights=False)
 
 
 def lora_argument(text: str) -> tuple[Path, float]:

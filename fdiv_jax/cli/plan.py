@@ -36,7 +36,7 @@ class Command:
     """What a run takes on chips that are not here: memory, FLOPs, traffic, time, and the largest batch.
 
     For a TPU the step is compiled by the TPU's own compiler (extra `tpu`), which needs no TPU. For a GPU the
-    figures are those of a model. Only the shapes of MODEL play a part.
+    figures are those of a model. Only the shapes of MODEL play a part: its weights are not read.
 
     Example: fdiv-jax plan fashion --topology v5e:2x4 --batch 16
     """
@@ -67,7 +67,7 @@ class Command:
         topology = topology_of(self.topology)
         waiting = Console(stderr=True)
         with waiting.waiting(f"loading {self.model}") as change:
-            pipe = self.loading.load(self.model)
+            pipe = self.loading.outline(self.model)
             cache = default_cache() if self.cache is None else self.cache
             foresight = Foresight(pipe, _with_target(self.config, pipe), topology, cache)
             verb = "compiling" if foresight.devices else "tracing"

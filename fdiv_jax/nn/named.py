@@ -12,4 +12,4 @@ __all__ = ["named_parameters"]
 def named_parameters(module: nnx.Module) -> Parameters:
     """The parameters of a module by name, such as mid_block.resnets.0.conv1.kernel; no other state."""
     flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
-    return {".".join(map(str, path)): variable[...] for path, variable in flat}
+    return {".".join(map(str, path)): variable.get_value() for path, variable in flat}

@@ -71,6 +71,7 @@ def load_pipeline(
     variant: str | None = None,
     revision: str | None = None,
     offline: bool = False,
+    weights: bool = True,
 ) -> TextToImagePipeline:
     """Load a text-to-image model: Stable Diffusion 1.x, 2.x or XL, those for inpainting, InstructPix2Pix and
     latent consistency models among them.
@@ -94,6 +95,8 @@ def load_pipeline(
         variant: the variant of the weights' files, such as "fp16"; components without it are read without it.
         revision: the branch, tag or commit of a hub model.
         offline: take a hub model from the local cache only.
+        weights: read the weights. Without, networks have shapes in their place (`jax.ShapeDtypeStruct`), and
+            no more is needed of a directory or a hub model than its configurations.
 
     Raises:
         FileNotFoundError: no such directory or hub model, or one without `model_index.json` or a component.
@@ -119,12 +122,16 @@ def load_pipeline(
     if file is not None and config is None:
         found = describe_file(file, vae=vae, prediction_type=prediction_type)
         print(printable(found.told), file=sys.stderr)
-        loaded = read_file(file, found, vae=vae, dtype=dtype, param_dtype=param_dtype)
+        loaded = read_file(file, found, vae=vae, dtype=dtype, param_dtype=param_dtype, weights=weights)
         kind = found.model_index["_class_name"]
         scheduler, path, extras, tokenizers = found.scheduler, file, found.model_index, found.tokenizers
     else:
         directory = find_model(
-            model if config is None else config, variant=variant, revision=revision, offline=offline
+            model if config is None else config,
+            variant=variant,
+            revision=revision,
+            offline=offline,
+            weights=weights,
         )
         check_regular(directory)
         index = read_json(directory / "model_index.json")
@@ -132,9 +139,9 @@ def load_pipeline(
         entries = {name: _entry(directory, index, name) for name in PIPELINES[kind]}
         classes = {name: _CLASSES[entry[-1]] for name, entry in entries.items() if name not in _TOKENIZERS}
         if file is None:
-            loaded = _of_directory(directory, classes, variant, vae, dtype, param_dtype)
+            loaded = _of_directory(directory, classes, variant, vae, dtype, param_dtype, weights)
         else:
-            loaded = _of_file(file, directory, classes, vae, dtype, param_dtype)
+            loaded = _of_file(file, directory, classes, vae, dtype, param_dtype, weights)
         tokenizers = {name: load_tokenizer(directory / name) for name in entries if name in _TOKENIZERS}
         for tokenizer, encoder in zip(_TOKENIZERS, ("text_encoder", "text_encoder_2"), strict=True):
             if tokenizer in tokenizers:
@@ -205,9 +212,12 @@ def _of_directory(
     vae: Place | None,
     dtype: DTypeLike,
     param_dtype: DTypeLike,
+    weights: bool,
 ) -> Loaded:
     """The networks of a directory, by component; the autoencoder is another one where `vae` names it."""
     own = {name: kind for name, kind in classes.items() if name != "vae" or vae is None}
+    if not weights:
+        return _described(directory, own, dtype, param_dtype) | _other_vae(vae, directory, dtype, param_dtype)
     variants = _variants(directory, own, variant)
     loaded = {
         name: load_component(
@@ -218,20 +228,32 @@ def _of_directory(
     return loaded | _other_vae(vae, directory, dtype, param_dtype)
 
 
+def _described(directory: Path, classes: Classes, dtype: DTypeLike, param_dtype: DTypeLike) -> Loaded:
+    """Networks without weights, by component, as a directory's configurations describe them."""
+    described = {
+        name: describe_component(directory / name, kind, dtype=dtype, param_dtype=param_dtype)
+        for name, kind in classes.items()
+    }
+    return {name: LoadedComponent(*each, {}) for name, each in described.items()}
+
+
 def _of_file(
-    file: Path, directory: Path, classes: Classes, vae: Place | None, dtype: DTypeLike, param_dtype: DTypeLike
+    file: Path,
+    directory: Path,
+    classes: Classes,
+    vae: Place | None,
+    dtype: DTypeLike,
+    param_dtype: DTypeLike,
+    weights: bool,
 ) -> Loaded:
     """The networks of one file, by component, configured as those of a directory."""
     with errors_from(file):
         check_vae(file_layout(file), vae)
-    described = {
-        name: describe_component(directory / name, kind, dtype=dtype, param_dtype=param_dtype)
-        for name, kind in classes.items()
-        if name != "vae" or vae is None
-    }
-    modules = {name: module for name, (module, _) in described.items()}
-    configs = {name: config for name, (_, config) in described.items()}
-    return load_file(file, modules, configs) | _other_vae(vae, directory, dtype, param_dtype)
+    own = {name: kind for name, kind in classes.items() if name != "vae" or vae is None}
+    loaded = _described(directory, own, dtype, param_dtype)
+    if weights:
+        loaded = load_file(file, loaded)
+    return loaded | _other_vae(vae, directory, dtype, param_dtype)
 
 
 def _other_vae(vae: Place | None, directory: Path, dtype: DTypeLike, param_dtype: DTypeLike) -> Loaded:

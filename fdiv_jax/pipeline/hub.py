@@ -50,7 +50,12 @@ def _patterns(variant: str | None, networks: Sequence[str] = (*_NETWORKS, *USUAL
 
 
 def fetch(
-    model: str, *, revision: str | None = None, variant: str | None = None, offline: bool = False
+    model: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    offline: bool = False,
+    weights: bool = True,
 ) -> Path:
     """The local directory of a hub model, downloaded where the cache does not have it yet.
 
@@ -61,6 +66,7 @@ def fetch(
         revision: a branch, a tag or a commit; None: the main branch.
         variant: variant of the weights, such as "fp16".
         offline: use the cache only.
+        weights: with those of the networks; without, the configurations are all.
 
     Raises:
         FileNotFoundError: no such model or revision, the hub cannot be reached, the connection breaks, or the
@@ -70,6 +76,10 @@ def fetch(
             name is not valid for a repository.
     """
     options = {"revision": revision, "offline": offline}
+    if not weights:
+        directory = download(model, _patterns(None, ()), **options)
+        _networks_of(directory, _named(model, revision))
+        return directory
     directory = download(model, _patterns(variant), **options)
     without = [name for name in (*_NETWORKS, *USUALLY_KEPT) if not has_weights(directory / name, variant)]
     if variant and not set(_NETWORKS) <= set(without):  # the others are read without the variant
@@ -114,7 +124,8 @@ def _named(model: str, revision: str | None) -> str:
     return model if revision is None else f"{model} at revision {revision!r}"
 
 
-def _check_weights(directory: Path, at: str, variant: str | None) -> None:
+def _networks_of(directory: Path, at: str) -> list[str]:
+    """The networks that a model's index names."""
     index = directory / "model_index.json"
     if not index.is_file():
         raise FileNotFoundError(f"model {at} has no model_index.json, so it is not a diffusers pipeline")
@@ -122,7 +133,11 @@ def _check_weights(directory: Path, at: str, variant: str | None) -> None:
         entries = read_json(index)
     except ValueError as error:
         raise ValueError(f"model {at}: {error}") from error
-    networks = [name for name in _NETWORKS if isinstance(entries.get(name), list) and any(entries[name][-1:])]
+    return [name for name in _NETWORKS if isinstance(entries.get(name), list) and any(entries[name][-1:])]
+
+
+def _check_weights(directory: Path, at: str, variant: str | None) -> None:
+    networks = _networks_of(directory, at)
     some = any(has_weights(directory / network, variant) for network in networks)
     for network in networks:
         if has_weights(directory / network, variant) or (some and has_weights(directory / network)):

@@ -119,8 +119,9 @@ def read_file(
     vae: str | os.PathLike[str] | None,
     dtype: DTypeLike,
     param_dtype: DTypeLike,
+    weights: bool = True,
 ) -> dict[str, LoadedComponent[Any]]:
-    """The networks of a file, by component.
+    """The networks of a file, by component; with shapes in place of weights, where these are not asked for.
 
     Raises:
         ValueError: tensors that are missing, unexpected or misshapen.
@@ -134,24 +135,26 @@ def read_file(
     }
     own = {name: config for name, config in found.configs.items() if name != "vae" or vae is None}
     with errors_from(file):
-        modules: dict[str, Any] = {
-            name: abstract_network(kinds[name], config, dtype=dtype, param_dtype=param_dtype)
+        loaded: dict[str, LoadedComponent[Any]] = {
+            name: LoadedComponent(
+                abstract_network(kinds[name], config, dtype=dtype, param_dtype=param_dtype), config, {}
+            )
             for name, config in own.items()
         }
-    loaded = load_file(file, modules, own)
+    if weights:
+        loaded = load_file(file, loaded)
     if vae is not None:
         loaded["vae"] = load_vae(vae, found.configs["vae"], dtype=dtype, param_dtype=param_dtype)
     return loaded
 
 
-def load_file(
-    file: Path, modules: Mapping[str, nnx.Module], configs: Mapping[str, JsonObject]
-) -> dict[str, LoadedComponent[Any]]:
-    """The weights of a file, read into abstract modules of these configurations, where memory allows."""
+def load_file(file: Path, described: Mapping[str, LoadedComponent[Any]]) -> dict[str, LoadedComponent[Any]]:
+    """The components with the weights of a file in place of their shapes, where memory allows."""
+    modules = {name: each.model for name, each in described.items()}
     size = sum(array_bytes(nnx.state(module)) for module in modules.values())
     require_room(size, f"{file}: a model of its size", SMALLER)
     filled, dtypes = load_single_file(file, modules), stored_dtypes(file, modules)
-    return {name: LoadedComponent(filled[name], configs[name], dtypes[name]) for name in modules}
+    return {name: LoadedComponent(filled[name], described[name].config, dtypes[name]) for name in modules}
 
 
 def _configurations(shapes: Shapes, layout: Layout, kind: Family) -> dict[str, JsonObject]:

@@ -32,9 +32,10 @@ READ = {
     "revision": "v2",
     "offline": True,
     "param_dtype": "bfloat16",
+    "weights": True,
 }
 NOTHING = {"variant": None, "revision": None, "offline": False, "param_dtype": "float32", "dtype": "float32"}
-NOTHING |= {"config": None, "vae": None, "prediction_type": None}
+NOTHING |= {"config": None, "vae": None, "prediction_type": None, "weights": True}
 COMMANDS = {
     "sample": ["a bag"],
     "unlearn": ["--target", "sneaker"],

@@ -63,6 +63,19 @@ def test_attention_is_chosen_at_loading(directory):
         load_pipeline(directory, attention="flash")
 
 
+def test_without_weights_the_configurations_are_enough(pipe, directory):
+    for file in directory.rglob("*.safetensors"):
+        file.unlink()
+    outline = load_pipeline(directory, weights=False)
+    found, expected = Network.parameters(outline.unet), Network.parameters(pipe.unet)
+    shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in expected.items()}
+    assert found == shapes
+    assert outline.latent_shape == pipe.latent_shape
+    assert outline.concepts == pipe.concepts
+    with pytest.raises(FileNotFoundError, match="unet"):
+        load_pipeline(directory)
+
+
 def test_only_the_changed_tensor_changes_in_the_file(pipe, tmp_path):
     from safetensors.numpy import load_file
 

@@ -50,6 +50,16 @@ def test_a_hub_id_is_downloaded_and_loaded(hub, model):
     assert not any(p.endswith((".bin", ".ckpt")) or p in ("*", "*.safetensors", "unet/*") for p in patterns)
 
 
+def test_without_weights_none_is_downloaded(hub, model, tmp_path):
+    outline = shutil.copytree(model, tmp_path / "outline", ignore=shutil.ignore_patterns("*.safetensors"))
+    asked = hub(outline)
+    pipe = fj.load_pipeline("someone/tiny-model", variant="fp16", weights=False)
+    assert pipe.latent_shape == tiny_pipeline(2).latent_shape
+    assert not any("safetensors" in pattern for pattern in asked["allow_patterns"])
+    needed = [path.relative_to(model).as_posix() for path in outline.rglob("*.json")]
+    assert not [name for name in needed if not any(fnmatch.fnmatch(name, p) for p in asked["allow_patterns"])]
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -8,6 +8,7 @@ from safetensors.numpy import load_file, save_file
 from fdiv_jax import load_pipeline
 from fdiv_jax.checkpoints import model_digest, save_single_file, state_dict
 from fdiv_jax.cli import main
+from fdiv_jax.nn.named import named_parameters
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,20 @@ def test_the_model_is_the_one_of_the_directory(fashion, file):
     assert loaded.concepts == fashion.concepts
     assert loaded.scheduler_config == fashion.scheduler_config
     assert loaded.unet.config == fashion.unet.config
+
+
+def test_without_weights_the_header_is_enough(fashion, file, tmp_path):
+    kept = tmp_path / "header.safetensors"
+    content = file.read_bytes()
+    kept.write_bytes(content[: 8 + int.from_bytes(content[:8], "little")])
+    with kept.open("ab") as stream:
+        stream.truncate(len(content))
+    outline = load_pipeline(kept, config="fashion", weights=False)
+    for name, module in fashion.components.items():
+        found, expected = named_parameters(outline.components[name]), named_parameters(module)
+        assert {key: leaf.shape for key, leaf in found.items()} == {
+            key: leaf.shape for key, leaf in expected.items()
+        }, name
 
 
 def test_precisions_are_those_of_the_file_and_of_the_caller(fashion, tmp_path):

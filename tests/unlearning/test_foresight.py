@@ -1,7 +1,6 @@
 """Plans for chips that are not here: arithmetic by hand, the search for a batch, and compilers' figures."""
 
 import importlib.util
-import json
 import math
 
 import jax
@@ -205,25 +204,6 @@ def test_a_program_without_room_says_how_much_it_wants():
     found = compiled_figures(Full(), held=100)
     assert not found.fits
     assert found.memory == 100 + int(745.52 * 2**30)
-
-
-def test_the_command_prints_json(capsys, tmp_path):
-    words = [
-        "plan",
-        "fashion",
-        "--topology",
-        "h100:2",
-        "--batch",
-        "8",
-        "--no-largest",
-        "--cache",
-        str(tmp_path),
-    ]
-    assert cli.main([*words, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["from"], told["batch"], told["steps"]) == ("model", 8, 500)
-    assert told["chip_hours"] == pytest.approx(500 * told["seconds"]["step"] * told["chips"] / 3600)
-    assert told["images_per_second"] == pytest.approx(8 / told["seconds"]["step"])
 
 
 @pytest.mark.slow
