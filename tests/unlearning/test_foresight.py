@@ -208,18 +208,9 @@ def test_a_program_without_room_says_how_much_it_wants():
 
 
 def test_the_command_prints_json(capsys, tmp_path):
-    words = [
-        "plan",
-        "fashion",
-        "--topology",
-        "h100:2",
-        "--batch",
-        "8",
-        "--no-largest",
-        "--cache",
-        str(tmp_path),
-    ]
-    assert cli.main([*words, "--json"]) == 0
+    model = str(tiny_pipeline().save(tmp_path / "model"))
+    words = ["--topology", "h100:2", "--batch", "8", "--no-largest", "--cache", str(tmp_path), "--json"]
+    assert cli.main(["plan", model, *words]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["from"], told["batch"], told["steps"]) == ("model", 8, 500)
     assert told["chip_hours"] == pytest.approx(500 * told["seconds"]["step"] * told["chips"] / 3600)
