@@ -11,13 +11,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test goes to the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-# For this process and those that tests start, whose runs are compared to the bit. XLA's older way to write
-# the loops of a program compiles in less time. Four devices on two busy cores may wait long for each other;
-# after 40 seconds XLA would abort the process.
+# Four devices on two busy cores may wait long for each other; after 40 seconds XLA would abort the process.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
-        "--xla_cpu_use_fusion_emitters=false",
         "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120",
         "--xla_cpu_collective_call_terminate_timeout_seconds=600",
     ]
@@ -42,6 +39,10 @@ def pytest_configure(config):
     """Each program is compiled once: workers, and the processes that tests start, share them on disk."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
+    if config.option.markexpr == "not slow":
+        # XLA's older way to write loops compiles in less time. With it a run of a sweep is not to the bit
+        # that run alone, as slow tests want it.
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
     place = tempfile.TemporaryDirectory(prefix="fdiv-jax-compiled-")
     config.add_cleanup(place.cleanup)
     settings = {"jax_compilation_cache_dir": place.name, "jax_persistent_cache_min_compile_time_secs": 0}
