@@ -39,6 +39,10 @@ def pytest_configure(config):
     """Each program is compiled once: workers, and the processes that tests start, share them on disk."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
+    if config.option.markexpr == "not slow":
+        # XLA's older way to write loops compiles in less time. With it a run of a sweep is not to the bit
+        # that run alone, as slow tests want it.
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
     place = tempfile.TemporaryDirectory(prefix="fdiv-jax-compiled-")
     config.add_cleanup(place.cleanup)
     settings = {"jax_compilation_cache_dir": place.name, "jax_persistent_cache_min_compile_time_secs": 0}
@@ -50,6 +54,10 @@ def pytest_configure(config):
 MATHEMATICS = {"divergences", "theory", "test_doctests.py"}
 """Optimised always: without it XLA's code for the CPU is not always right (of 53 values of one conjugate two
 came out as their roots; jaxlib 0.10.2, AMD EPYC)."""
+
+LONG_COMPUTATIONS = {"worlds", "test_memory.py", "test_attack.py", "test_run_documents.py"}
+"""Optimised where their slow tests run: these draw and train the world `fashion`, or foresee the memory of
+what XLA optimises."""
 
 
 @pytest.hookimpl(trylast=True)
@@ -63,9 +71,10 @@ def pytest_collection_modifyitems(items):
 
 
 def hardly_optimised(item):
-    """Most of a fast test is XLA compiling, so where those run alone (`make test`) XLA optimises little."""
+    """Most of a test is XLA compiling a tiny model, so XLA optimises little but in the files named above."""
     fast = item.config.option.markexpr == "not slow"
-    return fast and MATHEMATICS.isdisjoint((item.path.parent.name, item.path.name))
+    optimised = MATHEMATICS if fast else MATHEMATICS | LONG_COMPUTATIONS
+    return optimised.isdisjoint((item.path.parent.name, item.path.name))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -19,6 +19,11 @@ from fdiv_jax.cli._options import fields_help
 from fdiv_jax.cli.reproduce import Command
 from fdiv_jax.terminal import Console
 
+PLAIN = """
+    def run(context):
+        context.evidence("C7", "slope {slope}")
+        return {{"{name}_slope": {slope}}}
+"""
 GOOD = """
     from analysis.style import panels
 
@@ -113,7 +118,7 @@ def test_what_is_still_good_is_kept(make, settings):
     "change", ["source", "missing picture", "edited numbers", "fresh clone", "quick", "force"]
 )
 def test_what_has_changed_is_computed_again(make, settings, change):
-    parts = [make("first", GOOD, slope=1), make("second", GOOD, slope=2)]
+    parts = [make("first", PLAIN, slope=1), make("second", GOOD, slope=2)]
     run(parts, settings)
     again = settings
     if change == "source":
@@ -135,9 +140,9 @@ def test_what_has_changed_is_computed_again(make, settings, change):
 
 
 def test_only_leaves_the_others_as_they_are(make, settings):
-    parts = [make("first", GOOD, slope=1), make("second", GOOD, slope=2), make("third", GOOD, slope=3)]
+    parts = [make("first", PLAIN, slope=1), make("second", PLAIN, slope=2), make("third", PLAIN, slope=3)]
     run(parts[:2], settings)
-    parts[0] = make("first", GOOD, slope=9)
+    parts[0] = make("first", PLAIN, slope=9)
     _, said = run(parts, settings, only=["third"])
     assert "first" not in said
     found = summary(settings)
@@ -146,7 +151,7 @@ def test_only_leaves_the_others_as_they_are(make, settings):
 
 
 def test_a_failure_costs_only_its_part(make, settings):
-    parts = [make("first", GOOD, slope=1), make("second", GOOD, slope=2), make("third", GOOD, slope=3)]
+    parts = [make("first", PLAIN, slope=1), make("second", PLAIN, slope=2), make("third", PLAIN, slope=3)]
     run(parts, settings)
     parts[1] = make("second", BAD)
     failed, said = run(parts, settings)
@@ -159,7 +164,7 @@ def test_a_failure_costs_only_its_part(make, settings):
     assert (
         "**Part `second` failed**: RuntimeError: no such luck" in (settings.output / "README.md").read_text()
     )
-    parts[1] = make("second", GOOD, slope=4)
+    parts[1] = make("second", PLAIN, slope=4)
     failed, said = run(parts, settings)
     assert (failed, said.count("unchanged, kept")) == (0, 2)
     assert summary(settings)["parts"]["second"]["status"] == "done"
@@ -191,11 +196,14 @@ def test_a_number_that_is_none_fails_the_part(make, settings, value):
 
 
 def test_an_interrupted_run_keeps_what_it_has(make, settings):
-    parts = [make("first", GOOD, slope=1), make("second", "def run(context):\n    raise KeyboardInterrupt\n")]
+    parts = [
+        make("first", PLAIN, slope=1),
+        make("second", "def run(context):\n    raise KeyboardInterrupt\n"),
+    ]
     with pytest.raises(KeyboardInterrupt):
         run(parts, settings)
     assert summary(settings)["first_slope"] == 1
-    parts[1] = make("second", GOOD, slope=2)
+    parts[1] = make("second", PLAIN, slope=2)
     assert run(parts, settings)[1].count("unchanged, kept") == 1
 
 
@@ -234,7 +242,7 @@ def test_wrong_options_exit_with_two(capsys):
 
 def test_a_failed_part_makes_the_command_fail(make, tmp_path, capsys, monkeypatch):
     arguments = ["--output", str(tmp_path / "o"), "--work", str(tmp_path / "w")]
-    for text, status in ((BAD, 1), (GOOD, 0)):
+    for text, status in ((BAD, 1), (PLAIN, 0)):
         monkeypatch.setattr(parts, "PARTS", [make("first", text, slope=1)])
         assert main(arguments) == status
     capsys.readouterr()
@@ -268,7 +276,7 @@ def test_a_quick_run_goes_elsewhere_and_gives_no_verdicts(make, tmp_path, capsys
 
 
 def test_a_quick_run_does_not_take_the_place_of_a_full_one(make, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(parts, "PARTS", [make("first", GOOD, slope=2)])
+    monkeypatch.setattr(parts, "PARTS", [make("first", PLAIN, slope=2)])
     place = ["--output", str(tmp_path / "o"), "--work", str(tmp_path / "w")]
     assert main([*place, "--quick"]) == 0
     assert main(place) == 0
@@ -283,8 +291,8 @@ def test_a_quick_run_does_not_take_the_place_of_a_full_one(make, tmp_path, capsy
 
 def test_a_long_part_runs_where_it_is_asked_for_and_stays_otherwise(make, tmp_path, capsys, monkeypatch):
     first, second = (
-        make("first", GOOD, slope=1),
-        dataclasses.replace(make("second", GOOD, slope=2), long=True),
+        make("first", PLAIN, slope=1),
+        dataclasses.replace(make("second", PLAIN, slope=2), long=True),
     )
     monkeypatch.setattr(parts, "PARTS", [first, second])
     place = ["--output", str(tmp_path / "o"), "--work", str(tmp_path / "w")]
@@ -418,7 +426,7 @@ def decided(claim, verdict, effect):
 
 
 def test_one_part_decides_a_claim_and_others_bear_on_it(make, settings):
-    parts = [make("first", GOOD, slope=2), make("second", decided("C7", "fails", 1.5))]
+    parts = [make("first", PLAIN, slope=2), make("second", decided("C7", "fails", 1.5))]
     assert run(parts, settings)[0] == 0
     assert summary(settings)["claims"] == {
         "C7": {
@@ -442,9 +450,9 @@ def test_two_parts_may_not_decide_the_same_claim(make, settings):
 
 
 def test_a_run_without_the_part_that_decides_keeps_its_verdict(make, settings):
-    parts = [make("first", GOOD, slope=1), make("second", decided("C4", "holds", 1.5))]
+    parts = [make("first", PLAIN, slope=1), make("second", decided("C4", "holds", 1.5))]
     run(parts, settings)
-    parts[0] = make("first", GOOD, slope=3)
+    parts[0] = make("first", PLAIN, slope=3)
     run(parts, settings, only=["first"])
     claims = summary(settings)["claims"]
     assert claims["C4"]["verdict"] == "holds"
@@ -452,12 +460,12 @@ def test_a_run_without_the_part_that_decides_keeps_its_verdict(make, settings):
 
 
 def test_words_of_earlier_versions_are_evidence_alone(make, settings):
-    parts = [make("first", GOOD, slope=1), make("second", decided("C7", "holds", 1.5))]
+    parts = [make("first", PLAIN, slope=1), make("second", decided("C7", "holds", 1.5))]
     run(parts, settings, only=["second"])
     state = summary(settings)
     state["parts"]["old"] = state["parts"]["second"] | {
         "claims": [{"claim": "C2", "verdict": "holds in part", "evidence": "one seed"}]
     }
     (settings.output / "summary.json").write_text(json.dumps(state))
-    run([*parts, make("old", GOOD, slope=1)], settings, only=["first"])
+    run([*parts, make("old", PLAIN, slope=1)], settings, only=["first"])
     assert summary(settings)["claims"]["C2"] == {"evidence": "one seed (old)"}

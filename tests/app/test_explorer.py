@@ -113,6 +113,7 @@ def test_settings_of_the_process_do_not_reach_a_chart():
         assert matplotlib.rcParams["font.size"] == 30
 
 
+@pytest.mark.slow
 def test_nothing_of_the_chart_before_is_left(monkeypatch):
     """Charts are drawn on axes that are kept."""
     subjects = [divergence(text) for text in ("kl", "total_variation", "(t - 1)**4", "alpha(3)")]

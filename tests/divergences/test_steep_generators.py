@@ -1,7 +1,7 @@
 """Generators that grow faster than every power of t and slower than exp(c log(t)^2): F is finite for every
 m."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,13 @@ def log_moment(p, m, order):
     cuts |= {at + k * wide for k in range(-24, 25, 2) if at + k * wide > 0} | {
         at * k / 8 for k in range(1, 9)
     }
-    total = sum(mpmath.quad(lambda x, s=s: integrand(x, s), sorted(cuts)) for s in (1, -1))
+    near = sorted(x for x in cuts if x <= mpmath.sqrt(m) * mpmath.mpf(2) ** -11)
+    far = [near[-1], *sorted(cuts - set(near))]
+    total = sum(
+        # Gauss's rule takes a third of the time, and does not like the power of x at 0.
+        mpmath.quad(f, near) + mpmath.quad(f, far, method="gauss-legendre")
+        for f in (partial(integrand, sign=1), partial(integrand, sign=-1))
+    )
     return mpmath.log(total) + peak - m / 8 - mpmath.log(2 * mpmath.pi * m) / 2
 
 

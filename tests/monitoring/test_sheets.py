@@ -45,7 +45,7 @@ def test_a_contact_sheet_refuses_what_does_not_fit(pictures, labels, headings):
 
 def test_labels_of_any_length_in_one_line():
     pictures = np.zeros((1, 32, 32, 3), np.uint8)
-    widths = [contact_sheet(pictures, [label]).width for label in ("a", "word " * 12, "word " * 100_000)]
+    widths = [contact_sheet(pictures, [label]).width for label in ("a", "word " * 12, "word " * 10_000)]
     assert widths[0] == 136
     assert widths[0] < widths[1] < widths[2] <= 640
     broken, joined = (contact_sheet(pictures, [text]) for text in ("two\nlines\t\u00e9", "two lines \u00e9"))

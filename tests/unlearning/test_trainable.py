@@ -201,13 +201,10 @@ def test_everything_but_the_cross_attentions(pipe):
     assert all(name.endswith("to_k.bias") for name in still)  # a shift of all keys changes no attention
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
-    [
-        {},
-        pytest.param({"lora": LoraConfig(rank=2)}, marks=pytest.mark.slow),
-        pytest.param({"trainable": "embedding"}, marks=pytest.mark.slow),
-    ],
+    [{}, {"lora": LoraConfig(rank=2)}, {"trainable": "embedding"}],
     ids=["weights", "lora", "embedding"],
 )
 def test_small_steps_of_a_model_in_half_precision_add_up(changes, pipe, tmp_path):
