@@ -56,7 +56,7 @@ def test_without_weights_none_is_downloaded(hub, model, tmp_path):
     pipe = fj.load_pipeline("someone/tiny-model", variant="fp16", weights=False)
     assert pipe.latent_shape == tiny_pipeline(2).latent_shape
     assert not any("safetensors" in pattern for pattern in asked["allow_patterns"])
-    needed = [path.relative_to(model).as_posix() for path in outline.rglob("*.json")]
+    needed = [path.relative_to(outline).as_posix() for path in outline.rglob("*.json")]
     assert not [name for name in needed if not any(fnmatch.fnmatch(name, p) for p in asked["allow_patterns"])]
 
 
