@@ -55,9 +55,13 @@ MATHEMATICS = {"divergences", "theory", "test_doctests.py"}
 """Optimised always: without it XLA's code for the CPU is not always right (of 53 values of one conjugate two
 came out as their roots; jaxlib 0.10.2, AMD EPYC)."""
 
-LONG_COMPUTATIONS = {"worlds", "test_memory.py", "test_attack.py", "test_run_documents.py"}
-"""Optimised where their slow tests run: these draw and train the world `fashion`, or foresee the memory of
-what XLA optimises."""
+OPTIMISED_IF_SLOW = {
+    *("worlds", "test_attack.py", "test_run_documents.py"),  # draw and train the world `fashion`
+    "test_memory.py",  # foresees the memory of what XLA optimises
+    "test_denoising.py",  # finite differences in float32
+    "test_sweep_ray.py",  # equal to the bit to what a command in another process makes
+}
+"""Optimised where their slow tests run."""
 
 
 @pytest.hookimpl(trylast=True)
@@ -73,7 +77,7 @@ def pytest_collection_modifyitems(items):
 def hardly_optimised(item):
     """Most of a test is XLA compiling a tiny model, so XLA optimises little but in the files named above."""
     fast = item.config.option.markexpr == "not slow"
-    optimised = MATHEMATICS if fast else MATHEMATICS | LONG_COMPUTATIONS
+    optimised = MATHEMATICS if fast else MATHEMATICS | OPTIMISED_IF_SLOW
     return optimised.isdisjoint((item.path.parent.name, item.path.name))
 
 
