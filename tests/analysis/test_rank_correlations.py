@@ -24,6 +24,7 @@ def test_closeness_is_between_the_prompts_of_both():
     assert table[0, 1] == table[1, 0]
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(1)
     inside, rows = 0, 12

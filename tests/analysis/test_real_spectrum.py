@@ -77,6 +77,7 @@ def run(tmp_path, monkeypatch):
     return go
 
 
+@pytest.mark.slow
 def test_the_part_on_a_game_that_obeys_the_theory(run):
     entries, context = run()
     assert entries["real_spectrum_max_relative_error"] < 1e-9

@@ -248,6 +248,7 @@ def test_a_failed_part_makes_the_command_fail(make, tmp_path, capsys, monkeypatc
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_a_quick_run_goes_elsewhere_and_gives_no_verdicts(make, tmp_path, capsys, monkeypatch):
     verdicts = GOOD.replace(
         '{{"{name}_slope": {slope}}}', '{{"{name}_slope": {slope}, "{name}_holds": {slope} < 3}}'

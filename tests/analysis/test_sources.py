@@ -61,6 +61,7 @@ def run(context):
         sources.source_digest("numpy", root=tmp_path)
 
 
+@pytest.mark.slow
 def test_an_installed_analysis_has_the_digest_of_the_repository(tmp_path):
     """`fdiv_jax.analysis` is the name that `fdiv-jax reproduce` runs the same files by."""
     for part in PARTS[:3]:

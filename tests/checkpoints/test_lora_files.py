@@ -109,6 +109,7 @@ def test_diffusers_computes_what_merged_weights_give(family, layout, rank, tmp_p
 
 
 @pytest.mark.interop
+@pytest.mark.slow
 def test_alphas_and_ranks_that_differ_by_layer_reach_diffusers(tmp_path):
     pytest.importorskip("peft")
     from tests.checkpoints.torch_pipelines import our_modules, torch_pipeline
@@ -128,6 +129,7 @@ def test_alphas_and_ranks_that_differ_by_layer_reach_diffusers(tmp_path):
 
 
 @pytest.mark.interop
+@pytest.mark.slow
 def test_ranks_that_differ_by_layer_reach_diffusers_from_kohyas_layout(tmp_path):
     """As `export` writes them for layers of lower ranks: with one alpha."""
     pytest.importorskip("peft")

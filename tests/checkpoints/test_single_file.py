@@ -259,6 +259,7 @@ def test_names_without_a_place_are_refused(full_unet):
 
 
 @pytest.mark.interop
+@pytest.mark.slow
 def test_the_world_fashion_draws_the_same_from_one_file(tmp_path):
     diffusers = pytest.importorskip("diffusers")
     torch = pytest.importorskip("torch")

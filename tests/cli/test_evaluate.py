@@ -61,6 +61,7 @@ def run(place, *words, output="out"):
     return cli.main(["evaluate", *paths, "--output", str(place / output)])
 
 
+@pytest.mark.slow
 def test_every_form_of_a_model_in_one_call(place, capsys):
     """The run, the delta and the LoRA are the same change; the base itself is none."""
     words = ("base", "runs/sneaker", "delta.safetensors", "lora.safetensors", "base")

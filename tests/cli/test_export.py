@@ -126,6 +126,7 @@ def test_a_delta_gives_the_tuned_model_exactly(base, tuned, run_directory, tmp_p
     assert_same(apply_delta(path, base.components), tuned.components)
 
 
+@pytest.mark.slow
 def test_a_run_in_half_precision_is_compared_with_its_base_as_it_was_loaded(run_directory, tmp_path):
     start = load_pipeline(run_directory.parent / "base", param_dtype="bfloat16")
     assert origin(start) == {"name": str(run_directory.parent / "base"), "param_dtype": "bfloat16"}

@@ -30,6 +30,7 @@ def test_they_are_asked_for_where_linux_gives_them_on_request(tmp_path):
 
 
 @pytest.mark.skipif(not large_pages({}), reason="there are no large pages on request")
+@pytest.mark.slow
 def test_a_process_starts_again_once_and_keeps_its_number_arguments_and_exit_code(tmp_path):
     told = tmp_path / "told"
     program = (

@@ -13,6 +13,7 @@ from fdiv_jax.unlearning import UnlearningConfig
 from fdiv_jax.unlearning.foresight import Foresight
 
 
+@pytest.mark.slow
 def test_the_command_prints_json_and_needs_no_weights(capsys, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(asset_directory("fashion"), model, ignore=shutil.ignore_patterns("*.safetensors"))

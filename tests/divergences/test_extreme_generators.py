@@ -254,6 +254,7 @@ def test_the_conjugate_at_the_last_slope_after_an_inexact_kink(x64):
     assert float(d.conjugate(float(d.slopes[1]))) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_a_generator_that_leaves_float64_is_known_below(x64):
     """t^40 on a table: its logarithms at the end are beyond float64, which is no error below."""
     d = divergence("1e6*sqrt(1 + t**2) + 0.3/sinh(t) + 1e-5*(e + t)**40 + 1e-6*(sqrt(t) - 1)**2"

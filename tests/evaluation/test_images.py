@@ -39,6 +39,7 @@ class Counting:
         return self.pipe(prompts, **options)
 
 
+@pytest.mark.slow
 def test_images_are_the_pipelines_own_and_drawn_once(pipe, tmp_path):
     plan, store = protocol(), ImageStore(tmp_path)
     counting = Counting(pipe)

@@ -84,6 +84,7 @@ def contents(directory):
     return {path.name: path.read_bytes() for path in (directory / "samples").iterdir()}
 
 
+@pytest.mark.slow
 def test_sheets_and_strip(pipe, after, tmp_path, result):
     sheets = watch(pipe, after, tmp_path, range(6))
     assert names(tmp_path) == ["fading.png", "step-000000.png", "step-000002.png", "step-000004.png"]

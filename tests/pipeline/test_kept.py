@@ -47,6 +47,7 @@ def files(directory):
     }
 
 
+@pytest.mark.slow
 def test_they_are_kept_byte_for_byte_and_diffusers_loads_them(model, tmp_path):
     before = files(model)
     pipe = load_pipeline(model)

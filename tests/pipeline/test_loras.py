@@ -90,6 +90,7 @@ def test_what_is_saved_has_the_change_in_it(pipe, tmp_path):
     assert all(np.array_equal(value, known[name]) for name, value in weights(again).items())
 
 
+@pytest.mark.slow
 def test_parameters_keep_their_precision(pipe, tmp_path):
     file = written(tmp_path / "lora.safetensors", pipe)
     directory = pipe.save(tmp_path / "model")

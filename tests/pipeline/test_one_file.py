@@ -44,6 +44,7 @@ def test_without_weights_the_header_is_enough(fashion, file, tmp_path):
         }, name
 
 
+@pytest.mark.slow
 def test_precisions_are_those_of_the_file_and_of_the_caller(fashion, tmp_path):
     half = save_single_file(tmp_path / "half.safetensors", fashion.components, dtype="float16")
     loaded = load_pipeline(half, config="fashion", param_dtype="bfloat16")

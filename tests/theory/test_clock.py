@@ -164,6 +164,7 @@ def test_one_clock_for_many_samples():
     )
 
 
+@pytest.mark.slow
 def test_who_is_served_first():
     """At equal mean m: the smaller median under hellinger, the smaller maximum under chi2, kl in between.
 

@@ -233,6 +233,7 @@ def test_prior_preservation_at_the_anchors_is_on_the_batchs_own_images(pipe):
     assert batch.prior.tokens == ()
 
 
+@pytest.mark.slow
 def test_prior_preservation_at_the_retained_prompts_is_on_theirs(pipe):
     data = prepare_data(
         pipe, PAIRS, CONFIG, ArrayCache(None), retained=RETAINED, prior="retained", tokens=True
@@ -306,6 +307,7 @@ def own_folder(path, *, masks):
 
 
 @pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.slow
 def test_the_users_own_images_and_masks(mirror, pipe, tmp_path, drawn):
     pixels, masks = own_folder(tmp_path, masks=True)
     config = AnchorImagesConfig(folder=str(tmp_path), number=2, steps=2, mirror=mirror)

@@ -43,6 +43,7 @@ def retained(b, places):
 
 
 @pytest.mark.parametrize("at", ["prompt", "token"])
+@pytest.mark.slow
 def test_the_attack_by_hand(at, toy):
     """Sample by sample and step by step, with m written out; it ends nearer to the concept than it began."""
     plan = plan_of(toy, adversary=dataclasses.replace(ATTACK, at=at))
@@ -81,6 +82,7 @@ def test_the_attack_by_hand(at, toy):
             assert distance(d, *sample)[0] < values[0]
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_at_the_attacked_features(toy):
     """And the gradient too: the offset is a constant to it. Before `after` steps there is none."""
     plan = plan_of(toy, adversary=dataclasses.replace(ATTACK, after=2))
@@ -250,6 +252,7 @@ def test_random_prompts_are_seldom_near_the_target():
     np.testing.assert_allclose(other.text[:, 0], drawn[7:9], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_prior_at_random_prompts(toy):
     """The trained model is held to the frozen one there: no term at the first step, one after it."""
     plan = plan_of(toy, preservation=PreservationConfig(weight=3.0, at="random", surgery=False))

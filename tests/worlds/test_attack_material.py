@@ -12,6 +12,7 @@ from fdiv_jax.worlds.build_without import build_without, without_items
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_real_images_show_what_their_captions_say():
     images = real_images("ankle boot", 10)
     assert images.captions[:2] == ("an ankle boot, photo style", "an ankle boot, sketch style")
