@@ -13,13 +13,9 @@ from analysis.runner import Context
 from analysis.style import COLUMN, figure_faults, panels
 from fdiv_jax.divergences import catalogue
 
-SLOW = [
-    pytest.param(name, marks=pytest.mark.slow)
-    for name in ("generators", "spectra", "rates", "steps", "phases")
-]
 
-
-@pytest.mark.parametrize("name", ["weights", *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["weights", "generators", "spectra", "rates", "steps", "phases"])
 def test_a_part_draws_one_figure_that_is_fit_for_print(name, tmp_path, monkeypatch):
     monkeypatch.setattr(toy_games, "_QUICK", ("kl", "squared_hellinger", "jensen_shannon"))
     context = Context(name, True, tmp_path / "figures", tmp_path / "work")

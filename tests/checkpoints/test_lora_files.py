@@ -54,7 +54,7 @@ def loras(tiny):
     [
         pytest.param("sd1", "diffusers", 1, marks=pytest.mark.slow),
         pytest.param("sd1", "kohya", 3, marks=pytest.mark.slow),
-        ("sd2", "kohya", 5),
+        pytest.param("sd2", "kohya", 5, marks=pytest.mark.slow),
         pytest.param("sdxl", "diffusers", 8, marks=pytest.mark.slow),
         pytest.param("sdxl", "kohya", 4, marks=pytest.mark.slow),
     ],

@@ -110,7 +110,8 @@ SMOOTH = {
 CASES = [(0.0, 1.5), (2.0, 0.6), (0.5, 1.0001), (30.0, 1.02), (1.0, 8.0)]
 
 
-@pytest.mark.parametrize("n", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 31)), 16384])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [1, 2, 4, 31, 16384])
 def test_a_two_dimensional_integral(n, x64):
     name, f = list(SMOOTH.items())[n % 2]
     cases = [(m, 1 + (rho - 1) / math.sqrt(n)) for m, rho in CASES]

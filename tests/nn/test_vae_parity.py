@@ -69,7 +69,7 @@ CONFIGS = {
 }
 
 
-QUICK = ("stable-diffusion-in-small", "without-attention")
+QUICK = ("stable-diffusion-in-small",)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def drawn(monkeypatch):
     return counts
 
 
+@pytest.mark.slow
 def test_images_are_the_pipelines_own(pipe):
     latents = anchor_latents(pipe, PROMPTS, CONFIG, ArrayCache(None))
     assert latents.shape == (2, 3, 8, 8, 4)  # 5 over 2 prompts, rounded up

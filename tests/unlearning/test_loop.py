@@ -140,7 +140,8 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(run, pipe, quiet, mon
     np.testing.assert_array_equal(result.history["loss"][:2], run[0].history["loss"][:2])
 
 
-@pytest.mark.parametrize(("patience", "last"), [(1, 2), pytest.param(3, 12, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("patience", "last"), [(1, 2), (3, 12)])
 def test_too_many_in_a_row_stop_the_run_and_the_last_good_state_is_kept(
     patience, last, run, pipe, quiet, tmp_path, monkeypatch
 ):
