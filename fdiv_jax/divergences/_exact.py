@@ -112,7 +112,7 @@ def at_point(expr: Formula, point: Formula, symbol: Formula) -> Formula:
     """The formula at a number in place of the symbol, worked out from the inside.
 
     Raises:
-      NotImplementedError: a power on the way has more than 100,000 binary digits, as 2**2**t at t = 64,
+      ValueError: a power on the way has more than 100,000 binary digits, as 2**2**t at t = 64,
         which `subs` would write out.
     """
     if expr == symbol:
@@ -123,7 +123,7 @@ def at_point(expr: Formula, point: Formula, symbol: Formula) -> Formula:
     if isinstance(expr, sympy.Pow) and all(part.is_Rational for part in parts):
         base, exponent = parts
         if bits(base) * abs(exponent) > _MAX_BITS and base not in (-1, 0, 1):
-            raise NotImplementedError(
+            raise ValueError(
                 f"the expression has a number of more than {_MAX_BITS} binary digits at t = {point}"
             )
     return expr.func(*parts)

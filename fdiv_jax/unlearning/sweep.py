@@ -35,7 +35,7 @@ from fdiv_jax.unlearning.losses import LossFamily
 from fdiv_jax.unlearning.memory import check_memory
 from fdiv_jax.unlearning.outcome import outcome_of
 from fdiv_jax.unlearning.preemption import Preempted
-from fdiv_jax.unlearning.prepare import Cache, Prepared, prepare, share_program
+from fdiv_jax.unlearning.prepare import Cache, prepare, share_program
 from fdiv_jax.unlearning.result import DivergedError, Row, check_output
 from fdiv_jax.unlearning.run_directory import RunDirectory
 
@@ -173,17 +173,18 @@ def sweep(
             with RunDirectory.open(place / cell.name, prepared[cell.name].description(), resume=True):
                 pass  # refuses another configuration
     kept = cache if cache in (None, False) else Path(cache).absolute()
-    work = _Work(pipe, model, place.absolute(), score, progress and executor is here, kept)
+    elsewhere = executor is not here
+    work = _Work(pipe, model, place.absolute(), score, progress and not elsewhere, kept, elsewhere)
     groups = _groups(left)
-    if executor is here:  # other machines have memory of their own
+    if not elsewhere:  # before any work; other machines have memory of their own
         for group in groups.values():
-            check_memory(work.runs(group))
+            check_memory(share_program([prepared[cell.name] for cell in group]))
     diverged: dict[str, str] = {}
     done = 0
-    with contextlib.ExitStack() as stack:
-        tell = lambda text: None  # noqa: E731
-        if progress and executor is not here:
-            tell = stack.enter_context(Console(stderr=True).waiting(f"0 of {len(left)} runs done"))
+    waiting = contextlib.nullcontext(lambda _: None)  # runs that are made here show their own steps
+    if progress and elsewhere:
+        waiting = Console(stderr=True).waiting(f"0 of {len(left)} runs done")
+    with waiting as tell:
         for name, lost in executor(work, groups):
             diverged |= lost
             done += len(groups[name])
@@ -230,18 +231,16 @@ class _Work:
     score: Score | None
     progress: bool
     cache: Cache
-
-    def runs(self, cells: Sequence[Cell]) -> list[Prepared]:
-        """The runs of cells before their first steps."""
-        return share_program([prepare(self.pipe, cell.config, model=self.model) for cell in cells])
+    checks_memory: bool
 
     def __call__(self, cells: Sequence[Cell]) -> dict[str, str]:
         """Why runs diverged, by the names of their cells."""
         left = [cell for cell in cells if not _is_made(cell, self.place)]
         lost: dict[int, DivergedError] = {}
         if left:
-            runs = self.runs(left)
-            check_memory(runs)
+            runs = share_program([prepare(self.pipe, cell.config, model=self.model) for cell in left])
+            if self.checks_memory:
+                check_memory(runs)
             none = [None] * len(left)
             results = iter(train(runs, none, [() for _ in left], self.progress, self.cache, diverged=lost))
             for number, cell in enumerate(left):

@@ -65,7 +65,8 @@ def compiled_step(name):
 if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"
     # XLA otherwise begins whatever can be begun, here every gathering of weights, see `Prepared`.
-    os.environ["XLA_FLAGS"] += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_enable_concurrency_optimized_scheduler=false"
     import jax
 
     jax.config.update("jax_num_cpu_devices", 8)

@@ -11,7 +11,7 @@ from tests.divergences import fuzz
 WITH_FACTS = 25
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.slow)])
 def test_nothing_but_the_documented_errors(count):
     """`examine` raises whatever else came; the seconds are of the processor, with a wide margin."""
     rng = random.Random(count)
