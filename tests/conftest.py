@@ -51,7 +51,7 @@ def pytest_configure(config):
         jax.config.update(name, value)
 
 
-MATHEMATICS = {"divergences", "theory", "test_doctests.py"}
+MATHEMATICS = {"divergences", "theory", "test_compiling.py", "test_doctests.py"}
 """Optimised always: without it XLA's code for the CPU is not always right (of 53 values of one conjugate two
 came out as their roots; jaxlib 0.10.2, AMD EPYC)."""
 

@@ -7,6 +7,7 @@ features. Both are found by products alone, for any critic and any group of para
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -46,7 +47,7 @@ def leading_mode(prepared: Prepared, batch: Batch, seed: int = 0) -> LeadingMode
     A constant added to v moves nothing and is left out: q is a variance.
 
     Raises:
-        ValueError: latents that are too small for the critic of the configuration.
+        ValueError: latents that are too small for the critic of the configuration; a mode that is not finite.
     """
     plan, frozen = prepared.plan, prepared.frozen
     critic = ConvolutionalCritic(prepared.pipe.latent_shape, prepared.config.critic, plan.schedule)
@@ -84,5 +85,7 @@ def leading_mode(prepared: Prepared, batch: Batch, seed: int = 0) -> LeadingMode
         u = jax.lax.fori_loop(0, _PRODUCTS, once, pushed(jnp.ones_like(theta)))
         return jnp.var(along(u, theta)), jnp.linalg.norm(pulled(u))
 
-    damping, coupling = measure(theta, omega, frozen, batch)
-    return LeadingMode(float(damping), float(coupling))
+    found = LeadingMode(*map(float, measure(theta, omega, frozen, batch)))
+    if not all(map(math.isfinite, found)):
+        raise ValueError(f"the leading mode of the game is not finite: {found}")
+    return found
