@@ -345,7 +345,9 @@ def _grows(second: sympy.Expr, sign: int, start: sympy.Expr) -> bool:
     for k in range(10):
         reach = 2**k
         value = mp_far_value(function, context, base + sign * reach, int(abs(base)) + reach)
-        if not value > 0:
+        if not context.isfinite(value):  # an exponential of an exponential is beyond all numbers here
+            return bool(logs) and logs[-1] > 1000 and (len(slopes) < 2 or slopes[-1] > 1.9 * slopes[-2])
+        if value <= 0:
             break
         logs.append(float(context.log(value) + 2 * (base + sign * reach)))
         if len(logs) > 1:

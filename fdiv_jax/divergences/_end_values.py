@@ -17,6 +17,9 @@ def limit_at_end(expr: sympy.Expr, end: sympy.Expr) -> sympy.Expr:
     a Float.
 
     The leading term decides where it is known. Elsewhere values at t = e^(+-2^k) in enough digits do.
+
+    Raises:
+      NotImplementedError: neither is to be had.
     """
     if not expr.has(T):
         return expr
@@ -45,10 +48,18 @@ def _numeric_limit(expr: sympy.Expr, end: sympy.Expr) -> sympy.Expr:
         # Twice the digits of t itself, so that t - sqrt(t**2 + t) and the like keep 60 digits.
         context.dps = 60 + 2**k
         value = context.re(function(context.exp(sign * 2**k)))
+        if context.isinf(value):
+            return sympy.oo if value > 0 else -sympy.oo
+        if context.isnan(value):  # what is inside overflows
+            break
         values.append(value)
         size = max(map(abs, values[:3]))
         if k > 4 and abs(value) > _TOO_LARGE * size and abs(value) > 1.5 * abs(values[-2]):
             return sympy.oo if value > 0 else -sympy.oo
+    if len(values) < 5:
+        if len(values) > 1 and abs(values[-1]) > _TOO_LARGE * abs(values[-2]):
+            return sympy.oo if values[-1] > 0 else -sympy.oo
+        raise NotImplementedError(f"the limit of {str(expr)[:100]} as t -> {end}")
     last, before = values[-1] - values[-2], values[-2] - values[-3]
     if abs(last) <= 1e-12 * size or abs(last) < 0.75 * abs(before):
         return sympy.Float(str(context.nstr(values[-1], 40)), 30)

@@ -21,6 +21,7 @@ from fdiv_jax.divergences._names import Context, Formula, Value
 Function = Callable[[Value], Value]
 _MAX_BITS = 20_000
 _WHOLE_BITS = 64
+_NEAR = 8
 
 
 class Arithmetic:
@@ -279,12 +280,17 @@ def mp_context(digits: int = 40) -> Context:
 
 def mp_far_value(function: Function, context: Context, log_t: float, reach: int) -> Value:
     """The value of an `mp_function` of `context` at t = e^log_t, |log_t| about `reach`; nan where it is lost
-    in rounding, which, unlike a value, changes with the number of digits."""
-    values = []
-    for digits in (60 + 2 * reach, 90 + 2 * reach):
-        context.dps = digits
-        values.append(context.re(function(context.exp(log_t))))
-    return values[1] if abs(values[0] - values[1]) < 1e-6 * abs(values[1]) else context.nan
+    in rounding, which, unlike a value, changes with the number of digits, and infinite where it overflows."""
+    digits = [60 + 2 * reach, 90 + 2 * reach]
+    if reach <= _NEAR:
+        digits += [int(math.exp(reach)), 30 + int(math.exp(reach))]  # so that e^t + 1 - e^t is 1
+    before = context.nan
+    for context.dps in digits:
+        value = context.re(function(context.exp(log_t)))
+        if abs(value - before) < 1e-6 * abs(value) or (context.isinf(value) and value == before):
+            return value
+        before = value
+    return context.nan
 
 
 def mp_real_function(expr: sympy.Expr, symbol: sympy.Symbol, context: Context) -> Function:

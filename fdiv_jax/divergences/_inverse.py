@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import sympy
 
-from fdiv_jax.divergences._exact import expanded_terms
+from fdiv_jax.divergences._exact import bits, expanded_terms
 from fdiv_jax.divergences._names import Formula
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._rewrite import (
@@ -31,6 +31,7 @@ from fdiv_jax.divergences._rewrite import (
 
 _MAX_DEGREE = 12
 _MAX_ROOT = 64
+_MAX_BITS = 1000
 _MAX_OPERATIONS = 120
 _MAX_DEPTH = 12
 _K = sympy.Symbol("k", positive=True)
@@ -83,6 +84,10 @@ def _undone(node: Formula, y: Formula) -> list[tuple[Formula, Formula]]:
             return []
         if exponent.is_Rational and exponent.q > _MAX_ROOT:
             return []  # t^(1/10000) = s would make numbers of 40,000 digits
+        if exponent.is_Rational and any(
+            bits(c) * abs(exponent.p) > _MAX_BITS for c in y.atoms(sympy.Rational)
+        ):
+            return []  # c^(1/23) would be written as the root of c^22, which overflows within sympy
         root = y ** (1 / exponent)
         even = exponent.is_Rational and exponent.p % 2 == 0
         return [(base, root), (base, -root)] if even else [(base, root)]

@@ -258,6 +258,57 @@ def test_towers_of_powers_are_not_written_out(text, place):
         divergence(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "slopes"),
+    [
+        ("exp(exp(t)) - exp(exp(1))", ("E", "oo")),
+        ("exp(exp(exp(t))) - exp(exp(exp(1)))", ("E*exp(E)", "oo")),
+        ("exp(t**t) - exp(1)", ("-oo", "oo")),
+        ("cosh(exp(t)) - cosh(exp(1))", ("sinh(1)", "oo")),
+        ("exp(exp(1/t)) - exp(exp(1))", ("-oo", "0")),
+        ("log(cosh(exp(t))) - log(cosh(exp(1)))", ("tanh(1)", "oo")),
+        ("log(1 + exp(exp(t))) - log(1 + exp(exp(1)))", ("E/(1 + E)", "oo")),
+    ],
+)
+def test_exponentials_of_exponentials_are_infinite_between_gaussians_and_have_their_slopes(text, slopes):
+    """f grows at least like e^t at one end, and E[e^r] is infinite for log-normal r; by hand."""
+    with pytest.raises(InfiniteDivergenceError, match="faster than every power"):
+        divergence(text)
+    d = divergence(text, allow_infinite=True)
+    for found, expected in zip(d.slopes, map(sympy.sympify, slopes), strict=True):
+        assert found == expected or is_zero(found - expected)
+    assert not d.conjugate_domain.is_empty
+
+
+def test_a_limit_that_overflows_is_infinite_and_one_that_is_lost_is_said_to_be():
+    from fdiv_jax.divergences._end_values import limit_at_end
+
+    assert limit_at_end(-T * sympy.exp(sympy.exp(T)), sympy.oo) == -sympy.oo
+    with pytest.raises(NotImplementedError, match="the limit of"):
+        limit_at_end(sympy.exp(sympy.exp(sympy.exp(T))) / sympy.exp(sympy.exp(sympy.exp(T) + 1)), sympy.oo)
+
+
+def test_large_irrational_numbers_stay_as_they_are():
+    """The first 30 digits of 10^4 exp(10^4) are no whole number."""
+    d = divergence("exp(1e4*(1 - t)) - 1")
+    assert d.slopes == (-10000 * sympy.exp(10000), 0)
+    assert tidy_number(sympy.exp(100)) == sympy.exp(100)
+    assert tidy_number(sympy.log(sympy.exp(3000))) == 3000
+
+
+@pytest.mark.parametrize("text", ["553634754729580983e-5*(t-1)**24", "421095569765763319325e-23*(t-1)**54"])
+def test_roots_of_long_numbers_are_left_alone(text):
+    """Written with one root in t they have numbers of 1,600 binary digits, which overflow within sympy."""
+    d = divergence(text)
+    assert d.conjugate_expression is None
+    c, n = sympy.Rational(text.split("*")[0]), int(text.rsplit("**")[-1])
+    context = mp_context(50)
+    slope = context.mpf(3)  # s = n c (t-1)^(n-1)
+    t = 1 + (slope / (n * context.mpf(c.p) / c.q)) ** (context.mpf(1) / (n - 1))
+    exact = slope * t - context.mpf(c.p) / c.q * (t - 1) ** n
+    assert float(d.conjugate(np.float32(3.0))) == pytest.approx(float(exact), rel=1e-5)
+
+
 def test_no_thread_waits_for_another_divergence(monkeypatch):
     from fdiv_jax.divergences import _make
 
