@@ -9,7 +9,7 @@ searched and not proved: the formula is one in which rounding hides the sign of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import sympy
@@ -29,8 +29,14 @@ _WIDTH = 4e-14
 
 def confirmed(expression: sympy.Expr, t: float) -> float:
     """Value in 300 digits, as a float: at t = e^30 a few orders of 1/t may cancel."""
+    return confirming(expression)(t)
+
+
+def confirming(expression: sympy.Expr) -> Callable[[float], float]:
+    """`confirmed` at many t; for one thread."""
     context = mp_context(300)
-    return float(context.re(mp_function(expression, T, context)(context.mpf(t))))
+    function = mp_function(expression, T, context)
+    return lambda t: float(context.re(function(context.mpf(t))))
 
 
 def concave_place(piece: Piece, logs: np.ndarray) -> tuple[float | None, Sequence[float]]:
@@ -38,7 +44,7 @@ def concave_place(piece: Piece, logs: np.ndarray) -> tuple[float | None, Sequenc
     neighbours of `logs`."""
     second = piece.second
     ways = [enclosure(form, T) for form in forms(second, T)[:4]]
-    value = numpy_function(second, T)
+    value, exact = numpy_function(second, T), confirming(second)
     low, high = logs[:-1], logs[1:]
     for _ in range(_MAX_ROUNDS):
         with np.errstate(all="ignore"):
@@ -55,7 +61,7 @@ def concave_place(piece: Piece, logs: np.ndarray) -> tuple[float | None, Sequenc
         curvature = value(middle)
         scaled = np.where(np.isfinite(curvature), curvature * middle**2, np.inf)
         for i in np.argsort(scaled, kind="stable")[:_CONFIRMED_EACH_ROUND]:
-            if scaled[i] < 0 and confirmed(second, float(middle[i])) < 0:
+            if scaled[i] < 0 and exact(float(middle[i])) < 0:
                 return float(middle[i]), ()
         wide = high - low > _WIDTH
         if not np.any(wide):

@@ -204,8 +204,25 @@ _RECIPROCALS: dict[type[sympy.Basic], type[sympy.Basic]] = {
 }
 
 
-def build(expr: Formula, symbol: sympy.Symbol, arithmetic: Arithmetic) -> Function:
+def build(expr: Formula, symbol: sympy.Symbol, arithmetic: Arithmetic, *, once: bool = False) -> Function:
+    """The formula as a function of one value of the arithmetic.
+
+    Args:
+      expr: the formula.
+      symbol: the one it depends on.
+      arithmetic: what its operations are.
+      once: compute equal parts once a call, and keep their last values.
+    """
+    made: dict[Formula, Function] = {}
+
     def walk(node: Formula) -> Function:
+        if not once or node == symbol or not node.free_symbols:
+            return fresh(node)
+        if node not in made:
+            made[node] = _remembering(fresh(node))
+        return made[node]
+
+    def fresh(node: Formula) -> Function:
         if node == symbol:
             return lambda x: x
         if node.is_number and not node.is_Function and not node.free_symbols:
@@ -257,6 +274,21 @@ def build(expr: Formula, symbol: sympy.Symbol, arithmetic: Arithmetic) -> Functi
         return lambda x: function(*(f(x) for f in arguments))
 
     return walk(expr)
+
+
+def _remembering(function: Function) -> Function:
+    """The function, which keeps its last argument and value, as one pair for the sake of threads."""
+    last: list[tuple[Value, Value]] = []
+
+    def call(x: Value) -> Value:
+        for before, value in last:
+            if before is x:
+                return value
+        value = function(x)
+        last[:] = [(x, value)]
+        return value
+
+    return call
 
 
 @lru_cache(maxsize=2048)

@@ -36,9 +36,10 @@ def _product(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """a b before it is rounded down and up; 0 times infinity is 0, and what underflows is not 0."""
     product = np.asarray(a * b)
     product[np.isnan(product)] = 0.0
-    lost = (product == 0) & (a != 0) & (b != 0)
-    if not np.any(lost):
+    zero = product == 0
+    if not zero.any():
         return product, product
+    lost = zero & (a != 0) & (b != 0)
     beyond = np.copysign(_TINY, np.sign(a) * np.sign(b))
     return np.where(lost, np.minimum(beyond, 0), product), np.where(lost, np.maximum(beyond, 0), product)
 
@@ -55,6 +56,11 @@ class Interval:
         # What overflows is only known to be large.
         self.low, self.high = np.minimum(low, _MAX), np.maximum(high, -_MAX)
 
+    @property
+    def is_number(self) -> bool:
+        """Whether it is one number, the same for all."""
+        return self.low.ndim == 0 and bool(self.low == self.high)
+
     def __add__(self, other: Interval) -> Interval:
         return Interval(_down(self.low + other.low), _up(self.high + other.high))
 
@@ -62,7 +68,8 @@ class Interval:
         return Interval(-self.high, -self.low)
 
     def __mul__(self, other: Interval) -> Interval:
-        pairs = [(a, b) for a in (self.low, self.high) for b in (other.low, other.high)]
+        a, b = ([x.low] if x.is_number else [x.low, x.high] for x in (self, other))
+        pairs = [(x, y) for x in a for y in b]
         lows, highs = zip(*(_product(a, b) for a, b in pairs), strict=True)
         return Interval(_down(np.minimum.reduce(lows)), _up(np.maximum.reduce(highs)))
 
@@ -157,7 +164,7 @@ class _Enclosing(Arithmetic):
 
 def enclosure(expr: sympy.Expr, symbol: sympy.Symbol) -> Callable[[np.ndarray, np.ndarray], Interval]:
     """The formula as a function of the ends of many intervals of positive numbers."""
-    function = build(expr, symbol, _Enclosing())
+    function = build(expr, symbol, _Enclosing(), once=True)
 
     def evaluate(low: np.ndarray, high: np.ndarray) -> Interval:
         with np.errstate(all="ignore"):
