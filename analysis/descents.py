@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdiv_jax.arrays import Choice, Distances, Scalar
+from fdiv_jax.arrays import Choice, Scalar
 from fdiv_jax.unlearning import (
     CriticState,
     DivergedError,
@@ -23,36 +22,12 @@ from fdiv_jax.unlearning import (
     train,
 )
 from fdiv_jax.unlearning.comparison import Comparison
+from fdiv_jax.unlearning.losses import AtVariance
 
 from .sources import source_digest
 from .trials import Laboratory
 
-__all__ = ["AtVariance", "Curves", "Descents"]
-
-
-@dataclass(frozen=True)
-class AtVariance:
-    """A loss by formula at a sigma^2 that is known when the step runs."""
-
-    loss: Any
-    variance: jax.Array
-    game: None = None
-
-    def at(self, choice: Choice | None) -> AtVariance:
-        """Itself."""
-        return self
-
-    def value(self, comparison: Comparison, critic: CriticState | None = None) -> Scalar:
-        """The mean of F_f(m), a scalar."""
-        return self.loss.factor * self.loss.divergence.gaussian_divergence(self.distance(comparison)).mean()
-
-    def distance(self, comparison: Comparison) -> Distances:
-        """m of every sample, (n,)."""
-        return self.loss.distance(comparison) / self.variance
-
-    def weight(self, m: Distances) -> jax.Array:
-        """As `Loss.weight`."""
-        return self.loss.weight(m)
+__all__ = ["Curves", "Descents"]
 
 
 @dataclass(frozen=True)

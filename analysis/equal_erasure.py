@@ -29,7 +29,7 @@ from fdiv_jax.unlearning import (
     share_program,
     train,
 )
-from fdiv_jax.unlearning.advice import steps_to
+from fdiv_jax.unlearning.first_steps import steps_to
 from fdiv_jax.worlds import ITEM_NAMES, STYLE_NAMES, caption
 
 from .trials import Laboratory, Trial

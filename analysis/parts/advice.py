@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,25 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdiv_jax import theory
-from fdiv_jax.arrays import Parameters
 from fdiv_jax.divergences import divergence
 from fdiv_jax.files import JsonObject
-from fdiv_jax.unlearning import (
-    Batch,
-    LinearisedRun,
-    OptimiserConfig,
-    Plan,
-    TrainState,
-    make_optimiser,
-    make_reference,
-    make_step,
-    share_program,
-)
-from fdiv_jax.unlearning.advice import DIVERGENCES, advise, steps_to
-from fdiv_jax.unlearning.step import References
+from fdiv_jax.unlearning import LinearisedRun, OptimiserConfig
+from fdiv_jax.unlearning.advice import DIVERGENCES, advise
+from fdiv_jax.unlearning.first_steps import Course, FirstSteps
 from fdiv_jax.worlds import ITEM_NAMES
 
-from ..descents import AtVariance
 from ..files import Row
 from ..style import COLUMN, INK, legend_below, line_style, panels
 from ..trials import Laboratory
@@ -55,7 +41,8 @@ class Work(NamedTuple):
         goal: the share of the first m that is to be left.
         limit: the most steps of any run.
         batch, images, held_out: samples per step, images drawn for them, and for m.
-        samples, depth: of the advice's look at the frozen model.
+        samples, depth: of the advice's look at the frozen model; as many samples tell m in its race.
+        runs: of the race.
     """
 
     targets: tuple[str, ...] = ITEM_NAMES
@@ -66,17 +53,19 @@ class Work(NamedTuple):
     limit: int = 20
     batch: int = 8
     images: int = 20
-    held_out: int = 16
-    samples: int = 16
-    depth: int = 4
+    held_out: int = 48
+    samples: int = 48
+    depth: int = 6
+    runs: int = 24
 
 
 FULL = Work()
-QUICK = Work(("sneaker",), ("kl", "squared_hellinger"), (1.0,), (1.0, 3.0), 0.8, 6, 4, 5, 4, 4, 2)
+QUICK = Work(("sneaker",), ("kl", "squared_hellinger"), (1.0,), (1.0, 3.0), 0.8, 6, 4, 5, 4, 4, 2, 4)
 
 
 class Arena:
-    """Runs of one target on the same batches, at any divergence, sigma and learning rate."""
+    """Runs of one target on the same batches, at any divergence, sigma and learning rate; m is that of images
+    which neither the runs nor the advice see."""
 
     def __init__(self, laboratory: Laboratory, work: Work, target: str):
         shelf = laboratory.shelf / "anchors"
@@ -85,56 +74,22 @@ class Arena:
         )
         self.work, self.prepared = work, laboratory.prepare(config)
         self.data = self.prepared.data(shelf)
-        cells = [
-            laboratory.prepare(replace(config, divergence=name, loss="exact")) for name in work.divergences
-        ]
-        cells = share_program(cells)
-        self._frozen = {cell.config.divergence: cell.frozen for cell in cells}
-        self._look, self._step = _programs(cells[0].plan)
-        self._root = jax.random.split(jax.random.key(config.seed))[1]
         images = replace(config.images, number=work.held_out, seed=config.images.seed + 1)
         others = laboratory.prepare(replace(config, images=images)).data(shelf)
-        held_out = others.batch(config.seed + 1, 0, work.held_out)
-        key = jax.random.fold_in(self._root, work.limit)
-        self._held_out = LinearisedRun(self.prepared, [held_out], key=key)
-        self._seen_by: dict[int, tuple[Batch, jax.Array, References]] = {}
-        self.m0 = float(self._held_out.outputs().m.mean())
-
-    def _seen(self, number: int) -> tuple[Batch, jax.Array, References]:
-        """The batch of a step, its key, and the frozen model's outputs, which all runs share."""
-        if number not in self._seen_by:
-            batch = self.data.batch(self.prepared.config.seed, number, self.work.batch)
-            key = jax.random.fold_in(self._root, number)
-            self._seen_by[number] = batch, key, self._look(self.prepared.frozen, batch, key)
-        return self._seen_by[number]
+        key = jax.random.key(config.seed + 2)
+        held_out = LinearisedRun(self.prepared, [others.batch(config.seed + 2, 0, work.held_out)], key=key)
+        self._first_steps = FirstSteps(
+            self.prepared, self.data, work.divergences, lambda t: held_out.outputs(t).m.mean(keepdims=True)
+        )
+        self.m0 = self._first_steps.start
 
     def run(self, name: str, sigma: float, rate: float, most: float) -> tuple[float, int]:
         """Steps until m on the held-out images is at the goal, infinite where more than `most` are needed;
         and how many steps were taken."""
-        frozen, curve, goal = self._frozen[name], [self.m0], self.work.goal * self.m0
-        trained = self.prepared.plan.trainable.initial(frozen, jax.random.key(0))
-        for number in range(int(min(np.ceil(most), self.work.limit))):
-            trained = self._step(trained, frozen, *self._seen(number), sigma**2, rate)
-            curve.append(float(self._held_out.outputs(trained).m.mean()))
-            if not curve[-1] < 4 * self.m0 or curve[-1] <= goal:
-                break
-        steps = steps_to(np.array(curve), goal)
-        return (steps if steps <= most else np.inf), len(curve) - 1
-
-
-@functools.lru_cache(maxsize=2)
-def _programs(plan: Plan) -> tuple[Callable[..., References], Callable[..., Parameters]]:
-    """The frozen model's outputs, and the training step at any sigma^2 and learning rate; compiled once for
-    all targets."""
-
-    def step(trained, frozen, batch, key, reference, variance, rate):
-        at = replace(plan, loss=AtVariance(plan.loss.at(frozen.choice), variance))
-        state = TrainState(
-            jnp.zeros((), jnp.int32), trained, make_optimiser(plan.optimiser, rate).init(trained)
-        )
-        return make_step(at)(state, frozen, batch, reference, key)[0].trained
-
-    return jax.jit(make_reference(plan)), jax.jit(step)
+        start = np.array([self.m0])
+        setting = Course(name, sigma, rate, np.inf, start, start)
+        found, _ = self._first_steps.run(setting, self.work.goal * self.m0, min(most, self.work.limit))
+        return found.steps, len(found.m) - 1
 
 
 def _settings(work: Work, m0: float) -> list[tuple[str, float, float]]:
@@ -153,9 +108,10 @@ def _settings(work: Work, m0: float) -> list[tuple[str, float, float]]:
 
 
 def _measure(laboratory: Laboratory, work: Work, target: str) -> JsonObject:
-    """Steps of the advised run of one target, and of every run of the sweep."""
+    """Steps of the advised run of one target, of the run that the tangent alone advises, and of every run of
+    the sweep."""
     arena = Arena(laboratory, work, target)
-    best = advise(
+    advice = advise(
         arena.prepared,
         arena.data,
         goal=work.goal,
@@ -163,11 +119,16 @@ def _measure(laboratory: Laboratory, work: Work, target: str) -> JsonObject:
         limit=work.limit,
         samples=work.samples,
         depth=work.depth,
-    ).best
-    advised = (best.divergence, best.sigma, best.learning_rate)
-    steps, taken = arena.run(*advised, np.inf)
-    rows = [_row(target, "advised", advised, arena.m0, steps)]
-    speed, fastest = rows[0]["speed"], steps
+        runs=work.runs,
+        cache=laboratory.shelf / "anchors",
+    )
+    rows, taken, fastest = [], 0, np.inf
+    for kind, course in (("advised", advice.best), ("predicted", advice.predicted[0])):
+        setting = (course.divergence, course.sigma, course.learning_rate)
+        steps, _ = arena.run(*setting, np.inf)
+        rows.append(_row(target, kind, setting, arena.m0, steps))
+        fastest = min(fastest, steps)
+    speed = rows[0]["speed"]
 
     def distance(row: Row) -> float:
         return abs(np.log(row["speed"] / speed))
@@ -178,7 +139,13 @@ def _measure(laboratory: Laboratory, work: Work, target: str) -> JsonObject:
         row["steps"], more = arena.run(row["divergence"], row["sigma"], row["learning_rate"], fastest)
         fastest, taken = min(fastest, row["steps"]), taken + more
         rows.append(row)
-    return {"predicted_steps": best.steps, "steps_taken": taken, "runs": rows}
+    return {
+        "predicted_steps": advice.predicted[0].steps,
+        "tried_steps": advice.best.steps,
+        "steps_of_the_race": sum(len(each.m) - 1 for each in advice.tried),
+        "steps_of_the_sweep": taken,
+        "runs": rows,
+    }
 
 
 def _row(target: str, kind: str, setting: tuple[str, float, float], m0: float, steps: float) -> JsonObject:
@@ -198,18 +165,24 @@ def _row(target: str, kind: str, setting: tuple[str, float, float], m0: float, s
 
 
 def _verdict(found: JsonObject) -> JsonObject:
-    """The advised run of a target beside the fastest of all."""
-    advised, *sweep = found["runs"]
-    fastest = min(sweep, key=lambda row: row["steps"])
-    fastest = min(advised, fastest, key=lambda row: row["steps"])
+    """The advised runs of a target beside the fastest of all."""
+    advised, predicted, *_ = found["runs"]
+    fastest = min(found["runs"], key=lambda row: row["steps"])
     shown = ("divergence", "sigma_over_root_m0", "learning_rate", "speed", "steps")
+    counts = ("predicted_steps", "tried_steps", "steps_of_the_race", "steps_of_the_sweep")
     return {
         "target": advised["target"],
-        "ratio": advised["steps"] / fastest["steps"] if np.isfinite(advised["steps"]) else np.inf,
-        "predicted_steps": found["predicted_steps"],
+        "ratio": _over(advised, fastest),
+        "ratio_as_predicted": _over(predicted, fastest),
+        **{key: found[key] for key in counts},
         "advised": {key: advised[key] for key in shown},
+        "predicted": {key: predicted[key] for key in shown},
         "fastest": {key: fastest[key] for key in shown},
     }
+
+
+def _over(row: Row, fastest: Row) -> float:
+    return row["steps"] / fastest["steps"] if np.isfinite(row["steps"]) else np.inf
 
 
 def _figure(work: Work, verdicts: list[Row], cells: list[Row]) -> Figure:
@@ -218,12 +191,17 @@ def _figure(work: Work, verdicts: list[Row], cells: list[Row]) -> Figure:
     for place, (verdict, found) in enumerate(zip(verdicts, cells, strict=True)):
         fastest = verdict["fastest"]["steps"]
         for name in work.divergences:
-            own = [row["steps"] for row in found["runs"][1:] if row["divergence"] == name]
+            own = [row["steps"] for row in found["runs"][2:] if row["divergence"] == name]
             if own and np.isfinite(min(own)):
                 look = {**line_style(name), "linestyle": "none", "fillstyle": "none"}
                 axis.plot(min(own) / fastest, place, **look, markersize=3.5)
-        if np.isfinite(verdict["ratio"]):
-            axis.plot(verdict["ratio"], place, "|", color=INK, markersize=11, label="advised")
+        for ratio, mark, label in (
+            (verdict["ratio"], "|", "advised"),
+            (verdict["ratio_as_predicted"], "x", "by the tangent alone"),
+        ):
+            if np.isfinite(ratio):
+                size = 11 if mark == "|" else 5
+                axis.plot(ratio, place, mark, color=INK, markersize=size, label=label)
     axis.axvline(1.15, color=INK, linewidth=0.7, linestyle=":")
     axis.set(xlabel="steps, over those of the fastest run", yticks=range(len(verdicts)))
     axis.set_yticklabels([verdict["target"] for verdict in verdicts])
@@ -237,16 +215,19 @@ def run(context: Context) -> JsonObject:
     laboratory, work = Laboratory.open(context), QUICK if context.quick else FULL
     cells = context.cells(work.targets, "targets", lambda target: _measure(laboratory, work, target))
     verdicts = [_verdict(found) for found in cells]
-    ratios = [verdict["ratio"] for verdict in verdicts]
-    number = len(cells[0]["runs"]) - 1
+    ratios, predicted = (
+        np.array([verdict[key] for verdict in verdicts]) for key in ("ratio", "ratio_as_predicted")
+    )
+    number = len(cells[0]["runs"]) - 2
     context.figure(
         "advice",
         _figure(work, verdicts, cells),
         shows=f"Steps of plain descent until m on held-out images is {work.goal:g} of its first value, over "
-        "those of the fastest run: at the divergence, sigma and learning rate that the frozen model advises "
-        f"(bar), and the fastest of each divergence in a sweep of {number} settings that knows nothing of "
-        "it. Between whole steps by geometric interpolation; a run is given up once it is slower than "
-        "the fastest before it, so a divergence without a mark was never the fastest yet. Dotted: 1.15.",
+        "those of the fastest run: at the divergence, sigma and learning rate that is advised (bar: after a "
+        f"race of at most {work.runs} runs that see other images; cross: by the tangent at the frozen model "
+        f"alone), and the fastest of each divergence in a sweep of {number} settings that knows nothing of "
+        "it. Between whole steps by geometric interpolation; a run is given up once it is slower than the "
+        "fastest before it, so a divergence without a mark was never the fastest yet. Dotted: 1.15.",
         rows=[
             {**row, "steps": row["steps"] if np.isfinite(row["steps"]) else ""}
             for found in cells
@@ -254,8 +235,10 @@ def run(context: Context) -> JsonObject:
         ],
     )
     return {
-        "advice_worst_ratio_of_steps": _plain(max(ratios)),
-        "advice_targets_within_1.15": int(np.sum(np.array(ratios) <= 1.15)),
+        "advice_worst_ratio_of_steps": _plain(float(ratios.max())),
+        "advice_targets_within_1.15": int(np.sum(ratios <= 1.15)),
+        "advice_by_tangent_worst_ratio_of_steps": _plain(float(predicted.max())),
+        "advice_by_tangent_targets_within_1.15": int(np.sum(predicted <= 1.15)),
         "advice_by_target": [_plain(verdict) for verdict in verdicts],
     }
 

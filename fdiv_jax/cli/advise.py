@@ -1,4 +1,4 @@
-"""`fdiv-jax advise MODEL --target ...`: what the frozen model says of a run, before any training."""
+"""`fdiv-jax advise MODEL --target ...`: what a run will do, and at which settings, before it is made."""
 
 import math
 import shlex
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
     from fdiv_jax.terminal import Console
     from fdiv_jax.unlearning.advice import Advice
     from fdiv_jax.unlearning.critic_speed import LeadingMode
+    from fdiv_jax.unlearning.first_steps import Course
     from fdiv_jax.unlearning.prepare import Prepared
 
 __all__ = ["HELP", "Command", "default"]
 
 HELP = {
     "what to unlearn": ("target", "anchor", "prompts", "retained", "concept-file"),
-    "what to predict": ("goal", "limit", "divergences", "others", "scale", "trainable", "batch-size"),
+    "what to predict": ("goal", "limit", "runs", "divergences", "others", "scale", "trainable", "batch-size"),
     "output": ("json",),
 }
 
 
-_PROMPTS, _MODES, _CONCEPTS = 10, 8, 15
+_PROMPTS, _MODES, _CONCEPTS, _RUNS = 10, 8, 15, 10
 """Rows of the tables, at most."""
 
 
@@ -39,7 +40,8 @@ _PROMPTS, _MODES, _CONCEPTS = 10, 8, 15
 class Command:
     """Predict a run from the frozen model: m, its kernel, every divergence's course, and what to choose.
 
-    Looks at the Jacobian of the frozen model at a few batches of the run; nothing is trained.
+    Looks at the Jacobian of the frozen model at a few batches of the run, then tries the first steps of the
+    likeliest settings in a race. Nothing is kept of it, and nothing is written.
 
     Example: fdiv-jax advise fashion --target sneaker --anchor near
     """
@@ -54,7 +56,9 @@ class Command:
     goal: float = 0.5
     """The share of the first m that is to be left."""
     limit: int = 60
-    """The most steps to predict."""
+    """The most steps of a run, predicted or tried."""
+    runs: int = 24
+    """The most runs of the race that decides; 0: none, what is recommended is what is predicted."""
     divergences: tuple[str, ...] = ()
     """Divergences to choose from, names or generators in t; by default six of the catalogue."""
     samples: int = 48
@@ -79,8 +83,9 @@ class Command:
         from fdiv_jax.unlearning.memory import check_memory
 
         check_goal(self.goal, self.limit, self.samples)
-        if self.others < 0:
-            raise ValueError(f"--others must be at least 0, got {self.others}")
+        for name in ("others", "runs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} must be at least 0, got {getattr(self, name)}")
         for name in self.divergences:
             divergence(name)
         waiting = Console(stderr=True)
@@ -98,6 +103,9 @@ class Command:
                 divergences=self.divergences or DIVERGENCES,
                 limit=self.limit,
                 samples=self.samples,
+                runs=self.runs,
+                cache=self.cache,
+                tell=change,
             )
             change("looking at the critic")
             try:
@@ -149,16 +157,8 @@ class _Report:
                 },
             },
             "kernel": {"eigenvalues": advice.eigenvalues.tolist(), "shares_of_m": advice.shares.tolist()},
-            "predicted": [
-                {
-                    "divergence": each.divergence,
-                    "sigma": each.sigma,
-                    "learning_rate": each.learning_rate,
-                    "steps": each.steps if math.isfinite(each.steps) else None,
-                    "m": [None if math.isnan(value) else float(value) for value in each.m],
-                }
-                for each in advice.candidates
-            ],
+            "predicted": [_plain(each) for each in advice.predicted],
+            "tried": [_plain(each) for each in advice.tried],
             "recommended": self.options(),
             "critic": self.critic,
             "damage": self.damage,
@@ -181,6 +181,7 @@ class _Report:
             console.print(f"and {len(advice.prompts) - _PROMPTS} more prompts")
         self._kernel(console)
         self._curves(console)
+        self._race(console)
         if self.damage:
             title = "predicted m at other concepts, where m at the target is at the goal"
             listed = [(name, f"{value:.3g}") for name, value in list(self.damage.items())[:_CONCEPTS]]
@@ -209,9 +210,29 @@ class _Report:
                 f"{each.learning_rate:.3g}",
                 *("diverges" if math.isnan(each.m[n]) else f"{each.m[n]:.3g}" for n in marks),
             )
-            for each in self.advice.candidates
+            for each in self.advice.predicted
         ]
         title = f"predicted, each divergence at its best sigma and step; goal m = {self.advice.goal:.3g}"
+        print_table(console, title, columns, rows, first=("steps to goal", "sigma", "learning rate"))
+
+    def _race(self, console: "Console") -> None:
+        tried = self.advice.tried
+        if not tried:
+            return
+        columns = ("divergence", "steps to goal", "sigma", "learning rate", "steps made", "m then")
+        rows = [
+            (
+                each.divergence,
+                f"{each.steps:.2f}" if math.isfinite(each.steps) else "given up",
+                f"{each.sigma:.3g}",
+                f"{each.learning_rate:.3g}",
+                str(len(each.m) - 1),
+                f"{each.m[-1]:.3g}" if math.isfinite(each.m[-1]) else "diverges",
+            )
+            for each in tried[:_RUNS]
+        ]
+        first = f"m on other images, {tried[0].m[0]:.3g} at first"
+        title = f"tried on the run's first steps, {len(tried)} runs; {first}"
         print_table(console, title, columns, rows, first=("steps to goal", "sigma", "learning rate"))
 
     def _choice(self, console: "Console") -> None:
@@ -229,17 +250,19 @@ class _Report:
         from fdiv_jax import theory
 
         advice, best = self.advice, self.advice.best
+        did = "took" if advice.tried else "is predicted to need"
         if not self.reached:
+            missed = "reached" if advice.tried else "is predicted to reach"
             return [
-                f"no divergence is predicted to reach m = {advice.goal:.3g} in {self.command.limit} steps: "
-                "what is left lies in modes with small eigenvalues. This one is predicted to come closest; a "
-                "larger --goal, --limit or group of parameters may help."
+                f"no divergence {missed} m = {advice.goal:.3g} in {self.command.limit} steps: what is left "
+                "lies in modes with small eigenvalues. This one comes closest; a larger --goal, --limit or "
+                "group of parameters may help."
             ]
-        told = [f"{best.divergence} is predicted to need the fewest steps, {best.steps:.1f}."]
-        others = [each for each in advice.candidates[1:] if math.isfinite(each.steps)]
-        if others and others[0].steps < 1.05 * best.steps:
-            near = ", ".join(each.divergence for each in others if each.steps < 1.05 * best.steps)
-            told.append(f"Within 5 % of it: {near}; at this sigma the weights w_f(m) hardly differ.")
+        told = [f"{best.divergence} {did} the fewest steps, {best.steps:.2g}."]
+        others = [each for each in (advice.tried or advice.predicted)[1:] if each.steps < 1.05 * best.steps]
+        near = ", ".join(dict.fromkeys(each.divergence for each in others))
+        if near:
+            told.append(f"Within 5 % of it: {near}.")
         reach = theory.descent_reach(best.divergence).speed
         largest = float(np.nanmax(advice.m)) / best.sigma**2
         told.append(
@@ -249,9 +272,20 @@ class _Report:
         stable = best.learning_rate * advice.eigenvalues[0] / best.sigma**2
         told.append(
             f"step: learning rate x largest eigenvalue / sigma^2 is {stable:.2g}, where plain descent on kl "
-            "is stable below 2; chosen so that a step 10 % larger or smaller costs least."
+            "is stable below 2" + ("." if advice.tried else "; a step 10 % larger or smaller costs little.")
         )
         return told
+
+
+def _plain(course: "Course") -> JsonObject:
+    """A course, ready for JSON."""
+    return {
+        "divergence": course.divergence,
+        "sigma": course.sigma,
+        "learning_rate": course.learning_rate,
+        "steps": course.steps if math.isfinite(course.steps) else None,
+        "m": [float(value) if math.isfinite(value) else None for value in course.m],
+    }
 
 
 def _critic(mode: "LeadingMode | str", advice: "Advice") -> JsonObject:
@@ -261,7 +295,7 @@ def _critic(mode: "LeadingMode | str", advice: "Advice") -> JsonObject:
     if isinstance(mode, str):
         return {"advice": mode}
     found: dict[str, float] = {}
-    for each in advice.candidates:
+    for each in advice.predicted:
         try:
             zeta = theory.damping_ratio(
                 each.divergence, damping=mode.damping, coupling=mode.coupling, activation=True

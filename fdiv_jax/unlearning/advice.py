@@ -1,39 +1,38 @@
-"""Which divergence, sigma and step: predicted from the frozen model alone, before any training.
+"""Which divergence, sigma and step: predicted from the frozen model, then tried on the run's first steps.
 
     LinearisedRun -> the m of every sample along the directions in which descent moves
-    every divergence x sigma x step descends there, on batches of the run's size  ->  steps to the goal
-    the fastest that a step a little larger or smaller does not make slower       ->  the advice
+    every divergence x sigma x step descends there, on batches of the run's size  ->  predicted steps
+    of each divergence x sigma, the fastest that a step a little larger or smaller does not make slower
+    a race between those, from the frozen model, at this step and at others       ->  the advice
 
-Descent is the plain one (`--optimiser.name sgd`): its path is what the kernel predicts.
+Without the race the advice is what is predicted to be the fastest. Descent is the plain one
+(`--optimiser.name sgd`): its path is what the kernel predicts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+import jax
 import numpy as np
 
+from fdiv_jax.arrays import Parameters
 from fdiv_jax.divergences import divergence
 from fdiv_jax.files import JsonObject
 from fdiv_jax.theory import QuadraticDistances, quadratic_descent
 from fdiv_jax.unlearning import _validate as check
 from fdiv_jax.unlearning._phrases import first_shown
 from fdiv_jax.unlearning.concepts import target_words
+from fdiv_jax.unlearning.config_parts import PreservationConfig
 from fdiv_jax.unlearning.data import AnchorData
+from fdiv_jax.unlearning.first_steps import Course, FirstSteps, race, steps_to
 from fdiv_jax.unlearning.library import known_concepts
 from fdiv_jax.unlearning.linearised import LinearisedRun, part_size
 from fdiv_jax.unlearning.prepare import Cache, Prepared, prepare
 
-__all__ = [
-    "DIVERGENCES",
-    "Advice",
-    "Candidate",
-    "advise",
-    "check_goal",
-    "damage_to",
-    "steps_to",
-]
+__all__ = ["DIVERGENCES", "Advice", "advise", "check_goal", "damage_to"]
 
 DIVERGENCES = ("kl", "squared_hellinger", "jensen_shannon", "le_cam", "jeffreys", "pearson_chi2")
 """The divergences that are compared by default."""
@@ -43,6 +42,10 @@ _RATIO = 1.1
 """Between two steps that are compared."""
 _GRID = _RATIO ** np.arange(-28.0, 15.0)
 """Steps, in units of sigma^2 / (k_max w_f): 2 is the limit of stability where the weight is w_f."""
+_HELD_OUT, _OTHER = 24, 1000
+"""Images that tell what m is in the race, and what their seeds differ by from the run's."""
+_ALIKE = 0.1
+"""Two weightings of the samples are one where no weight differs by more than this share."""
 _WINDOWS = 4
 """Groups of timesteps whose gradients start the Krylov space, so that it holds what weights by m prefer."""
 _PLAIN: JsonObject = {
@@ -52,26 +55,6 @@ _PLAIN: JsonObject = {
     "normalise_curvature": False,
 }
 """The settings in whose unit everything is predicted."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What a divergence is predicted to do at its best sigma and step.
-
-    Attributes:
-        divergence: its name.
-        sigma: of the configuration.
-        learning_rate: of plain gradient descent.
-        steps: until the mean m is at the goal, between whole steps by interpolation; infinite where it is not
-            reached.
-        m: the mean m of the target's samples after 0, 1, 2, ... steps, at sigma 1.
-    """
-
-    divergence: str
-    sigma: float
-    learning_rate: float
-    steps: float
-    m: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -85,9 +68,10 @@ class Advice:
         start, goal: mean m of the target's samples before the first step, and the m that is asked for.
         eigenvalues: of the mean kernel, from the largest down.
         shares: the share of the start that each accounts for.
-        candidates: one per divergence, the fastest first.
-        change: of what learns, flat, when the fastest is at the goal, or at its last step; see
-            `LinearisedRun`.
+        predicted: what each divergence is predicted to do at its best sigma and step, the fastest first.
+        tried: what the runs of the race did, the fastest first; none where there was no race.
+        change: of what learns, flat, when the recommended one is at the goal, or at its last step: after
+            the race as it was, else as predicted; see `LinearisedRun`.
     """
 
     prompts: tuple[str, ...]
@@ -97,13 +81,14 @@ class Advice:
     goal: float
     eigenvalues: np.ndarray
     shares: np.ndarray
-    candidates: tuple[Candidate, ...]
+    predicted: tuple[Course, ...]
+    tried: tuple[Course, ...]
     change: np.ndarray
 
     @property
-    def best(self) -> Candidate:
+    def best(self) -> Course:
         """The recommended one."""
-        return self.candidates[0]
+        return (*self.tried, *self.predicted)[0]
 
 
 def advise(
@@ -115,23 +100,32 @@ def advise(
     limit: int = 60,
     samples: int = 48,
     depth: int = 6,
+    runs: int = 24,
+    cache: Cache = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Advice:
-    """Predict the course of a run with every divergence, and choose.
+    """Predict the course of a run with every divergence, try the likeliest, and choose.
 
     Args:
         prepared: the run; its divergence, sigma and optimiser play no part.
         data: its images and prompts.
         goal: the share of the first m that is to be left.
         divergences: to choose from.
-        limit: the most steps to think of.
-        samples: at which the model is looked at, rounded up to whole batches.
+        limit: the most steps of a run, predicted or tried.
+        samples: at which the model is looked at, rounded up to whole batches; as many of other images tell
+            what m is in the race.
         depth: products with the kernel for each group of timesteps; see `LinearisedRun.descent`.
+        runs: of the race, at most; 0: the advice is what is predicted.
+        cache: where images are kept, see `unlearn`.
+        tell: is told in a few words what is done next.
 
     Raises:
         ValueError: a goal that is not between 0 and 1, no divergences; a run whose m is 0 at every sample.
         NotImplementedError: see `LinearisedRun`.
     """
     share = check_goal(goal, limit, samples)
+    check.whole("runs", runs, least=0)
+    divergences = tuple(dict.fromkeys(divergences))
     if not divergences:
         raise ValueError("no divergences to choose from; expected at least one")
     config = replace(prepared.config, **_PLAIN)
@@ -152,14 +146,23 @@ def advise(
     eigenvalues, removed = distances.spectrum
     batches = _batches(limit, config.batch_size, run.samples, config.seed)
     found = [
-        _best(name, distances, ours, start, share * start, float(eigenvalues[0]), batches)
-        for name in dict.fromkeys(divergences)
+        _predicted(name, sigma, distances, ours, share * start, float(eigenvalues[0]), batches)
+        for name in divergences
+        for sigma in np.sqrt(start) * np.array(_SIGMAS)
     ]
+    found.sort(key=lambda each: each.rank)
+    fastest = [next(each for each in found if each.course.divergence == name) for name in divergences]
+    fastest.sort(key=lambda each: each.rank)
+    tried, change = (), (fastest[0].end @ descent.directions).astype(np.float32)
+    if runs:
+        tell("trying the first steps")
+        first_steps = FirstSteps(prepared, data, divergences, _held_out(prepared, data, count, cache))
+        lines = _distinct([each.course for each in found], outputs.m[ours], share * start)
+        tried, change = race(first_steps, lines, share * first_steps.start, limit, runs)
     windows = tuple(
         (int(outputs.timesteps[groups == g].min()), int(outputs.timesteps[groups == g].max()))
         for g in np.unique(groups)
     )
-    found = sorted(found, key=lambda each: (each[0].steps, np.nan_to_num(each[0].m[-1], nan=np.inf)))
     table = np.full((len(data.pairs) - data.retained, len(windows)), np.nan)
     for row in range(len(table)):
         for column, group in enumerate(np.unique(groups)):
@@ -174,8 +177,9 @@ def advise(
         share * start,
         eigenvalues,
         removed / outputs.m.mean(),
-        tuple(candidate for candidate, _ in found),
-        (found[0][1] @ descent.directions).astype(np.float32),
+        tuple(each.course for each in fastest),
+        tuple(tried),
+        change,
     )
 
 
@@ -221,50 +225,92 @@ def check_goal(goal: float, limit: int, samples: int) -> float:
     return check.real("goal", goal, above=0, below=1)
 
 
-def steps_to(m: np.ndarray, goal: float) -> float:
-    """When a curve of m, one value per step, is first at the goal, by geometric interpolation; infinite where
-    it never is."""
-    below = np.flatnonzero(np.nan_to_num(m, nan=np.inf) <= goal)
-    if not below.size:
-        return np.inf
-    at = int(below[0])
-    if at == 0:
-        return 0.0
-    return at - 1 + float(np.log(m[at - 1] / goal) / np.log(m[at - 1] / max(m[at], 1e-300)))
+class _Predicted(NamedTuple):
+    """What a divergence at one sigma is predicted to do at its best step.
+
+    Attributes:
+        course: at that step.
+        rank: the order of what is recommended: steps to the goal, then m at the end, each at the worst of
+            three neighbouring steps.
+        end: its place in the coordinates of the descent at the goal, or at the last step.
+    """
+
+    course: Course
+    rank: tuple[float, float]
+    end: np.ndarray
 
 
-def _best(
+def _predicted(
     name: str,
+    sigma: float,
     distances: QuadraticDistances,
     ours: np.ndarray,
-    start: float,
     goal: float,
     largest: float,
     batches: np.ndarray,
-) -> tuple[Candidate, np.ndarray]:
-    """The candidate of one divergence, and its place in the coordinates at the end."""
+) -> _Predicted:
     d = divergence(name)
-    sigmas = np.sqrt(start) * np.array(_SIGMAS)
-    weight = float(d.gaussian_weight(np.float32(1.0)))
-    units = sigmas**2 / (largest * weight)
-    rates = units[:, None] * _GRID
-    z = quadratic_descent(d, distances, rates, len(batches), sigma=sigmas[:, None], batches=batches)
+    weight = float(d.gaussian_weight(np.float32(distances.start[ours].mean() / sigma**2)))
+    rates = sigma**2 / (largest * weight) * _GRID
+    z = quadratic_descent(d, distances, rates, len(batches), sigma=sigma, batches=batches)
     m = distances(z)[..., ours].mean(-1)
-    steps = np.array([[steps_to(m[:, i, k], goal) for k in range(_GRID.size)] for i in range(len(sigmas))])
+    steps = np.array([steps_to(m[:, k], goal) for k in range(_GRID.size)])
     # A network is not linear: a step that is a little larger or smaller must do as well.
-    around = _worst_of_three(steps)
-    if not np.isfinite(around).any():  # out of reach: what comes closest
-        around = _worst_of_three(np.nan_to_num(m[-1], nan=np.inf))
-    i, k = np.unravel_index(int(np.argmin(around)), around.shape)
+    late = _worst_of_three(steps)
+    left = _worst_of_three(np.nan_to_num(m[-1], nan=np.inf))
+    k = int(np.argmin(late if np.isfinite(late).any() else left))
+    rank = (float(late[k]), float(left[k]))
     k = k + 1
-    end = int(min(np.ceil(steps[i, k]), len(batches)))
-    candidate = Candidate(name, float(sigmas[i]), float(rates[i, k]), float(steps[i, k]), m[:, i, k])
-    return candidate, np.nan_to_num(z[end, i, k])
+    end = int(min(np.ceil(steps[k]), len(batches)))
+    course = Course(name, float(sigma), float(rates[k]), float(steps[k]), m[:, k], m[:, k])
+    return _Predicted(course, rank, np.nan_to_num(z[end, k]))
+
+
+def _distinct(courses: Sequence[Course], m: np.ndarray, goal: float) -> list[Course]:
+    """The courses without those at which f weighs the samples as at one before them: such runs are the same
+    at some other learning rate.
+
+    Args:
+        courses: of which the first of each kind stays.
+        m: of the samples, at sigma 1.
+        goal: the smallest m that matters.
+    """
+    at = np.geomspace(min(goal, m.min()), m.max(), 32)
+    at = at[at > 1e-3 * goal]
+    kinds: list[np.ndarray] = []
+    kept = []
+    for course in courses:
+        log_weight = np.asarray(
+            divergence(course.divergence).gaussian_log_weight(np.float32(at / course.sigma**2)), np.float64
+        )
+        kind = log_weight - log_weight.mean()
+        if not any(np.abs(kind - other).max() < _ALIKE for other in kinds):
+            kinds.append(kind)
+            kept.append(course)
+    return kept
+
+
+def _held_out(
+    prepared: Prepared, data: AnchorData, count: int, cache: Cache
+) -> Callable[[Parameters | None], np.ndarray]:
+    """m of the target's samples, (n,), in so many batches of images that no step sees, with noise of their
+    own; of a user's images, which are all that there are, with other noise."""
+    config = prepared.config
+    if prepared.own is None:
+        images = replace(config.images, number=_HELD_OUT, seed=config.images.seed + _OTHER)
+        plain = replace(config, images=images, retained=(), preservation=PreservationConfig())
+        data = prepare(prepared.pipe, plain, model=prepared.model).data(cache)
+    seed, size = config.seed + _OTHER, part_size(prepared)
+    batches = [data.batch(seed, number, size) for number in range(count)]
+    pairs = np.concatenate([data.choose(seed, number, size)[0] for number in range(count)])
+    ours = pairs < len(data.pairs) - data.retained
+    run = LinearisedRun(prepared, batches, key=jax.random.key(seed))
+    return lambda trained: run.outputs(trained).m[ours]
 
 
 def _worst_of_three(values: np.ndarray) -> np.ndarray:
-    """The largest of each value and its two neighbours in a row; two columns fewer."""
-    return np.max([values[:, :-2], values[:, 1:-1], values[:, 2:]], axis=0)
+    """The largest of each value and its two neighbours; two fewer."""
+    return np.max([values[:-2], values[1:-1], values[2:]], axis=0)
 
 
 def _groups(timesteps: np.ndarray) -> np.ndarray:

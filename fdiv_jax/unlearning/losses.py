@@ -33,7 +33,15 @@ from fdiv_jax.unlearning.comparison import Comparison, Scale, SquaredDistance
 from fdiv_jax.unlearning.config_parts import CriticConfig, GeneratorLoss
 from fdiv_jax.unlearning.critic import ConvolutionalCritic, CriticState, CriticValues, Game, Player
 
-__all__ = ["GaussianLoss", "Loss", "LossFamily", "VariationalLoss", "make_loss", "switch_losses"]
+__all__ = [
+    "AtVariance",
+    "GaussianLoss",
+    "Loss",
+    "LossFamily",
+    "VariationalLoss",
+    "make_loss",
+    "switch_losses",
+]
 
 Weights = Float[jax.Array, " batch"]
 """How much each sample counts."""
@@ -119,7 +127,41 @@ class GaussianLoss(_OfDivergence):
 
     def value(self, comparison: Comparison, critic: CriticState | None = None) -> Scalar:
         """The mean of F_f(m), a scalar."""
-        return self.factor * jnp.mean(self._f.gaussian_divergence(self.distance(comparison)))
+        return self.of(self.distance(comparison))
+
+    def of(self, m: Distances) -> Scalar:
+        """The mean of F_f(m), a scalar, where m is known."""
+        return self.factor * jnp.mean(self._f.gaussian_divergence(m))
+
+
+@dataclass(frozen=True)
+class AtVariance:
+    """A loss by formula at a sigma^2 that is known when the step runs: one compiled step serves every sigma.
+
+    Attributes:
+        loss: of one divergence, at sigma 1.
+        variance: sigma^2, a scalar.
+    """
+
+    loss: Any
+    variance: jax.Array
+    game: None = None
+
+    def at(self, choice: Choice | None) -> AtVariance:
+        """Itself."""
+        return self
+
+    def value(self, comparison: Comparison, critic: CriticState | None = None) -> Scalar:
+        """The mean of F_f(m), a scalar."""
+        return self.loss.of(self.distance(comparison))
+
+    def distance(self, comparison: Comparison) -> Distances:
+        """m of every sample, (n,)."""
+        return self.loss.distance(comparison) / self.variance
+
+    def weight(self, m: Distances) -> Weights:
+        """As `Loss.weight`."""
+        return self.loss.weight(m)
 
 
 @dataclass(frozen=True)

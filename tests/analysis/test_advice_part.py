@@ -16,12 +16,17 @@ def test_the_sweep_begins_at_the_asked_speeds_and_makes_no_run_twice():
         assert min(abs(speed - step) for step in work.steps) < 1e-4
 
 
-def test_the_fastest_run_may_be_the_advised_one():
+@pytest.mark.parametrize(
+    ("advised", "predicted", "swept", "ratios"),
+    [(2.4, 3.0, 2.0, (1.2, 1.5)), (1.5, 3.0, 2.0, (1.0, 2.0)), (np.inf, 1.0, 2.0, (np.inf, 1.0))],
+)
+def test_the_fastest_run_may_be_the_advised_one(advised, predicted, swept, ratios):
     setting = ("kl", 1.0, 0.5)
-    for advised, swept, ratio in ((2.4, 2.0, 1.2), (1.5, 2.0, 1.0), (np.inf, 2.0, np.inf)):
-        rows = [advice._row("bag", "advised", setting, 0.4, advised)]
-        rows += [advice._row("bag", "sweep", setting, 0.4, steps) for steps in (np.inf, swept)]
-        found = advice._verdict({"predicted_steps": 2.0, "runs": rows})
-        assert found["ratio"] == pytest.approx(ratio)
-        assert found["fastest"]["steps"] == min(advised, swept)
-        assert advice._plain(found)["ratio"] == (None if np.isinf(ratio) else pytest.approx(ratio))
+    kinds = (("advised", advised), ("predicted", predicted), ("sweep", np.inf), ("sweep", swept))
+    rows = [advice._row("bag", kind, setting, 0.4, steps) for kind, steps in kinds]
+    counts = {"predicted_steps": 2.0, "tried_steps": 2.1, "steps_of_the_race": 30, "steps_of_the_sweep": 90}
+    found = advice._verdict({**counts, "runs": rows})
+    assert (found["ratio"], found["ratio_as_predicted"]) == pytest.approx(ratios)
+    assert found["fastest"]["steps"] == min(advised, predicted, swept)
+    assert advice._plain(found)["ratio"] == (None if np.isinf(advised) else pytest.approx(ratios[0]))
+    assert found["steps_of_the_race"] == 30

@@ -7,8 +7,9 @@ import pytest
 
 from fdiv_jax.theory import QuadraticDistances, quadratic_descent
 from fdiv_jax.unlearning import LinearisedRun, prepare
-from fdiv_jax.unlearning.advice import advise, damage_to, steps_to
+from fdiv_jax.unlearning.advice import advise, damage_to
 from fdiv_jax.unlearning.critic_speed import leading_mode
+from fdiv_jax.unlearning.first_steps import steps_to
 
 
 @pytest.fixture(scope="module")
@@ -17,20 +18,12 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("anchors")
 
 
-def test_steps_are_counted_to_the_goal_between_whole_steps():
-    m = 3.0 * 0.5 ** np.arange(9)
-    assert steps_to(m, 0.75) == pytest.approx(2.0)
-    assert steps_to(m, 1.5 / np.sqrt(2)) == pytest.approx(1.5)
-    assert steps_to(m, 3.0) == 0
-    assert steps_to(m, 1e-3) == np.inf
-    assert steps_to(np.array([2.0, np.nan, np.nan]), 1.0) == np.inf
-
-
 @pytest.mark.slow
 def test_the_advice_is_what_was_seen_and_the_best_of_what_was_tried(pipe, config, place):
     run = prepare(pipe, config(anchor="near", retained=None, divergence="jensen_shannon", loss="exact"))
     data = run.data(place)
-    advice = advise(run, data, goal=0.9, divergences=("kl", "pearson_chi2"), limit=12, samples=8, depth=3)
+    few = {"divergences": ("kl", "pearson_chi2"), "limit": 12, "samples": 8, "depth": 3, "cache": place}
+    advice = advise(run, data, goal=0.9, runs=5, **few)
     unit = prepare(pipe, dataclasses.replace(run.config, divergence="kl"))
     outputs = LinearisedRun.of(unit, data, 2).outputs()
     pairs = np.concatenate([data.choose(0, number, 4)[0] for number in range(2)])
@@ -39,11 +32,19 @@ def test_the_advice_is_what_was_seen_and_the_best_of_what_was_tried(pipe, config
     assert advice.goal == pytest.approx(0.9 * advice.start)
     assert advice.prompts == tuple(pair.target for pair in run.pairs)
     assert np.nanmax(advice.m) <= outputs.m.max() * (1 + 1e-5)
-    steps = [each.steps for each in advice.candidates]
-    assert steps == sorted(steps)
-    for each in advice.candidates:
+    assert {each.divergence for each in advice.predicted} == {"kl", "pearson_chi2"}
+    for each in advice.predicted:
         assert each.m[0] == pytest.approx(advice.start)
         assert each.steps == steps_to(each.m, advice.goal)
+    assert 1 <= len(advice.tried) <= 5
+    assert advice.best is advice.tried[0]
+    assert advice.best.steps == min(each.steps for each in advice.tried)
+    assert all((each.high >= each.m).all() and len(each.m) <= 13 for each in advice.tried)
+    untried = advise(run, data, goal=0.9, runs=0, **few)
+    assert untried.tried == ()
+    assert untried.best is untried.predicted[0]
+    assert [each.steps for each in untried.predicted] == [each.steps for each in advice.predicted]
+    assert not np.array_equal(untried.change, advice.change)
     assert 0 < advice.shares.sum() <= 1 + 1e-6
     damage = damage_to(run, advice, 1, place)
     assert set(damage) == {"sandal", "shirt", "sketch"}
@@ -53,7 +54,7 @@ def test_the_advice_is_what_was_seen_and_the_best_of_what_was_tried(pipe, config
 
 def test_the_fastest_mode_decides_the_step():
     """On two modes the choice is the step that a search of the exact formula finds, to a step of the grid."""
-    from fdiv_jax.unlearning.advice import _best
+    from fdiv_jax.unlearning.advice import _predicted
 
     jacobian = np.zeros((4, 2, 2))
     jacobian[:2, 0, 0], jacobian[2:, 1, 1] = 1.0, 0.3
@@ -62,12 +63,28 @@ def test_the_fastest_mode_decides_the_step():
     model = QuadraticDistances.of(error, jacobian)
     everyone = np.tile(np.arange(4), (60, 1))
     k = model.spectrum[0]
-    found, z = _best("kl", model, np.full(4, True), 1.0, 0.05, float(k[0]), everyone)
+    found = _predicted("kl", 1.0, model, np.full(4, True), 0.05, float(k[0]), everyone)
     h = np.geomspace(0.05, 1.99, 400) / k[0]
     exact = model(quadratic_descent("kl", model, h, 60)).mean(-1)
     best = min(steps_to(exact[:, i], 0.05) for i in range(h.size))
-    assert best <= found.steps <= 1.25 * best
-    assert model(z).mean() <= 0.05
+    assert best <= found.course.steps <= 1.25 * best
+    assert model(found.end).mean() <= 0.05
+
+
+def test_weightings_that_are_alike_are_tried_once():
+    """At sigma far above the root of m all weigh the samples alike; near it Pearson's chi2 does not."""
+    from fdiv_jax.unlearning.advice import _distinct
+    from fdiv_jax.unlearning.first_steps import Course
+
+    at = np.ones(1)
+    names = ("kl", "squared_hellinger", "jensen_shannon", "pearson_chi2")
+    courses = [Course(name, sigma, 0.1, np.inf, at, at) for sigma in (40.0, 1.0) for name in names]
+    m = np.array([0.2, 0.6, 1.5])
+    kept = [(each.divergence, each.sigma) for each in _distinct(courses, m, 0.3)]
+    assert kept[0] == ("kl", 40.0)
+    assert all(sigma == 1.0 for _, sigma in kept[1:])
+    assert ("pearson_chi2", 1.0) in kept
+    assert ("kl", 1.0) not in kept
 
 
 @pytest.mark.slow
