@@ -34,6 +34,7 @@ _TOLERANCE = 1e-14
 _MAX_PANELS = 160
 _MAX_DEPTH = 50
 _LINEAR_REACH = 8.0
+_LARGEST = 1e300
 _NEEDED = 30.0
 _REACH = 1e31
 _STEP = 8.0
@@ -333,7 +334,9 @@ class _Panels:
         low, high = (np.log(a), np.log(b)) if logarithmic else (a, b)
         points = (low + high) / 2 + (high - low) / 2 * _chebyshev.NODES
         values = self.values_at(np.exp(points) if logarithmic else points)
-        values = np.clip(values, -1e300, 1e300)
+        if a < _NEEDED and np.max(np.abs(values)) > _LARGEST:
+            raise NotImplementedError(f"f'' is too large for float64 near |log t| = {a:.3g}")
+        values = np.clip(values, -_LARGEST, _LARGEST)
         coefficients = _chebyshev.TRANSFORM @ values
         size = max(np.max(np.abs(values)), self.least)
         self.largest = max(self.largest, float(size))

@@ -93,3 +93,31 @@ def test_unequal_variances():
             unequal_gaussian_divergence(d, 1.0, ratio, 2)
     with pytest.raises(NotImplementedError, match="faster than every power"):
         unequal_gaussian_divergence(d, 1.0, 1.0, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("m", ["0.01", "1"])
+def test_f_of_a_hundred_digits_at_zero_is_integrated(m):
+    """exp(300 (1 - t)) - 1 rises to 2e130 at t = 0: E_Q[f] and E_Q[r^2 f''] by mpmath, l = log r normal."""
+    d = divergence("exp(300*(1 - t)) - 1")
+    with mpmath.workdps(40):
+        s = mpmath.sqrt(mpmath.mpf(m))
+
+        def mean(of):
+            cuts = mpmath.linspace(-60, 12, 145)
+            return mpmath.quad(lambda z: of(mpmath.exp(s * z - s**2 / 2)) * mpmath.npdf(z), cuts)
+
+        value = mean(lambda r: mpmath.exp(300 * (1 - r)) - 1)
+        weight = mean(lambda r: 90_000 * r**2 * mpmath.exp(300 * (1 - r)))
+    with jax.enable_x64(True):
+        assert float(d.gaussian_divergence(float(m))) == pytest.approx(float(value), rel=1e-9)
+        assert float(d.gaussian_log_weight(float(m))) == pytest.approx(float(mpmath.log(weight)), rel=1e-12)
+
+
+@pytest.mark.parametrize("rate", ["700", "1e4"])
+def test_what_float64_does_not_hold_is_refused_and_not_cut_off(rate):
+    """f'' of exp(1e4 (1 - t)) - 1 rises to 1e4350; cut off at 1e300 it gave a number for D_f(0.01)."""
+    d = divergence(f"exp({rate}*(1 - t)) - 1")
+    for function in (d.gaussian_divergence, d.gaussian_weight, d.gaussian_log_weight):
+        with pytest.raises(NotImplementedError, match=r"too large for float64|too fast"):
+            function(0.01)
