@@ -17,7 +17,7 @@ __all__ = ["compiler_options", "jit", "platform", "traced_for"]
 _TARGET: ContextVar[str | None] = ContextVar("target", default=None)
 _FUSIONS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 """Products each by itself. Together with what is computed around them (LIBRARY_FUSION_TYPE_DOT) a step takes
-0 to 5 % less time, but jaxlib 0.10.2 then reads beyond a right operand that is one number everywhere, such as
+hardly less time, but jaxlib 0.10.2 then reads beyond a right operand that is one number everywhere, such as
 `x @ jnp.ones((n, m))`, and gives what lies there in memory."""
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import sympy
 
 from fdiv_jax.divergences._asymptotics import Germ, UnknownGrowthError, germ_at
-from fdiv_jax.divergences._convexity import concave_place, confirmed, jumps_up
+from fdiv_jax.divergences._convexity import concave_place, confirmed, confirming, jumps_up
 from fdiv_jax.divergences._end_values import limit_beside
 from fdiv_jax.divergences._evaluate import mp_context, mp_far_value, mp_function, numpy_function
 from fdiv_jax.divergences._exact import at_point, is_zero, real_value, tidy_number, unreal_constant
@@ -160,11 +160,14 @@ def _check_nonnegative(
     second: sympy.Expr, grid: np.ndarray, curvature: np.ndarray, finite: np.ndarray
 ) -> None:
     negative = np.flatnonzero(finite & (curvature < 0))
+    if not negative.size:
+        return
+    exact = confirming(second)
     # The point nearest to t = 1 is the one to report; it may be rounding, so others are tried as well.
     nearest = negative[np.argsort(np.abs(np.log(grid[negative])))]
     lowest = negative[np.argsort(curvature[negative])]
     for i in (*nearest[:20], *lowest[:20], *nearest[:: max(1, nearest.size // 40)]):
-        if confirmed(second, float(grid[i])) < 0:
+        if exact(float(grid[i])) < 0:
             _refuse_concave(second, grid, curvature, int(i))
 
 

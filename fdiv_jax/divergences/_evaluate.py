@@ -22,6 +22,7 @@ Function = Callable[[Value], Value]
 _MAX_BITS = 20_000
 _WHOLE_BITS = 64
 _NEAR = 8
+"""|log t| up to which as many digits as e^|log t| has may be taken."""
 
 
 class Arithmetic:
@@ -278,14 +279,14 @@ def build(expr: Formula, symbol: sympy.Symbol, arithmetic: Arithmetic, *, once: 
 
 def _remembering(function: Function) -> Function:
     """The function, which keeps its last argument and value, as one pair for the sake of threads."""
-    last: list[tuple[Value, Value]] = []
+    last: tuple[Value, Value] = (None, None)
 
     def call(x: Value) -> Value:
-        for before, value in last:
-            if before is x:
-                return value
-        value = function(x)
-        last[:] = [(x, value)]
+        nonlocal last
+        before, value = last
+        if before is not x:
+            value = function(x)
+            last = x, value
         return value
 
     return call

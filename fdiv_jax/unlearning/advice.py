@@ -134,8 +134,7 @@ def advise(
     count = -(-samples // size)
     run = LinearisedRun.of(prepared, data, count)
     outputs = run.outputs()
-    pairs = np.concatenate([data.choose(config.seed, n, size)[0] for n in range(count)])
-    ours = pairs < len(data.pairs) - data.retained
+    pairs, ours = _pairs(data, config.seed, count, size)
     start = float(outputs.m[ours].mean())
     if not start > 0:
         raise ValueError("m is 0 at every sample: the model does the same at the target as at the anchor")
@@ -290,6 +289,12 @@ def _distinct(courses: Sequence[Course], m: np.ndarray, goal: float) -> list[Cou
     return kept
 
 
+def _pairs(data: AnchorData, seed: int, batches: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pair of each sample of the first batches, and whether it is the target's, (n,)."""
+    pairs = np.concatenate([data.choose(seed, number, size)[0] for number in range(batches)])
+    return pairs, pairs < len(data.pairs) - data.retained
+
+
 def _held_out(
     prepared: Prepared, data: AnchorData, count: int, cache: Cache
 ) -> Callable[[Parameters | None], np.ndarray]:
@@ -302,8 +307,7 @@ def _held_out(
         data = prepare(prepared.pipe, plain, model=prepared.model).data(cache)
     seed, size = config.seed + _OTHER, part_size(prepared)
     batches = [data.batch(seed, number, size) for number in range(count)]
-    pairs = np.concatenate([data.choose(seed, number, size)[0] for number in range(count)])
-    ours = pairs < len(data.pairs) - data.retained
+    _, ours = _pairs(data, seed, count, size)
     run = LinearisedRun(prepared, batches, key=jax.random.key(seed))
     return lambda trained: run.outputs(trained).m[ours]
 

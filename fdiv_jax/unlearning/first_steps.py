@@ -18,10 +18,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
@@ -30,10 +29,10 @@ from fdiv_jax.compiling import jit
 from fdiv_jax.unlearning.batch import Batch
 from fdiv_jax.unlearning.config_parts import OptimiserConfig
 from fdiv_jax.unlearning.losses import AtVariance
-from fdiv_jax.unlearning.optimiser import make_optimiser
 from fdiv_jax.unlearning.prepare import prepare, share_program
-from fdiv_jax.unlearning.state import Plan, TrainState
-from fdiv_jax.unlearning.step import References, make_reference, make_step
+from fdiv_jax.unlearning.state import Plan, TrainState, initial_state
+from fdiv_jax.unlearning.step import ReferenceFunction, References, make_reference, make_step
+from fdiv_jax.unlearning.trainable import Frozen
 
 if TYPE_CHECKING:
     from fdiv_jax.unlearning.data import AnchorData
@@ -134,8 +133,7 @@ class FirstSteps:
         self._frozen = dict(zip(divergences, (run.frozen for run in runs), strict=True))
         self._plan, self._data, self._config, self._measure = runs[0].plan, data, plain, measure
         self._look, self._step = _programs(self._plan)
-        initial_key, self._root = jax.random.split(jax.random.key(plain.seed))  # as `Run` has it
-        self._initial_key = jax.random.fold_in(initial_key, 1)
+        self._key, self._root = jax.random.split(jax.random.key(plain.seed))  # as `Run` has it
         self._seen: dict[int, tuple[Batch, jax.Array, References]] = {}
         self._before = measure(None)
         self.start = float(self._before.mean())
@@ -144,17 +142,17 @@ class FirstSteps:
         """The course at a setting until m is at the goal, it diverges, or more than `most` steps are needed;
         and what has been changed by then, flat, (P,)."""
         frozen, m, high = self._frozen[setting.divergence], [self.start], [self.start]
-        trained = first = self._plan.trainable.initial(frozen, self._initial_key)
-        variance, rate = setting.sigma**2, setting.learning_rate
+        state = initial_state(self._plan, frozen, setting.learning_rate, self._key)
+        first = state.trained
         for number in range(int(np.ceil(most))):
-            trained = self._step(trained, frozen, *self._batch(number), variance, rate)
-            now = self._measure(trained)
+            state = self._step(state, frozen, *self._batch(number), setting.sigma**2)
+            now = self._measure(state.trained)
             m.append(float(now.mean()))
             high.append(m[-1] + 2 * self._standard_error(now))
             if not m[-1] < _DIVERGED * self.start or high[-1] <= goal:
                 break
         steps = steps_to(np.array(high), goal)
-        change = np.asarray(ravel_pytree(trained)[0] - ravel_pytree(first)[0], np.float32)
+        change = np.asarray(ravel_pytree(state.trained)[0] - ravel_pytree(first)[0], np.float32)
         steps = steps if steps <= most else np.inf
         return replace(setting, steps=steps, m=np.array(m), high=np.array(high)), change
 
@@ -177,17 +175,20 @@ class FirstSteps:
 
 
 @functools.lru_cache(maxsize=2)
-def _programs(plan: Plan) -> tuple[Callable[..., References], Callable[..., Parameters]]:
-    """The frozen model's outputs, and the training step at any sigma^2 and learning rate; compiled once for
-    all runs of one plan."""
+def _programs(plan: Plan) -> tuple[ReferenceFunction, Callable[..., TrainState]]:
+    """The frozen model's outputs, and the training step at any sigma^2; compiled once for all runs of one
+    plan."""
 
     def step(
-        trained: Any, frozen: Any, batch: Any, key: Any, reference: Any, variance: Any, rate: Any
-    ) -> Parameters:
+        state: TrainState,
+        frozen: Frozen,
+        batch: Batch,
+        key: jax.Array,
+        reference: References,
+        variance: jax.Array,
+    ) -> TrainState:
         at = replace(plan, loss=AtVariance(plan.loss.at(frozen.choice), variance))
-        moments = make_optimiser(plan.optimiser, rate).init(trained)
-        state = TrainState(jnp.zeros((), jnp.int32), trained, moments)
-        return make_step(at)(state, frozen, batch, reference, key)[0].trained
+        return make_step(at)(state, frozen, batch, reference, key)[0]
 
     return jit(make_reference(plan)), jit(step)
 

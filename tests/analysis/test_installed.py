@@ -77,13 +77,18 @@ def test_ctrl_c_is_one_line_and_what_is_finished_stays(tmp_path):
         assert running.poll() is None, running.stderr.read()
         assert time.monotonic() < patience
         time.sleep(0.05)
-    told, pressing = "", threading.Timer(20, running.send_signal, [signal.SIGINT])
-    running.send_signal(signal.SIGINT)
-    pressing.start()  # an interrupt within Python's collection of garbage is lost: press again
+    told, heard = "", threading.Event()
+
+    def press():  # an interrupt within Python's collection of garbage is lost: press again
+        running.send_signal(signal.SIGINT)
+        while not heard.wait(1):
+            running.send_signal(signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
     while "interrupted" not in told:
         told += (line := running.stderr.readline())
         assert line, told
-    pressing.cancel()
+    heard.set()
     while running.poll() is None:  # what an impatient person does while the interpreter closes down
         running.send_signal(signal.SIGINT)
         time.sleep(0.01)
