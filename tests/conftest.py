@@ -59,7 +59,6 @@ OPTIMISED_IF_SLOW = {
     *("worlds", "test_attack.py", "test_run_documents.py"),  # draw and train the world `fashion`
     "test_memory.py",  # foresees the memory of what XLA optimises
     "test_denoising.py",  # finite differences in float32
-    "test_sweep_ray.py",  # equal to the bit to what a command in another process makes
 }
 """Optimised where their slow tests run."""
 
@@ -84,8 +83,9 @@ def hardly_optimised(item):
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """What was compiled before a change of the optimisation is forgotten: programs that were compiled either
-    way and met in one process would not be equal to the bit."""
+    way and met in one process would not be equal to the bit. Processes that a test starts do as it does."""
     little = hardly_optimised(item)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(little))
     if jax.config.values["jax_disable_most_optimizations"] != little:
         jax.clear_caches()
         jax.config.update("jax_disable_most_optimizations", little)

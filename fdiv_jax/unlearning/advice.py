@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from fdiv_jax.arrays import Parameters
@@ -42,8 +41,8 @@ _RATIO = 1.1
 """Between two steps that are compared."""
 _GRID = _RATIO ** np.arange(-28.0, 15.0)
 """Steps, in units of sigma^2 / (k_max w_f): 2 is the limit of stability where the weight is w_f."""
-_HELD_OUT, _OTHER = 24, 1000
-"""Images that tell what m is in the race, and what their seeds differ by from the run's."""
+_OTHER = 1000
+"""What the seeds of the images that tell m in the race, and of their noise, differ by from the run's."""
 _ALIKE = 0.1
 """Two weightings of the samples are one where no weight differs by more than this share."""
 _WINDOWS = 4
@@ -155,7 +154,7 @@ def advise(
     tried, change = (), (fastest[0].end @ descent.directions).astype(np.float32)
     if runs:
         tell("trying the first steps")
-        first_steps = FirstSteps(prepared, data, divergences, _held_out(prepared, data, count, cache))
+        first_steps = FirstSteps(prepared, data, divergences, _held_out(prepared, data, samples, cache))
         lines = _distinct([each.course for each in found], outputs.m[ours], share * start)
         tried, change = race(first_steps, lines, share * first_steps.start, limit, runs)
     windows = tuple(
@@ -298,18 +297,19 @@ def _pairs(data: AnchorData, seed: int, batches: int, size: int) -> tuple[np.nda
 def _held_out(
     prepared: Prepared, data: AnchorData, count: int, cache: Cache
 ) -> Callable[[Parameters | None], np.ndarray]:
-    """m of the target's samples, (n,), in so many batches of images that no step sees, with noise of their
-    own; of a user's images, which are all that there are, with other noise."""
+    """m of the target at each of at least `count` images that no step sees, (n,), each with noise of its own;
+    of a user's images, which are all that there are, at each with each prompt, the mean over several
+    noises."""
     config = prepared.config
     if prepared.own is None:
-        images = replace(config.images, number=_HELD_OUT, seed=config.images.seed + _OTHER)
+        images = replace(config.images, number=count, seed=config.images.seed + _OTHER)
         plain = replace(config, images=images, retained=(), preservation=PreservationConfig())
         data = prepare(prepared.pipe, plain, model=prepared.model).data(cache)
-    seed, size = config.seed + _OTHER, part_size(prepared)
-    batches = [data.batch(seed, number, size) for number in range(count)]
-    _, ours = _pairs(data, seed, count, size)
-    run = LinearisedRun(prepared, batches, key=jax.random.key(seed))
-    return lambda trained: run.outputs(trained).m[ours]
+    batches, pairs = data.everything(part_size(prepared))
+    ours = (pairs >= 0) & (pairs < len(data.pairs) - data.retained)
+    times = -(-count // int(ours.sum()))
+    run = LinearisedRun(prepared, batches * times, config.seed + _OTHER)
+    return lambda trained: run.outputs(trained).m.reshape(times, -1)[:, ours].mean(0)
 
 
 def _worst_of_three(values: np.ndarray) -> np.ndarray:

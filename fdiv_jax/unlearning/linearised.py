@@ -117,11 +117,17 @@ class LinearisedRun:
 
         Raises:
             NotImplementedError: the reference is the current model, which moves too.
-            ValueError: no batches, or the method is the closed-form edit.
+            ValueError: no batches, the method is the closed-form edit, or samples at one position of one key.
         """
         check_first_order(prepared)
         if not batches:
             raise ValueError("no batches to look at; expected at least one")
+        places = np.concatenate([np.asarray(batch.position) for batch in batches])
+        if key is not None and len(np.unique(places)) < len(places):
+            raise ValueError(
+                f"{len(places)} samples at {len(np.unique(places))} positions would share their noise; "
+                "expected positions of their own, or no key"
+            )
         self.prepared = prepared
         trained = prepared.plan.trainable.initial(prepared.frozen, jax.random.key(seed))
         self.start, self._unravel = ravel_pytree(trained)
@@ -130,7 +136,7 @@ class LinearisedRun:
         root = jax.random.split(jax.random.key(seed))[1]  # as `Run` has it
         own = [jax.random.fold_in(root, s) if key is None else key for s in range(len(batches))]
         self._keys = jnp.stack(own)
-        self.samples = sum(len(batch.position) for batch in batches)
+        self.samples = len(places)
 
     @classmethod
     def of(cls, prepared: Prepared, data: AnchorData, batches: int = 3) -> LinearisedRun:
@@ -219,8 +225,14 @@ class LinearisedRun:
         """The m of every sample in the coordinates of a descent."""
         return QuadraticDistances.of(self.outputs().residual, self.push(descent.directions))
 
+    @functools.cached_property
+    def _references(self) -> PyTree:
+        """The frozen model's outputs at the anchor prompts, for each batch."""
+        return self._products["references"](self.prepared.frozen, (self._batches, self._keys))
+
     def _call(self, name: str, *vectors: jax.Array) -> PyTree:
-        return self._products[name](*vectors, self.prepared.frozen, self._batches, self._keys)
+        parts = self._batches, self._keys, self._references
+        return self._products[name](*vectors, self.prepared.frozen, parts)
 
 
 def _flat(trained: Trained) -> jax.Array:
@@ -255,9 +267,9 @@ def _products(plan: Plan, structure: Any, shapes: Shapes) -> dict[str, Callable[
     leaves = [jnp.zeros(shape, dtype) for shape, dtype in shapes]
     unravel = ravel_pytree(jax.tree.unflatten(structure, leaves))[1]
 
-    def at(frozen: Frozen, batch: Batch, key: jax.Array) -> Callable[[jax.Array], jax.Array]:
-        reference = look(plan, frozen, batch, key)
-
+    def at(
+        frozen: Frozen, batch: Batch, key: jax.Array, reference: jax.Array
+    ) -> Callable[[jax.Array], jax.Array]:
         def residual(vector: jax.Array) -> jax.Array:
             trained = unravel(vector)
             prediction = predict(plan, trained, frozen, batch, key)
@@ -266,57 +278,62 @@ def _products(plan: Plan, structure: Any, shapes: Shapes) -> dict[str, Callable[
 
         return residual
 
-    def each(one: Callable[..., PyTree], average: bool) -> Callable[..., PyTree]:
+    def each(one: Callable[..., PyTree], average: bool = False) -> Callable[..., PyTree]:
         """`one` at every batch in turn; the mean over the batches, or all of them."""
 
         @jit
         @in_loop()
         def run(*arguments: PyTree) -> PyTree:
-            *vectors, frozen, batches, keys = arguments
+            *vectors, frozen, parts = arguments
             if not average:
-                return jax.lax.map(lambda part: one(*vectors, frozen, *part), (batches, keys))
-            shape = jax.eval_shape(lambda part: one(*vectors, frozen, *part), _first((batches, keys)))
+                return jax.lax.map(lambda part: one(*vectors, frozen, *part), parts)
+            shape = jax.eval_shape(lambda part: one(*vectors, frozen, *part), _first(parts))
 
             def add(total: jax.Array, part: PyTree) -> tuple[jax.Array, None]:
-                return total + one(*vectors, frozen, *part) / keys.shape[0], None
+                return total + one(*vectors, frozen, *part), None
 
-            return jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), (batches, keys))[0]
+            count = jax.tree.leaves(parts)[0].shape[0]
+            return jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), parts)[0] / count
 
         return run
 
-    def outputs(vector, frozen, batch, key):
-        return at(frozen, batch, key)(vector), noised(plan, batch, key)[0]
+    def references(frozen, batch, key):
+        return look(plan, frozen, batch, key)
 
-    def push(vector, changes, frozen, batch, key):
-        moved = jax.linearize(at(frozen, batch, key), vector)[1]
+    def outputs(vector, frozen, batch, key, reference):
+        return at(frozen, batch, key, reference)(vector), noised(plan, batch, key)[0]
+
+    def push(vector, changes, frozen, batch, key, reference):
+        moved = jax.linearize(at(frozen, batch, key, reference), vector)[1]
         return jax.lax.map(moved, changes)
 
-    def damage(vector, changes, frozen, batch, key):
-        return jnp.sum(push(vector, changes, frozen, batch, key) ** 2, axis=(-3, -2, -1))
+    def damage(vector, changes, frozen, batch, key, reference):
+        return jnp.sum(push(vector, changes, frozen, batch, key, reference) ** 2, axis=(-3, -2, -1))
 
-    def kernel(vector, changes, frozen, batch, key):
-        moved = jax.linearize(at(frozen, batch, key), vector)[1]
+    def kernel(vector, changes, frozen, batch, key, reference):
+        moved = jax.linearize(at(frozen, batch, key, reference), vector)[1]
         back = jax.linear_transpose(moved, vector)
         return jax.lax.map(lambda change: back(moved(change))[0], changes) / len(batch.position)
 
     @in_loop()
-    def gradients(vector, weights, frozen, batches, keys):
+    def gradients(vector, weights, frozen, parts):
         def one(part):
-            weight, batch, key = part
-            error, back = jax.vjp(at(frozen, batch, key), vector)
+            weight, (batch, key, reference) = part
+            error, back = jax.vjp(at(frozen, batch, key, reference), vector)
             weighted = weight[:, :, None, None, None] * error / len(batch.position)
             return jax.lax.map(lambda cotangent: back(cotangent)[0], weighted)
 
         def add(total, part):
-            return total + one(part) / keys.shape[0], None
+            return total + one(part) / len(weights), None
 
         start = jnp.zeros((weights.shape[1], vector.size), vector.dtype)
-        return jax.lax.scan(add, start, (weights, batches, keys))[0]
+        return jax.lax.scan(add, start, (weights, parts))[0]
 
     return {
-        "outputs": each(outputs, average=False),
-        "push": each(push, average=False),
-        "damage": each(damage, average=False),
+        "references": each(references),
+        "outputs": each(outputs),
+        "push": each(push),
+        "damage": each(damage),
         "kernel": each(kernel, average=True),
         "gradients": jit(gradients),
     }

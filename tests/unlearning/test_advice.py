@@ -88,6 +88,45 @@ def test_weightings_that_are_alike_are_tried_once():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("own", [False, True], ids=["drawn", "of a user"])
+def test_in_a_race_every_sample_has_noise_of_its_own(own, pipe, config, place, monkeypatch):
+    from PIL import Image
+
+    from fdiv_jax.unlearning import AnchorImagesConfig, advice
+
+    made = []
+
+    class Recorded(LinearisedRun):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr(advice, "LinearisedRun", Recorded)
+    images = AnchorImagesConfig(number=4, steps=2)
+    if own:
+        folder = place / "own"
+        folder.mkdir()
+        for number in range(3):
+            pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+        images = dataclasses.replace(images, folder=str(folder))
+    run = prepare(pipe, config(anchor="near", images=images, retained=("a shirt, photo style",)))
+    data = run.data(place)
+    m = advice._held_out(run, data, 8, place)(None)
+    (seen,) = made
+    pairs, noises, pictures = (6, 2, 3) if own else (8, 1, 8)  # a user's images are there at both prompts
+    assert len(m) == pairs
+    shown = data.everything(4)[1] if own else np.zeros(8, int)
+    targets = np.tile((shown >= 0) & (shown < 2), noises)
+    assert targets.sum() == pairs * noises
+    assert len(np.unique(seen.outputs().timesteps[targets])) > targets.sum() - 2
+    assert len(np.unique(np.asarray(seen.latents)[targets], axis=0)) == pictures
+    assert m == pytest.approx(seen.outputs().m[targets].reshape(noises, pairs).mean(0))
+    trained = np.isin(np.asarray(seen.latents)[targets][:, 0, 0, 0], data.latents[:, 0, 0, 0])
+    assert trained.all() if own else not trained.any()
+
+
+@pytest.mark.slow
 def test_the_leading_mode_is_that_of_the_dense_game(pipe, config, place):
     """q and k against the singular vectors of K by full Jacobians, on a group of a few parameters."""
     import jax

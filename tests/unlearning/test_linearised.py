@@ -166,7 +166,7 @@ def test_every_image_is_seen_once(linearised, place):
 
 
 @pytest.mark.slow
-def test_what_has_no_first_order_is_refused(pipe, config):
+def test_what_has_no_first_order_is_refused(pipe, config, place):
     prepared = prepare(pipe, config(reference="current"))
     with pytest.raises(NotImplementedError, match="current"):
         LinearisedRun(prepared, [])
@@ -174,3 +174,7 @@ def test_what_has_no_first_order_is_refused(pipe, config):
         LinearisedRun(prepare(pipe, config(method="edit")), [])
     with pytest.raises(ValueError, match="no batches"):
         LinearisedRun(prepare(pipe, config()), [])
+    linear = prepare(pipe, config(anchor="near"))
+    batch = linear.data(place).batch(0, 0, 4)
+    with pytest.raises(ValueError, match="8 samples at 4 positions would share their noise"):
+        LinearisedRun(linear, [batch, batch], key=jax.random.key(0))

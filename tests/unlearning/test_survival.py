@@ -44,7 +44,6 @@ class Host:
 
     def __init__(self, place):
         environment = {**os.environ, "PYTHONPATH": str(RUN.parents[2])}
-        environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of programs that run for some seconds
         self.place, self.logs = place, {}
         self.process = subprocess.Popen(
             [sys.executable, str(RUN)],
