@@ -226,10 +226,13 @@ def _check_chords(
     increment = np.diff(value)
     size = np.abs(value[1:]) + np.abs(value[:-1]) + (np.abs(first[1:]) + np.abs(first[:-1])) * step
     bad = (increment > first[1:] * step + 1e-9 * size) | (increment < first[:-1] * step - 1e-9 * size)
-    for i in np.flatnonzero(bad & finite[1:] & finite[:-1])[:20]:
+    places = np.flatnonzero(bad & finite[1:] & finite[:-1])[:20]
+    if not places.size:
+        return
+    f, slope = confirming(piece.expression), confirming(piece.first)
+    for i in places:
         a, b = float(grid[i]), float(grid[i + 1])
-        f_a, f_b = confirmed(piece.expression, a), confirmed(piece.expression, b)
-        slope_a, slope_b = confirmed(piece.first, a), confirmed(piece.first, b)
+        f_a, f_b, slope_a, slope_b = f(a), f(b), slope(a), slope(b)
         margin = 1e-12 * (abs(f_a) + abs(f_b))
         if f_b - f_a > slope_b * (b - a) + margin or f_b - f_a < slope_a * (b - a) - margin:
             raise GeneratorError(

@@ -309,13 +309,17 @@ def test_the_help_names_the_long_parts():
     assert text.endswith(": " + ", ".join(part.name for part in PARTS if part.long) + ".")
 
 
-def test_the_times_that_are_promised_are_those_of_the_committed_run():
+@pytest.mark.parametrize("long", [False, True], ids=["usual", "long"])
+def test_the_times_that_are_promised_are_those_of_a_run(long):
+    """Of the run that made the figures, on whatever machine: that of a user may be a slower one."""
     measured = json.loads((sources.ROOT / "paper_figures" / "summary.json").read_text())["wall_time_seconds"]
     assert {part.name for part in PARTS if not part.long} <= set(measured)
-    for part in PARTS:
-        if part.name in measured:
-            assert part.seconds[1] <= part.seconds[0] < 2 * measured[part.name] + 5
-            assert part.seconds[0] > 0.5 * measured[part.name] - 5
+    parts = [part for part in PARTS if part.long == long and part.name in measured]
+    slower = sum(measured[part.name] for part in parts) / sum(part.seconds[0] for part in parts)
+    for part in parts:
+        here = measured[part.name] / slower
+        assert part.seconds[1] <= part.seconds[0] < 3 * here + 5
+        assert part.seconds[0] > here / 3 - 5
 
 
 def test_the_help_names_the_parts():
