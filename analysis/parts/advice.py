@@ -57,7 +57,7 @@ class Work(NamedTuple):
     part: int = 16
     samples: int = 48
     depth: int = 6
-    runs: int = 24
+    runs: int = 28
 
 
 FULL = Work()

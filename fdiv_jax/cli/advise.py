@@ -57,7 +57,7 @@ class Command:
     """The share of the first m that is to be left."""
     limit: int = 60
     """The most steps of a run, predicted or tried."""
-    runs: int = 24
+    runs: int = 28
     """The most runs of the race that decides; 0: none, what is recommended is what is predicted."""
     divergences: tuple[str, ...] = ()
     """Divergences to choose from, names or generators in t; by default six of the catalogue."""

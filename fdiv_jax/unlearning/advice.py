@@ -26,7 +26,7 @@ from fdiv_jax.unlearning._phrases import first_shown
 from fdiv_jax.unlearning.concepts import target_words
 from fdiv_jax.unlearning.config_parts import PreservationConfig
 from fdiv_jax.unlearning.data import AnchorData
-from fdiv_jax.unlearning.first_steps import Course, FirstSteps, race, steps_to
+from fdiv_jax.unlearning.first_steps import RATE_FACTOR, Course, FirstSteps, race, steps_to
 from fdiv_jax.unlearning.library import known_concepts
 from fdiv_jax.unlearning.linearised import LinearisedRun, part_size
 from fdiv_jax.unlearning.prepare import Cache, Prepared, prepare
@@ -43,8 +43,8 @@ _GRID = _RATIO ** np.arange(-28.0, 15.0)
 """Steps, in units of sigma^2 / (k_max w_f): 2 is the limit of stability where the weight is w_f."""
 _OTHER = 1000
 """What the seeds of the images that tell m in the race, and of their noise, differ by from the run's."""
-_ALIKE = 0.1
-"""Two weightings of the samples are one where no weight differs by more than this share."""
+_ALIKE = float(np.log(RATE_FACTOR))
+"""Two weightings of the samples are one where no weight differs by more than two learning rates do."""
 _WINDOWS = 4
 """Groups of timesteps whose gradients start the Krylov space, so that it holds what weights by m prefer."""
 _PLAIN: JsonObject = {
@@ -99,7 +99,7 @@ def advise(
     limit: int = 60,
     samples: int = 48,
     depth: int = 6,
-    runs: int = 24,
+    runs: int = 28,
     cache: Cache = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Advice:

@@ -1,7 +1,7 @@
 """The first steps of a run, tried at several settings, and a race between the settings.
 
     FirstSteps -> the mean m of held-out samples after 0, 1, 2, ... steps of plain descent, at any setting
-    race       -> each line (a divergence at a sigma) at a learning rate that is raised or lowered while that
+    race       -> lines (a divergence at a sigma) at learning rates that are raised or lowered while that
                   helps; a run ends once it is slower than the fastest before it
 
 What a kernel at the frozen model predicts is the course along the tangent, and the outputs lead farther than
@@ -26,6 +26,7 @@ from jax.flatten_util import ravel_pytree
 
 from fdiv_jax.arrays import Parameters
 from fdiv_jax.compiling import jit
+from fdiv_jax.divergences import divergence
 from fdiv_jax.unlearning.batch import Batch
 from fdiv_jax.unlearning.config_parts import OptimiserConfig
 from fdiv_jax.unlearning.losses import AtVariance
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
     from fdiv_jax.unlearning.data import AnchorData
     from fdiv_jax.unlearning.prepare import Prepared
 
-__all__ = ["Course", "FirstSteps", "race", "steps_to"]
+__all__ = ["RATE_FACTOR", "Course", "FirstSteps", "race", "steps_to"]
 
-_FACTOR = 1.5
-"""Between two learning rates of a line; the last two runs of a line lie half as far from its best."""
+RATE_FACTOR = 1.5
+"""Between two learning rates of a line."""
 _DIVERGED = 4.0
 """Times the first m at which a run is given up."""
 
@@ -198,23 +199,27 @@ def race(
 ) -> tuple[list[Course], np.ndarray]:
     """The courses of at most `runs` runs, the fastest first, and what the fastest changed.
 
+    The first line begins at its own learning rate, the others where m begins to fall as fast as in the
+    fastest run so far; each goes on to higher rates, or to lower ones, while that helps. The last two runs
+    are half as far from the fastest.
+
     Args:
         first_steps: to run.
-        lines: settings to begin at, the most promising first. What the learning rate of the first had to be
-            multiplied by is taken over by the next.
+        lines: settings to begin at, the most promising first; of all but the first the learning rate plays no
+            part.
         goal: the mean m to reach.
         limit: the most steps of a run.
         runs: the most runs, at least 1.
     """
     made: list[Course] = []
-    change, shift = np.zeros(0, np.float32), 1.0
+    change = np.zeros(0, np.float32)
 
-    def attempt(line: Course, factor: float) -> Course | None:
+    def attempt(setting: Course, allowed: int) -> Course | None:
         nonlocal change
-        if len(made) >= runs:
+        if len(made) >= allowed:
             return None
         fastest = min((each.steps for each in made), default=np.inf)
-        found, moved = first_steps.run(line.at(line.learning_rate * factor), goal, min(fastest, limit))
+        found, moved = first_steps.run(setting, goal, min(fastest, limit))
         if not made or found.faster_than(made[0]):
             made.insert(0, found)
             change = moved
@@ -222,20 +227,27 @@ def race(
             made.append(found)
         return found
 
+    def better(course: Course, ratio: float, allowed: int) -> Course | None:
+        found = attempt(course.at(course.learning_rate * ratio), allowed)
+        return found if found is not None and found.faster_than(course) else None
+
+    most = max(runs - 2, 1)
     for line in lines:
-        factor, best = shift, attempt(line, shift)
-        if best is None:
-            break
-        for ratio in (_FACTOR, 1 / _FACTOR):
-            moved = False
-            while (found := attempt(line, factor * ratio)) is not None and found.faster_than(best):
-                best, factor, moved = found, factor * ratio, True
-            if moved:
+        if made:
+            speed = made[0].learning_rate * _pull(made[0], first_steps.start)
+            line = line.at(speed / _pull(line, first_steps.start))
+        begun = best = attempt(line, most)
+        for ratio in (RATE_FACTOR, 1 / RATE_FACTOR):
+            while best is not None and (found := better(best, ratio, most)):
+                best = found
+            if best is not begun:
                 break
-        if best is made[0]:
-            shift = factor
-            for ratio in (_FACTOR**0.5, _FACTOR**-0.5):
-                found = attempt(line, factor * ratio)
-                if found is not None and found.faster_than(best):
-                    break
+    fastest = made[0]
+    _ = better(fastest, RATE_FACTOR**0.5, runs) or better(fastest, RATE_FACTOR**-0.5, runs)
     return [made[0], *sorted(made[1:], key=lambda each: (each.steps, each.m[-1]))], change
+
+
+def _pull(course: Course, m: float) -> float:
+    """How fast m falls at first, over the learning rate, in units of the kernel."""
+    weight = divergence(course.divergence).gaussian_weight(np.float32(m / course.sigma**2))
+    return float(weight) / course.sigma**2

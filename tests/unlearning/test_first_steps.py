@@ -112,6 +112,18 @@ def test_a_race_gives_up_what_is_slower_and_makes_no_more_runs_than_allowed():
     assert len(one) == 1
 
 
+def test_another_line_begins_where_m_falls_as_fast_as_in_the_fastest_run_so_far():
+    valley = Valley({"kl": 1.0, "pearson_chi2": 0.7})
+    tried, _ = race(valley, [setting("kl", 1.0, 0.2), setting("pearson_chi2", 2.0, 1e9)], 0.05, 60, 30)
+    asked = [name for name, _, _ in valley.asked]
+    first = asked.index("pearson_chi2")
+    before = [each for each, _ in _again(valley)[:first]]
+    fastest = min(before, key=lambda each: each.steps)
+    weight = 2 * np.exp(valley.start / 2.0**2)  # of pearson_chi2; that of kl is 1
+    assert valley.asked[first][1] == pytest.approx(fastest.learning_rate * 2.0**2 / weight)
+    assert {each.divergence for each in tried} == {"kl", "pearson_chi2"}
+
+
 def _again(valley):
     asked, other = valley.asked, Valley(valley.factors)
     return [other.run(setting(name, 1.0, rate), 0.05, most) for name, rate, most in asked]
