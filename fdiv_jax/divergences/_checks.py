@@ -24,7 +24,7 @@ from fdiv_jax.divergences._asymptotics import Germ, UnknownGrowthError, germ_at
 from fdiv_jax.divergences._convexity import concave_place, confirmed, confirming, jumps_up
 from fdiv_jax.divergences._end_values import limit_beside
 from fdiv_jax.divergences._evaluate import mp_context, mp_far_value, mp_function, numpy_function
-from fdiv_jax.divergences._exact import at_point, is_zero, real_value, tidy_number, unreal_constant
+from fdiv_jax.divergences._exact import at_point, is_zero, real_value, tidy_number, unreal_part
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
@@ -57,7 +57,7 @@ def check_generator(expr: sympy.Expr, pieces: Sequence[Piece]) -> None:
             f"the generator {expr} does not depend on t: its divergence would vanish identically"
         )
     for piece in pieces:
-        odd = unreal_constant(piece.expression)
+        odd = unreal_part(piece.expression)
         if odd is not None:
             raise GeneratorError(f"the generator is not real on the whole of t > 0: it contains {odd}")
     grids = [_grid(piece) for piece in pieces]

@@ -135,7 +135,10 @@ class _Mp(Arithmetic):
             # SymPy's evaluation takes far longer than the arithmetic around it: done once in 16 digits.
             digits = (int(self.context.dps) + 5) // 16 * 16 + 16
             if digits not in kept:
-                parts = (sympy.Float(x, digits)._mpf_ for x in sympy.N(value, digits).as_real_imag())
+                evaluated = sympy.N(value, digits)
+                if evaluated is sympy.nan:
+                    return self.context.nan
+                parts = (sympy.Float(x, digits)._mpf_ for x in evaluated.as_real_imag())
                 real, imaginary = map(self.context.make_mpf, parts)  # not rounded to the present digits
                 kept[digits] = self.context.mpc(real, imaginary) if imaginary else real
             return kept[digits]

@@ -33,12 +33,15 @@ def real_value(constant: sympy.Expr, digits: int = 30) -> Value:
         return mpmath.mpf(value._mpf_) if isinstance(value, sympy.Float) else mpmath.mpf(value.p) / value.q
 
 
-def unreal_constant(expr: sympy.Expr) -> sympy.Expr | None:
-    """The first constant part of a formula that is not a finite real number."""
+def unreal_part(expr: sympy.Expr) -> sympy.Expr | None:
+    """The first part of a formula that is no finite real number: a constant, or a power of 0 with an exponent
+    that is not known to be positive."""
     pending: list[Formula] = [expr]
     while pending:
         node = pending.pop()
         if node.free_symbols:
+            if isinstance(node, sympy.Pow) and not node.base.free_symbols and is_zero(node.base):
+                return node
             pending.extend(reversed(node.args))
         elif not isinstance(node, sympy.Rational) and real_value(node) is None:
             return node

@@ -145,6 +145,8 @@ class _Value:
     __slots__ = ("expr", "number")
 
     def __init__(self, expr: sympy.Expr, number: float | None):
+        if number is None and expr.is_Rational:  # 0*t, t/t
+            number = _bounded(float(expr), "that is left without t")
         self.expr, self.number = expr, number
 
 

@@ -39,6 +39,11 @@ T = sympy.Symbol("t", positive=True)
         ("t - t", "does not depend on t"),
         ("3", "does not depend on t"),
         ("1/(t - 1)", "not finite at t = 1"),
+        ("(t - 1)**2 + 0**erfc(t)", r"it contains 0\*\*erfc\(t\)"),
+        ("(t - 1)**2 + (0*t)**(t*log(t) + 3)", r"it contains 0\*\*\(t\*log\(t\) \+ 3\)"),
+        ("(t - 1)**2 + Max(-t, 0)**sin(t)", r"it contains 0\*\*sin\(t\)"),
+        ("(t - 1)**2 + 0**Abs(t - 3)", r"it contains 0\*\*\(3 - t\)"),
+        ("(t - 1)**2 + (sqrt(5 + 2*sqrt(6)) - sqrt(2) - sqrt(3))**cos(t)", r"it contains 0\*\*cos\(t\)"),
     ],
 )
 def test_refused_with_the_reason(text, reason):
