@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -112,6 +113,8 @@ def _tree(text: str) -> ast.expr:
     odd = next((c for c in text.strip() if not (c.isascii() and c.isprintable()) or c in "#\\"), None)
     if odd is not None:
         raise _refuse(f"unexpected character {odd!r}")
+    if _RUN_ON.search(text):  # Python reads it as two words, and warns on the terminal
+        raise _refuse(f"{_shorten(text)!r} is not an expression (a number runs into a word)")
     depth = deepest = 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")
@@ -137,6 +140,9 @@ def _tree(text: str) -> ast.expr:
             raise _refuse(f"the expression is nested more than {MAX_DEPTH} levels deep")
         stack.extend((child, level + 1) for child in ast.iter_child_nodes(node))
     return tree
+
+
+_RUN_ON = re.compile(r"(?<![A-Za-z_])[0-9][0-9A-Za-z_.]*?(?:and|else|for|if|in|is|not|or)")
 
 
 class _Value:

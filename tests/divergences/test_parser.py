@@ -84,6 +84,15 @@ def test_refused_quickly_with_a_message_that_says_what_is_allowed(text):
 
 
 @pytest.mark.parametrize(
+    "text", ["1or t", "t*0xfor", "2if t else 3", "0b1and t", "1e5in t", "3.5is t", "1jor t"]
+)
+def test_a_number_that_runs_into_a_word_is_refused_without_a_word_of_python_on_the_terminal(text, capfd):
+    with pytest.raises(ExpressionError, match="a number runs into a word"):
+        parse_expression(text)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
     ("text", "word"),
     [
         ("x*log(x)", "unknown name 'x': the only variable is t"),
