@@ -59,10 +59,10 @@ class Work:
 
 FULL = Work(
     {
-        "sgd": ("squared_hellinger", "pearson_chi2", "jensen_shannon", "total_variation"),
-        "adamw": ("squared_hellinger", "pearson_chi2", "jensen_shannon"),
+        "sgd": ("squared_hellinger", "pearson_chi2", "jensen_shannon", "le_cam", "total_variation"),
+        "adamw": ("squared_hellinger", "pearson_chi2", "jensen_shannon", "le_cam"),
     },
-    {"sgd": (0, 1, 2, 3, 4), "adamw": (0, 1, 2)},
+    {"sgd": (0, 1, 2, 3, 4), "adamw": (0, 1, 2, 3, 4)},
     {"sgd": UNITS, "adamw": (1.0,)},
 )
 QUICK = Work(

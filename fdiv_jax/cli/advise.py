@@ -62,7 +62,7 @@ class Command:
     divergences: tuple[str, ...] = ()
     """Divergences to choose from, names or generators in t; by default six of the catalogue."""
     samples: int = 48
-    """Samples at which the model is looked at."""
+    """Samples at which the model is looked at; as many images are drawn to tell m in the race."""
     others: int = 1
     """Images per prompt of the model's other concepts, for the damage to them; 0: none is predicted."""
     json: bool = False
