@@ -49,16 +49,20 @@ def predictions(name: str, kl: Curves, unit: float, steps: Sequence[int]) -> dic
 
 
 def fate(name: str, kl: Curves, unit: float, steps: int) -> str:
-    """Where the exact map leads from the mean m: "converges", "stalls" or "diverges", see `DescentFate`.
+    """One of "converges", "stalls" and "diverges", see `DescentFate`.
 
-    The kernel is that of the kl run's first step.
+    Where the exact map leads from the mean m, with the kernel of the kl run's first step; where that
+    converges, whether the clocks of the samples get as far, which know that the kl run becomes slower.
     """
     start, after = kl.m[:2].mean(1)
     moved = 1 - (after / start) ** (0.5 / kl.steps[1])  # h k: a step of kl leaves (1 - h k)^2 of m
     d = divergence(name)
     if np.isfinite(float(d.curvature)):
         moved /= float(d.curvature)
-    return descent_fate(d, float(start * unit), float(moved), steps=steps, reduction=KEPT).kind
+    kind = descent_fate(d, float(start * unit), float(moved), steps=steps, reduction=KEPT).kind
+    if kind == "converges" and predictions(name, kl, unit, [steps])["own"][0] > KEPT * start * unit:
+        return "stalls"
+    return kind
 
 
 def kind_of(run: Curves) -> str:

@@ -63,6 +63,15 @@ def test_fates_are_those_of_the_map(name, unit, curvature, kind):
     assert kind_of(_run(run[looks], LOOKS[looks], not looks.all())) == kind
 
 
+def test_what_slows_the_run_of_kl_down_slows_the_others_down():
+    """One fast mode and one that hardly moves: what the first step promises is not kept."""
+    n = np.arange(41)
+    m = 4.0 * (0.35 * 0.5**n + 0.65 * 0.999**n)
+    kl = _run(np.repeat(m[:, None], 5, 1)[LOOKS], LOOKS, False)
+    assert kind_of(kl) == "stalls"
+    assert fate("squared_hellinger", kl, 1.0, 40) == "stalls"
+
+
 def test_the_drive_is_the_weight_times_m():
     np.testing.assert_allclose(drive("kl", STARTS), STARTS / STARTS.sum(), rtol=1e-12)
     expected = STARTS * np.exp(-STARTS / 8)
