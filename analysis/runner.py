@@ -34,6 +34,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from fdiv_jax.files import JsonMapping, JsonObject
+from fdiv_jax.interrupts import check_interrupted
 from fdiv_jax.terminal import Console, TextColumn
 from fdiv_jax.unlearning.result import versions
 
@@ -93,6 +94,7 @@ class Context:
         self.advance(text, 0, count)
         for done, item in enumerate(items, start=1):
             yield item
+            check_interrupted()
             self.advance(text, done, count)
 
     def cells(self, items: Iterable[T], text: str, compute: Callable[[T], Any]) -> list[Any]:

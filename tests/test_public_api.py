@@ -17,12 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom to the top: a module may import from its own layer and from those named for it, nothing else
 # of the project.
 _MATHS = {"divergences", "theory"}
-_COMMON = {"arrays", "compiling", "files", "terminal", "pages", "assets"}
+_COMMON = {"arrays", "compiling", "files", "interrupts", "terminal", "pages", "assets"}
 _MODELS = {"nn", "diffusion", "checkpoints", "pipeline"} | _COMMON
 LAYERS: dict[str, set[str]] = {
     "arrays": set(),
     "compiling": set(),
     "files": set(),
+    "interrupts": set(),
     "terminal": set(),
     "pages": set(),
     "assets": set(),

@@ -20,6 +20,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fdiv_jax.interrupts import hear_interrupts
+
 __all__ = ["COMMANDS", "main", "run_command"]
 
 COMMANDS = {
@@ -102,6 +104,8 @@ def _guarded(work: Callable[[], int], program: str = "fdiv-jax", *, ends: bool =
 
     `ends`: the process ends with this work.
     """
+    if ends:
+        hear_interrupts()
     try:
         with _warnings_in_one_line(program):
             code = work()

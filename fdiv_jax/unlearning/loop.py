@@ -12,6 +12,7 @@ import jax
 
 from fdiv_jax.distributed.hosts import is_leader
 from fdiv_jax.distributed.mesh import local_rows
+from fdiv_jax.interrupts import check_interrupted
 from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.unlearning._progress import Display
 from fdiv_jax.unlearning.config import UnlearningConfig
@@ -148,6 +149,7 @@ def train(
             active = [run for run in runs if index < run.total and run not in lost]
             if not active:
                 break
+            check_interrupted()
             lead = active[0]
             batch = lead.runner.shard(next(batches))
             reference = lead.reference(lead.frozen, batch, lead.step_key())
