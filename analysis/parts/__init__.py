@@ -67,7 +67,7 @@ PARTS = (
         f"{__name__}.regimes",
         "the clock of descent: every divergence predicted from the kl run",
         _WORLD,
-        seconds=(240, 50),
+        seconds=(345, 50),
         long=True,
     ),
     Part(

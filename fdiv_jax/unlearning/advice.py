@@ -133,7 +133,8 @@ def advise(
     count = -(-samples // size)
     run = LinearisedRun.of(prepared, data, count)
     outputs = run.outputs()
-    pairs, ours = _pairs(data, config.seed, count, size)
+    pairs = np.concatenate([data.choose(config.seed, number, size)[0] for number in range(count)])
+    ours = pairs < len(data.pairs) - data.retained
     start = float(outputs.m[ours].mean())
     if not start > 0:
         raise ValueError("m is 0 at every sample: the model does the same at the target as at the anchor")
@@ -286,12 +287,6 @@ def _distinct(courses: Sequence[Course], m: np.ndarray, goal: float) -> list[Cou
             kinds.append(kind)
             kept.append(course)
     return kept
-
-
-def _pairs(data: AnchorData, seed: int, batches: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pair of each sample of the first batches, and whether it is the target's, (n,)."""
-    pairs = np.concatenate([data.choose(seed, number, size)[0] for number in range(batches)])
-    return pairs, pairs < len(data.pairs) - data.retained
 
 
 def _held_out(

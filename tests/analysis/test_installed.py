@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from pathlib import Path
@@ -77,18 +76,11 @@ def test_ctrl_c_is_one_line_and_what_is_finished_stays(tmp_path):
         assert running.poll() is None, running.stderr.read()
         assert time.monotonic() < patience
         time.sleep(0.05)
-    told, heard = "", threading.Event()
-
-    def press():  # an interrupt within Python's collection of garbage is lost: press again
-        running.send_signal(signal.SIGINT)
-        while not heard.wait(1):
-            running.send_signal(signal.SIGINT)
-
-    threading.Thread(target=press, daemon=True).start()
+    told = ""
+    running.send_signal(signal.SIGINT)
     while "interrupted" not in told:
         told += (line := running.stderr.readline())
         assert line, told
-    heard.set()
     while running.poll() is None:  # what an impatient person does while the interpreter closes down
         running.send_signal(signal.SIGINT)
         time.sleep(0.01)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -309,17 +310,19 @@ def test_the_help_names_the_long_parts():
     assert text.endswith(": " + ", ".join(part.name for part in PARTS if part.long) + ".")
 
 
-@pytest.mark.parametrize("long", [False, True], ids=["usual", "long"])
-def test_the_times_that_are_promised_are_those_of_a_run(long):
-    """Of the run that made the figures, on whatever machine: that of a user may be a slower one."""
-    measured = json.loads((sources.ROOT / "paper_figures" / "summary.json").read_text())["wall_time_seconds"]
+def test_the_times_that_are_promised_are_those_of_the_committed_run():
+    """A user's own run, which may be on a slower machine, changes the file in the working tree."""
+    path = "paper_figures/summary.json"
+    committed = subprocess.run(
+        ["git", "show", f"HEAD:{path}"], cwd=sources.ROOT, capture_output=True, check=False
+    )
+    text = (sources.ROOT / path).read_bytes() if committed.returncode else committed.stdout
+    measured = json.loads(text)["wall_time_seconds"]
     assert {part.name for part in PARTS if not part.long} <= set(measured)
-    parts = [part for part in PARTS if part.long == long and part.name in measured]
-    slower = sum(measured[part.name] for part in parts) / sum(part.seconds[0] for part in parts)
-    for part in parts:
-        here = measured[part.name] / slower
-        assert part.seconds[1] <= part.seconds[0] < 3 * here + 5
-        assert part.seconds[0] > here / 3 - 5
+    for part in PARTS:
+        if part.name in measured:
+            assert part.seconds[1] <= part.seconds[0] < 2 * measured[part.name] + 5
+            assert part.seconds[0] > 0.5 * measured[part.name] - 5
 
 
 def test_the_help_names_the_parts():
