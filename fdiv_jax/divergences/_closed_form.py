@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import sympy
 
-from fdiv_jax.divergences._exact import MAX_TERMS, expanded_terms, is_zero, tidy_number
+from fdiv_jax.divergences._exact import MAX_TERMS, evaluated, expanded_terms, is_zero, tidy_number
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
@@ -100,9 +100,9 @@ def _tidy(expr: sympy.Expr) -> sympy.Expr:
     if exponents := _exponents(expanded):
         forms.insert(0, sympy.collect(expanded, [sympy.exp(a) for a in exponents]))
     points = (sympy.Rational(7, 10), sympy.Rational(23, 10))
-    truth = [sympy.N(expr.subs(M, point), 30) for point in points]
+    truth = [evaluated(expr.subs(M, point)) for point in points]
     for form in forms:
-        values = [sympy.N(form.subs(M, point), 30) for point in points]
+        values = [evaluated(form.subs(M, point)) for point in points]
         if all(abs(a - b) <= 1e-12 * (1 + abs(b)) for a, b in zip(values, truth, strict=True)):
             return form
     return expr

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from fdiv_jax.divergences._chebyshev import value_and_slope
 from fdiv_jax.divergences._curve import LINEAR_REACH, Panel, Side, UnresolvedError, make_side
-from fdiv_jax.divergences._exact import at_point
+from fdiv_jax.divergences._exact import at_point, evaluated
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 
@@ -29,7 +29,7 @@ _NAMES = ("f", "slope", "curvature")
 
 def difference(x: jax.Array, number: sympy.Expr) -> jax.Array:
     """x - number, exact to the last place of the result also where the dtype does not hold the number."""
-    exact = sympy.Float(sympy.N(number, 60), 60)
+    exact = sympy.Float(evaluated(number, 60), 60)
     with np.errstate(over="ignore"):
         high = float(np.asarray(float(exact), x.dtype))
     low = float(exact - sympy.Float(high, 60)) if math.isfinite(high) else 0.0
@@ -55,7 +55,7 @@ class CurveFunctions:
         self.sides = [side for side in sides if side is not None]
         self.panels = [panel for side in self.sides for panel in side.panels]
         self.value_at_base = (
-            0.0 if self.base == 1 else float(sympy.N(at_point(piece.expression, self.base, T), 30))
+            0.0 if self.base == 1 else float(evaluated(at_point(piece.expression, self.base, T)))
         )
         self._derivatives: dict[int, Callable[[jax.Array], jax.Array]] = {}
 

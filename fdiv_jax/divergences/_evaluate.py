@@ -16,6 +16,7 @@ import mpmath
 import numpy as np
 import sympy
 
+from fdiv_jax.divergences._exact import evaluated
 from fdiv_jax.divergences._names import Context, Formula, Value
 
 Function = Callable[[Value], Value]
@@ -135,10 +136,10 @@ class _Mp(Arithmetic):
             # SymPy's evaluation takes far longer than the arithmetic around it: done once in 16 digits.
             digits = (int(self.context.dps) + 5) // 16 * 16 + 16
             if digits not in kept:
-                evaluated = sympy.N(value, digits)
-                if evaluated is sympy.nan:
+                found = evaluated(value, digits)
+                if found is sympy.nan:
                     return self.context.nan
-                parts = (sympy.Float(x, digits)._mpf_ for x in evaluated.as_real_imag())
+                parts = (sympy.Float(x, digits)._mpf_ for x in found.as_real_imag())
                 real, imaginary = map(self.context.make_mpf, parts)  # not rounded to the present digits
                 kept[digits] = self.context.mpc(real, imaginary) if imaginary else real
             return kept[digits]

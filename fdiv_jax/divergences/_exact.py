@@ -24,9 +24,19 @@ _LARGEST_SIMPLE = 1e12
 _ZERO = mpmath.mpf(10) ** -60
 
 
+def evaluated(constant: Formula, digits: int = 30) -> Formula:
+    """`sympy.N` of a constant; nan where it divides by what is 0 in four times the digits as well."""
+    for tried in (digits, 4 * digits):
+        try:
+            return sympy.N(constant, tried)
+        except (ZeroDivisionError, OverflowError):
+            pass
+    return sympy.nan
+
+
 def real_value(constant: sympy.Expr, digits: int = 30) -> Value:
     """A constant as a number, or None where it is not real and finite."""
-    value: Formula = sympy.N(constant, digits)
+    value: Formula = evaluated(constant, digits)
     if not isinstance(value, (sympy.Float, sympy.Rational)) or not value.is_finite:
         return None
     with mpmath.workdps(digits):
@@ -97,10 +107,13 @@ def expanded_terms(expr: Formula) -> int:
     if isinstance(expr, sympy.Mul):
         return math.prod(expanded_terms(a) for a in expr.args)
     if isinstance(expr, sympy.Pow):
-        terms = expanded_terms(expr.base)
-        if expr.exp.is_Integer and terms > 1:
-            return math.comb(min(abs(int(expr.exp)), 500) + min(terms, 500) - 1, min(terms, 500) - 1)
-        return max(terms, expanded_terms(expr.exp)) if expr.exp.is_Add else 1 if terms == 1 else terms
+        terms, exponents = expanded_terms(expr.base), sympy.Add.make_args(expanded(expr.exp))
+        whole = sum(abs(int(each)) for each in exponents if each.is_Integer)  # (a + b)^(x + 9) has (a + b)^9
+        if bits(expr.base) * whole > _MAX_BITS:
+            return MAX_TERMS + 1
+        if whole and terms > 1:
+            return math.comb(min(whole, 500) + min(terms, 500) - 1, min(terms, 500) - 1)
+        return max(terms, len(exponents))
     if not expr.args:
         return 1
     return max(expanded_terms(a) for a in expr.args)

@@ -17,9 +17,10 @@ from typing import Any
 
 import sympy
 
+from fdiv_jax.divergences._assumptions import ours
 from fdiv_jax.divergences._exact import bits, is_zero
 
-T = sympy.Symbol("t", positive=True)
+T = ours(sympy.Symbol("t", positive=True))
 
 MAX_LENGTH = 400
 MAX_NODES = 200

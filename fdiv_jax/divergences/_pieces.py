@@ -16,6 +16,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import sympy
 
+from fdiv_jax.divergences._assumptions import ours
 from fdiv_jax.divergences._evaluate import mp_context, mp_far_value, mp_real_function, numpy_function
 from fdiv_jax.divergences._exact import expanded, expanded_terms, real_value, tidy_number
 from fdiv_jax.divergences._inverse import inverses
@@ -74,7 +75,7 @@ def _real_powers(expr: Formula) -> Formula:
 
     def factored(node: Formula) -> Formula:
         # t^(1/root), of which the base may be a polynomial or a quotient of two
-        x, root = sympy.Symbol("x", positive=True), roots_of(node.base, T)
+        x, root = ours(sympy.Symbol("x", positive=True)), roots_of(node.base, T)
         base = node.base.subs(T, x**root) if root else node.base
         if base.has(T) or degree(base, {x}) > _MAX_DEGREE or expanded_terms(base) > 100:
             return node

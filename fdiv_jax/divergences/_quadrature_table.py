@@ -25,7 +25,7 @@ import sympy
 
 from fdiv_jax.divergences import _chebyshev
 from fdiv_jax.divergences._evaluate import mp_context, mp_function
-from fdiv_jax.divergences._exact import at_point
+from fdiv_jax.divergences._exact import at_point, evaluated
 from fdiv_jax.divergences._names import Context, Value
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
@@ -112,7 +112,7 @@ def is_tabulable(pieces: Sequence[Piece], order: int, equilibrium_slope: sympy.E
     for piece in formulas:
         for end in (piece.lower, piece.upper):
             inner = end not in (0, 1, sympy.oo)
-            if inner and not sympy.N(at_point(piece.expression, end, T), 30).is_finite:
+            if inner and not evaluated(at_point(piece.expression, end, T)).is_finite:
                 return False
     return all(_zero_order(_SideFunction(formulas, sign, 0)) > -1 for sign in (-1, 1))
 
@@ -132,7 +132,7 @@ def _jumps(formulas: Sequence[Piece]) -> tuple[Jump, ...]:
     jumps = []
     for a, b in pairwise(formulas):
         difference = b.expression - a.expression
-        exact = [sympy.N(at_point(e, b.lower, T), 30) for e in (difference, difference.diff(T))]
+        exact = [evaluated(at_point(e, b.lower, T)) for e in (difference, difference.diff(T))]
         value, slope = map(float, exact) if all(e.is_finite for e in exact) else (0.0, 0.0)
         jumps.append(Jump(float(sympy.log(b.lower)), value, slope))
     return tuple(jumps)

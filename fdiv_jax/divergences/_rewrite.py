@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import sympy
 
+from fdiv_jax.divergences._assumptions import ours
 from fdiv_jax.divergences._exact import expanded, expanded_terms, shortest
 from fdiv_jax.divergences._names import Formula
 from fdiv_jax.divergences._parse import T, switch
@@ -110,7 +111,7 @@ def in_exponentials(expr: Formula) -> Formula:
 
 
 def kernel_symbol(i: int) -> sympy.Symbol:
-    return sympy.Symbol(f"k{i}", positive=True)
+    return ours(sympy.Symbol(f"k{i}", positive=True))
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _rational(expr: Formula, symbol: sympy.Symbol) -> _Rational | None:
     if q == 0:
         return None
     own: list[Formula] = [k for k in kernels(expr, symbol) if not (k == symbol or is_power_of(k, symbol))]
-    x = sympy.Symbol("x", positive=True)
+    x = ours(sympy.Symbol("x", positive=True))
     meaning: dict[Formula, Formula] = {x: symbol ** sympy.Rational(1, q)}
     table: dict[Formula, Formula] = {}
     grown = exponentials([k for k in own if isinstance(k, sympy.exp)], symbol)
