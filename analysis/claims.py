@@ -1,7 +1,8 @@
 """The claims of the paper (Novello et al., arXiv 2509.21167) that the analysis tests, and how each is judged.
 
-The rules below were written before the runs that they judge, but for the number of seeds by formula: five
-were looked at, which left C5 open, and three more were added. The levels allow for two looks.
+The rules below were written before the runs that they judge, but for the number of seeds by formula and of
+games: five were looked at, which left C5 and C7 open, and three more were added. The levels allow for two
+looks.
 A pilot of one seed came before them, after which the share of m that counts as equal, the steps, batch and
 images, and the setting of C8 were chosen.
 

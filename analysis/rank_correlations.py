@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import mannwhitneyu, spearmanr
 
-__all__ = ["Interval", "bootstrap", "overall", "pair_means", "pair_table", "separation", "within_targets"]
+__all__ = [
+    "Interval",
+    "bootstrap",
+    "overall",
+    "pair_means",
+    "pair_table",
+    "separation",
+    "spearman",
+    "within_targets",
+]
 
 
 class Interval(NamedTuple):
@@ -51,10 +60,11 @@ def pair_means(distance: np.ndarray, concepts: Sequence[str], shown: Sequence[tu
 
 def within_targets(predicted: np.ndarray, measured: np.ndarray) -> float:
     """The mean over the erased concepts of Spearman over those hurt."""
-    return float(np.mean([_both(p, m) for p, m in zip(predicted, measured, strict=True)]))
+    return float(np.mean([spearman(p, m) for p, m in zip(predicted, measured, strict=True)]))
 
 
-def _both(predicted: np.ndarray, measured: np.ndarray) -> float:
+def spearman(predicted: np.ndarray, measured: np.ndarray) -> float:
+    """Spearman's rank correlation over the places where both are finite."""
     kept = np.isfinite(predicted) & np.isfinite(measured)
     found: Any = spearmanr(predicted[kept], measured[kept])
     return float(found.statistic)
@@ -62,7 +72,7 @@ def _both(predicted: np.ndarray, measured: np.ndarray) -> float:
 
 def overall(predicted: np.ndarray, measured: np.ndarray) -> float:
     """Spearman over all ordered pairs."""
-    return _both(predicted.ravel(), measured.ravel())
+    return spearman(predicted.ravel(), measured.ravel())
 
 
 def separation(predicted: np.ndarray, hurt: np.ndarray) -> float:

@@ -139,6 +139,7 @@ class ConstructedBench:
         m = np.linspace(1.0, 0.5, 4) * (1 + 0.01 * self.noise.standard_normal())
         faster = {"kl": 1, "squared_hellinger": 2, "pearson_chi2": 1, "jensen_shannon": 1}
         return {
+            "steps": np.arange(4),
             "m": {name: m**k for name, k in faster.items()},
             "share": 0.25,
             "seen": self.seen(kid=0.002),
@@ -207,7 +208,22 @@ def test_the_claims_about_the_game_are_decided(constructed):
     # squared_hellinger is before the others, jensen_shannon is with kl
     assert {claim: one["verdict"] for claim, one in found.items()} == {"C6": "holds", "C7": UNSURE}
     assert found["C6"]["effect"] == pytest.approx(1.0)
-    assert entries["game_mean_rank"]["squared_hellinger"] == 1.0
+    assert entries["game_mean_rank"] == {
+        "squared_hellinger": 1.0,
+        "kl": 3.0,
+        "pearson_chi2": 3.0,
+        "jensen_shannon": 3.0,
+    }
+    assert entries["game_order"][0] == "squared_hellinger"
+    assert entries["game_pairs"] == 6
+    assert set(entries["game_pairs_told_apart"]) == {
+        f"squared_hellinger before {name}" for name in ("kl", "pearson_chi2", "jensen_shannon")
+    }
+    # m^2 against m: the ratio is the geometric mean of m over the looks, up to the noise of 1 %
+    mean, low, high = entries["game_ratio_to_kl"]["squared_hellinger"]
+    assert low < mean < high < 1
+    assert mean == pytest.approx(np.exp(np.mean(np.log(np.linspace(1.0, 0.5, 4)[1:]))), rel=0.02)
+    assert entries["game_ratio_to_kl"]["kl"] == [1.0, 1.0, 1.0]
 
 
 def test_runs_are_compared_where_all_have_come_down_to():
