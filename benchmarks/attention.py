@@ -1,12 +1,12 @@
 """The implementations of attention side by side, at the shapes of Stable Diffusion.
 
-    python -m benchmarks.attention [--rounds 5]
+    python -m benchmarks.attention [--rounds 5] [--dtypes bfloat16] [--blocks 128]
 
 For each shape, dtype and pass (forward, or forward and backward) all implementations run in turn, round by
 round, so that other load on the machine falls on all of them; "speed" is the median over rounds of the plain
 one's time over theirs, "memory" what the compiled program needs beside its inputs and outputs. What "auto" is
 follows from these figures, for the backend they were measured on: `LONG` and `BLOCK` in
-`fdiv_jax/nn/attention.py`.
+`fdiv_jax/nn/attention.py`. "library" is the fused kernel where the device has one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ SHAPES = {
     "SDXL, 32 x 32 to text": (1024, 77, 20, 64),
     "VAE, 64 x 64": (4096, 4096, 1, 512),
 }
-BLOCKS = (64, 128, 256, 512)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +50,15 @@ class BenchmarkConfig:
     """Settings of the benchmark."""
 
     rounds: int = 5
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    blocks: tuple[int, ...] = (64, 128, 256, 512)
+    """Keys of a block."""
     output: Path = Path("benchmarks/results/attention.json")
 
 
-def measure(shape: tuple[int, int, int, int], dtype: str, derivative: bool, rounds: int) -> JsonObject:
+def measure(
+    shape: tuple[int, int, int, int], dtype: str, derivative: bool, config: BenchmarkConfig
+) -> JsonObject:
     """Seconds, speed over plain and temporary memory of every implementation."""
     queries, keys, heads, width = shape
     rng = np.random.default_rng(0)
@@ -65,7 +69,7 @@ def measure(shape: tuple[int, int, int, int], dtype: str, derivative: bool, roun
     runs: dict[str, Callable[..., PyTree]] = {}
     memory = {}
     variants = {"plain": {"implementation": "plain"}, "library": {"implementation": "library"}}
-    for block in sorted({min(block, keys) for block in BLOCKS}):
+    for block in sorted({min(block, keys) for block in config.blocks}):
         variants[f"blocked, {block}"] = {"implementation": "blocked", "block": block}
     for name, options in variants.items():
         function = functools.partial(dot_product_attention, **options)  # pyright: ignore[reportArgumentType]
@@ -77,7 +81,7 @@ def measure(shape: tuple[int, int, int, int], dtype: str, derivative: bool, roun
         memory[name] = runs[name].memory_analysis().temp_size_in_bytes  # pyright: ignore
         jax.block_until_ready(runs[name](*inputs))
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
+    for _ in range(config.rounds):
         for name, run in runs.items():
             start = time.perf_counter()
             jax.block_until_ready(run(*inputs))
@@ -95,11 +99,12 @@ def measure(shape: tuple[int, int, int, int], dtype: str, derivative: bool, roun
 
 def main(config: BenchmarkConfig) -> None:
     """Measure, print one line per implementation, write the result."""
-    cases = []
-    for (what, shape), dtype, derivative in itertools.product(
-        SHAPES.items(), ("float32", "bfloat16"), (False, True)
-    ):
-        found = measure(shape, dtype, derivative, config.rounds)
+    cases: list[JsonObject] = []
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    device = {"backend": jax.default_backend(), "jax": jax.__version__, "cores": os.cpu_count()}
+    result = {**device, "batch": BATCH, "rounds": config.rounds, "cases": cases}
+    for (what, shape), dtype, derivative in itertools.product(SHAPES.items(), config.dtypes, (False, True)):
+        found = measure(shape, dtype, derivative, config)
         label = "forward and backward" if derivative else "forward"
         cases.append({"what": what, "shape": shape, "dtype": dtype, "pass": label, "runs": found})
         print(f"{what}: {' x '.join(map(str, shape))}, {dtype}, {label}")
@@ -109,16 +114,7 @@ def main(config: BenchmarkConfig) -> None:
                 f"  {run['temporary_bytes'] / 2**20:8.1f} MB",
                 flush=True,
             )
-    result = {
-        "backend": jax.default_backend(),
-        "jax": jax.__version__,
-        "cores": os.cpu_count(),
-        "batch": BATCH,
-        "rounds": config.rounds,
-        "cases": cases,
-    }
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    config.output.write_text(json.dumps(result, indent=1) + "\n")
+        config.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

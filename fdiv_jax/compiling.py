@@ -12,9 +12,10 @@ import jax
 import jaxlib
 from jax.core import Tracer
 
-__all__ = ["compiler_options", "jit", "platform", "traced_for"]
+__all__ = ["compiler_options", "divided", "jit", "platform", "traced_for"]
 
 _TARGET: ContextVar[str | None] = ContextVar("target", default=None)
+_DIVIDED: ContextVar[bool] = ContextVar("divided", default=False)
 _FUSIONS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 """Products each by itself. Together with what is computed around them (LIBRARY_FUSION_TYPE_DOT) a step takes
 hardly less time, but jaxlib 0.10.2 then reads beyond a right operand that is one number everywhere, such as
@@ -22,13 +23,22 @@ hardly less time, but jaxlib 0.10.2 then reads beyond a right operand that is on
 
 
 @contextlib.contextmanager
-def traced_for(kind: str) -> Iterator[None]:
-    """Trace programs for another kind of device than the default one: "cpu", "gpu", "tpu"."""
-    token = _TARGET.set(kind)
+def traced_for(kind: str, *, divided: bool = False) -> Iterator[None]:
+    """Trace programs for another kind of device than the default one: "cpu", "gpu", "tpu".
+
+    `divided`: programs of the whole batch, which the compiler divides over several devices.
+    """
+    tokens = _TARGET.set(kind), _DIVIDED.set(divided)
     try:
         yield
     finally:
-        _TARGET.reset(token)
+        _TARGET.reset(tokens[0])
+        _DIVIDED.reset(tokens[1])
+
+
+def divided() -> bool:
+    """Whether the compiler will divide what is traced now over several devices; see `traced_for`."""
+    return _DIVIDED.get()
 
 
 def platform() -> str:

@@ -24,7 +24,7 @@ __all__ = ["HELP", "SHORT", "Command", "default"]
 HELP = {
     "where": ("topology", "parallel"),
     "what to plan": ("batch-size", "steps", "remat", "accumulation", "trainable", "dtype", "param-dtype"),
-    "output": ("json", "largest"),
+    "output": ("json", "largest", "quick"),
 }
 SHORT = {"--batch": "--batch-size"}
 _STEPS = 500
@@ -51,6 +51,9 @@ class Command:
     such as h100 or a100:8."""
     largest: bool = True
     """Look for the largest batch that fits, which compiles the step a few times more."""
+    quick: bool = False
+    """Compile for a TPU with the compiler's least effort: minutes instead of an hour for a full-size model.
+    The arithmetic is the same; the memory is more than the program of the run will take."""
     json: bool = False
     """Print JSON instead of tables."""
     cache: Path | None = None
@@ -69,7 +72,9 @@ class Command:
         with waiting.waiting(f"loading {self.model}") as change:
             pipe = self.loading.outline(self.model)
             cache = default_cache() if self.cache is None else self.cache
-            foresight = Foresight(pipe, _with_target(self.config, pipe), topology, cache)
+            foresight = Foresight(
+                pipe, _with_target(self.config, pipe), topology, cache, thorough=not self.quick
+            )
             verb = "compiling" if foresight.devices else "tracing"
             change(f"{verb} the step of {self.config.batch_size} images for {topology}")
             cost = foresight.cost(self.config.batch_size)
@@ -157,6 +162,8 @@ class _Report:
 
         cost, chip, roofline = self.cost, self.topology.chip, self.roofline
         source = "the TPU compiler's figures" if cost.compiled else "figures of a model, not of a compiler"
+        if cost.compiled and self.command.quick:
+            source += " at its least effort, memory an upper bound"
         share = self.foresight.parallel if self.topology.count > 1 else "one chip"
         console.print(
             f"{self.batch} images a step on {self.topology} ({share}), {self.command.loading.dtype}: {source}"

@@ -8,6 +8,7 @@ the state, and can write it down without asking the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,13 +78,13 @@ class DataMesh:
 
         def call(*arguments: PyTree) -> PyTree:
             key = np.asarray(jax.random.key_data(arguments[-1]))
-            with traced_for(self.devices[0].platform):
+            with self._tracing():
                 found = program(arguments[:-1])(*arguments[:-1], key)
             return jax.block_until_ready(found) if self._share_threads else found
 
         def lower(*arguments: PyTree) -> PyTree:
             key = jax.eval_shape(jax.random.key_data, arguments[-1])
-            with traced_for(self.devices[0].platform):
+            with self._tracing():
                 return program(arguments[:-1]).lower(*arguments[:-1], key)
 
         call.lower = lower  # type: ignore[attr-defined]
@@ -139,6 +140,9 @@ class DataMesh:
     def network(self, network: NetworkFunction) -> NetworkFunction:
         """The network as the functions call it."""
         return network
+
+    def _tracing(self) -> AbstractContextManager[None]:
+        return traced_for(self.devices[0].platform)
 
     def _mesh(self) -> Mesh:
         return Mesh(np.array(self.devices).reshape(-1, 1), _AXES)
@@ -198,6 +202,9 @@ class ShardedMesh(DataMesh):
     def network(self, network: NetworkFunction) -> NetworkFunction:
         """The network with its parameters gathered as it reads them and not kept for its derivative."""
         return Gathered(network, NamedSharding(self.mesh, _COPY))
+
+    def _tracing(self) -> AbstractContextManager[None]:
+        return traced_for(self.devices[0].platform, divided=self.count > 1)
 
     def _mesh(self) -> Mesh:
         return Mesh(np.array(self.devices).reshape(self.processes, -1), _AXES)

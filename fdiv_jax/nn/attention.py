@@ -1,6 +1,6 @@
 """Attention: one function with several implementations, and the layer of the UNet and the autoencoder.
 
-Three implementations give the same values and gradients. Their times and memory side by side, measured by
+All implementations give the same values and gradients. Their times and memory side by side, measured by
 `python -m benchmarks.attention`, are in docs/models.md; "auto" follows them.
 """
 
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float
 
+from fdiv_jax.nn.fused_attention import fused_attention
 from fdiv_jax.nn.layers import ModuleT, Precision, linear, with_setting
 
 Implementation = Literal["auto", "plain", "blocked", "library"]
@@ -56,8 +57,9 @@ def dot_product_attention(
         implementation: "plain" holds all q k scores, and can be differentiated as often as one likes, forward
             and in reverse. "blocked" takes `block` keys at a time: values and gradients in memory
             proportional to q + k; derivatives of the gradient hold all scores, and `jax.jvp` of the values
-            themselves is an error. "library" is `jax.nn.dot_product_attention`. "auto" is blocked from `LONG`
-            queries and keys on, else plain.
+            themselves is an error. "library" is the fused kernel of a GPU or TPU where there is one for these
+            arrays (see `fused_attention`), else `jax.nn.dot_product_attention`. "auto" is, from `LONG`
+            queries and keys on, the fused kernel where there is one, else blocked; for shorter ones plain.
         block: keys per block.
 
     Returns:
@@ -69,8 +71,12 @@ def dot_product_attention(
     check_implementation(implementation)
     if block < 1:
         raise ValueError(f"blocks of {block} keys, expected at least 1")
-    if implementation == "auto":
-        implementation = "blocked" if min(query.shape[1], key.shape[1]) >= LONG else "plain"
+    if implementation == "auto" and min(query.shape[1], key.shape[1]) < LONG:
+        implementation = "plain"
+    if implementation in ("auto", "library") and mask is None:
+        fused = fused_attention(query, key, value)
+        if fused is not None:
+            return fused
     if implementation == "library":
         return jax.nn.dot_product_attention(query, key, value, mask=mask)
     if implementation == "plain":

@@ -35,12 +35,14 @@ class Work(NamedTuple):
 
     Attributes:
         flops: of its matrix products and convolutions, a multiplication and an addition being two.
-        once: the same, where the body of a loop is counted once, as XLA does.
+        once: the same, where the body of a loop is counted once, and a fused kernel not at all, as XLA does.
+        loops: FLOPs without those of fused kernels.
         moved: bytes that products, convolutions, sums and the like read and write.
     """
 
     flops: float
     once: float
+    loops: float
     moved: float
 
     def __add__(self, other: Work) -> Work:  # type: ignore[override]
@@ -61,14 +63,18 @@ def work_of(function: Callable[..., PyTree], *arguments: PyTree) -> Work:
 
 
 def _work(jaxpr: Jaxpr) -> Work:
-    total = Work(0.0, 0.0, 0.0)
+    total = Work(0.0, 0.0, 0.0, 0.0)
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
         inner = [_work(program) for program in inner_programs(parameters)]
         if name == "scan":
             length = parameters["length"]
             body = inner[0]
-            total += Work(length * body.flops, body.once, length * body.moved)
+            total += Work(length * body.flops, body.once, length * body.loops, length * body.moved)
+        elif name == "pallas_call":  # a fused kernel: the same program for every place of a grid
+            places = math.prod(parameters["grid_mapping"].grid)
+            size = array_bytes([v.aval for v in (*equation.invars, *equation.outvars)])
+            total += Work(places * inner[0].flops, 0.0, 0.0, float(size))
         elif name == "cond":
             total += max(inner)
         elif inner:
@@ -77,7 +83,7 @@ def _work(jaxpr: Jaxpr) -> Work:
         elif name in _PASSES:
             size = array_bytes([v.aval for v in (*equation.invars, *equation.outvars)])
             flops = _flops(name, equation)
-            total += Work(flops, flops, float(size))
+            total += Work(flops, flops, flops, float(size))
     return total
 
 

@@ -20,11 +20,12 @@ from typing import Any
 import jax
 
 from fdiv_jax.checkpoints import atomic_file
+from fdiv_jax.compiling import traced_for
 from fdiv_jax.distributed.chips import Topology, tpu_devices
 from fdiv_jax.distributed.programs import Program, compiled_figures, wire_bytes
 from fdiv_jax.distributed.runners import runner_of
 from fdiv_jax.files import read_json
-from fdiv_jax.nn import with_remat
+from fdiv_jax.nn import with_attention, with_remat
 from fdiv_jax.nn.memory import BOUNDS, array_bytes, shapes_of
 from fdiv_jax.nn.work import Work, work_of
 from fdiv_jax.pipeline import TextToImagePipeline
@@ -124,8 +125,12 @@ class Foresight:
         config: UnlearningConfig,
         topology: Topology,
         cache: Path | None = None,
+        *,
+        thorough: bool = True,
     ):
         """Look at a run of `config` on `topology`; what was compiled is kept in `cache`.
+
+        `thorough`: compile for a TPU as a run does, and not with the compiler's least effort.
 
         Raises:
             NotImplementedError: the closed-form edit, which has no steps; or without the compiler.
@@ -133,7 +138,7 @@ class Foresight:
         """
         if config.method == "edit":
             raise NotImplementedError("method 'edit' has no steps to plan; expected method 'descent'")
-        self.topology, self.config, self.cache = topology, config, cache
+        self.topology, self.config, self.cache, self.thorough = topology, config, cache, thorough
         self.devices = tpu_devices(topology) if topology.chip.platform == "tpu" else []
         # Of the devices that are here: what they have to do with the run is resolved below.
         here = dataclasses.replace(
@@ -172,7 +177,10 @@ class Foresight:
             ValueError: the chips do not divide the batch.
         """
         self.check(batch)
-        minimum = self._work(self._plan(self._unet), batch // self.topology.count).flops
+        # Attention as it is written down computes nothing twice, where fused kernels do.
+        minimum = self._work(
+            self._plan(with_attention(self._unet, "plain")), batch // self.topology.count
+        ).flops
         return self._compiled(batch, minimum) if self.devices else self._modelled(batch, minimum)
 
     def _plan(self, unet: Any) -> Plan:
@@ -191,8 +199,10 @@ class Foresight:
         """Of a step of so many samples on one chip, the frozen model's part included."""
         if (plan, rows) not in self._works:
             state, frozen, batch, reference, key = self._arguments(plan, rows)
-            look = work_of(make_reference(plan), frozen, batch, key)
-            self._works[plan, rows] = look + work_of(make_step(plan), state, frozen, batch, reference, key)
+            with traced_for(self.topology.chip.platform, divided=self.parallel == "fsdp"):
+                look = work_of(make_reference(plan), frozen, batch, key)
+                step = work_of(make_step(plan), state, frozen, batch, reference, key)
+            self._works[plan, rows] = look + step
         return self._works[plan, rows]
 
     def largest(self, told: Callable[[int], object] = lambda batch: None) -> tuple[int, int] | None:
@@ -242,9 +252,9 @@ class Foresight:
         if fits:  # the sum of the compiler's figures is at times a little more than the program takes
             memory = min(memory, self.topology.chip.memory)
         work = self._work(self.plan, batch // self.topology.count)
-        # XLA counts the body of a loop once: what the other rounds compute is added, and their traffic in
-        # proportion.
-        loops = work.flops / work.once if work.once else 1.0
+        # XLA counts the body of a loop once, and fused kernels not at all: what the other rounds and the
+        # kernels compute is added, and the traffic of the other rounds in proportion.
+        loops = work.loops / work.once if work.once else 1.0
         flops = own.flops + seen.flops + work.flops - work.once
         moved = (own.moved + seen.moved) * loops
         if not fits:  # there is no program to count
@@ -310,14 +320,14 @@ class Foresight:
     def _program(self, lowered: Any, held: int) -> Program:
         """What the compiler says of a program, from the cache where it was asked before."""
         if self.cache is None:
-            return compiled_figures(lowered, held)
+            return compiled_figures(lowered, held, quickly=not self.thorough)
         path = self.cache / "plans" / f"{self._name(lowered)}.json"
         if path.exists():
             try:
                 return Program(**read_json(path))
             except (OSError, ValueError, TypeError):  # half written, or of another version
                 pass
-        found = compiled_figures(lowered, held)
+        found = compiled_figures(lowered, held, quickly=not self.thorough)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path, overwrite=True) as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(found)))
@@ -328,7 +338,13 @@ class Foresight:
 
         The program's text holds the shapes of the model and all that the configuration changes.
         """
-        parts = [str(self.topology), jax.__version__, version("jaxlib"), version("libtpu")]
+        parts = [
+            str(self.topology),
+            str(self.thorough),
+            jax.__version__,
+            version("jaxlib"),
+            version("libtpu"),
+        ]
         parts += [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
         return hashlib.sha256("\n".join([*parts, lowered.as_text()]).encode()).hexdigest()[:32]
 

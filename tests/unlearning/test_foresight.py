@@ -236,5 +236,19 @@ def test_the_compiler_of_a_tpu(tmp_path, monkeypatch):
     seen = Foresight(pipe, asked, topology, tmp_path)
     trained = seen.prepared.selection.count * 4
     assert trained <= sum(cost.collectives.values()) < 1.05 * trained
-    monkeypatch.setattr(foresight, "compiled_figures", lambda *_: pytest.fail("compiled again"))
+    monkeypatch.setattr(foresight, "compiled_figures", lambda *_, **__: pytest.fail("compiled again"))
     assert seen.cost(16) == cost
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU compiler, is not here"
+)
+@pytest.mark.filterwarnings("ignore:no fused attention")
+@pytest.mark.parametrize("parallel", ["data", "fsdp"])
+def test_the_compiler_of_a_tpu_takes_the_fused_kernels(parallel):
+    """At its least effort; 1,024 pixels attend to each other."""
+    asked = UnlearningConfig(target="sneaker", batch_size=8, parallel=parallel)
+    cost = Foresight(tiny_pipeline(latent=32), asked, topology_of("v5e:2x2"), thorough=False).cost(8)
+    assert cost.fits
+    assert 1 <= cost.flops / cost.minimum < 1.5
