@@ -20,7 +20,7 @@ MAX_TERMS = 200
 _MAX_BITS = 100_000
 _MAX_OPERATIONS = 250
 _DIGITS = 110
-_LARGEST_SIMPLE = 1e12
+_SIMPLE = 1e-4, 1e12
 _ZERO = mpmath.mpf(10) ** -60
 
 
@@ -79,8 +79,9 @@ def tidy_number(constant: sympy.Expr) -> sympy.Expr:
         return constant
     if is_zero(constant):
         return sympy.S.Zero
-    large = abs(value) > _LARGEST_SIMPLE  # 1e5 exp(1e4) is no whole number, whatever its first digits
-    simple = None if large else Fraction(str(sympy.Float(value, 30))).limit_denominator(1000)
+    # 1e5 exp(1e4) is no whole number, whatever its first digits; exp(-exp(60)) has too many
+    within = _SIMPLE[0] < abs(value) < _SIMPLE[1]
+    simple = Fraction(str(sympy.Float(value, 30))).limit_denominator(1000) if within else None
     if simple and abs(value * simple.denominator / simple.numerator - 1) < _ZERO:
         return sympy.Rational(simple.numerator, simple.denominator)
     return shortest([constant, expanded(constant)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import threading
 from dataclasses import replace
@@ -16,7 +17,14 @@ from fdiv_jax.divergences._checks import check_finite_divergence, check_generato
 from fdiv_jax.divergences._divergence import Divergence
 from fdiv_jax.divergences._evaluate import mp_context, mp_function
 from fdiv_jax.divergences._names import Formula
-from fdiv_jax.divergences._parse import MAX_LENGTH, ExpressionError, T, check_expression, parse_expression
+from fdiv_jax.divergences._parse import (
+    MAX_LENGTH,
+    MAX_MAGNITUDE,
+    ExpressionError,
+    T,
+    check_expression,
+    parse_expression,
+)
 from fdiv_jax.divergences._pieces import Piece, split
 from fdiv_jax.divergences._rewrite import tidy, with_reciprocal
 
@@ -192,6 +200,12 @@ def _from_sympy(given: Formula, allow_infinite: bool) -> Divergence:
     if not isinstance(given, sympy.Expr):
         raise TypeError(f"expected a sympy expression in t, got {type(given).__name__}")
     own = {s: T for s in expr.free_symbols if s.name == "t"}
+    for number in expr.atoms(sympy.Float):  # as a fraction, or compared, it would be written out
+        _, mantissa, exponent, bits = number._mpf_
+        if mantissa and abs(exponent + bits) > math.log2(MAX_MAGNITUDE) + 1:
+            raise ExpressionError(
+                f"a number near 2**{exponent + bits} is too large or too small (limit {MAX_MAGNITUDE:g})"
+            )
     expr = expr.subs(own)
     expr = expr.replace(lambda n: isinstance(n, sympy.Float), lambda n: sympy.Rational(str(n)))
     if sympy.count_ops(expr) > 500:

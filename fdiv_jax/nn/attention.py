@@ -6,7 +6,10 @@ All implementations give the same values and gradients. Their times and memory s
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Literal, get_args
 
 import jax
@@ -32,6 +35,7 @@ Block = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
 Saved = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array, jax.Array, jax.Array]
 """What the backward pass of the blocked implementation needs of the forward one."""
 
+_FORWARD: ContextVar[bool] = ContextVar("forward", default=False)
 LONG = 1024
 """Queries and keys from which on "auto" takes the blocked implementation: the measured crossing."""
 BLOCK = 128
@@ -57,9 +61,10 @@ def dot_product_attention(
         implementation: "plain" holds all q k scores, and can be differentiated as often as one likes, forward
             and in reverse. "blocked" takes `block` keys at a time: values and gradients in memory
             proportional to q + k; derivatives of the gradient hold all scores, and `jax.jvp` of the values
-            themselves is an error. "library" is the fused kernel of a GPU or TPU where there is one for these
-            arrays (see `fused_attention`), else `jax.nn.dot_product_attention`. "auto" is, from `LONG`
-            queries and keys on, the fused kernel where there is one, else blocked; for shorter ones plain.
+            themselves is an error outside of `forward_mode`. "library" is the fused kernel of a GPU or TPU
+            where there is one for these arrays (see `fused_attention`), else `jax.nn.dot_product_attention`.
+            "auto" is, from `LONG` queries and keys on, the fused kernel where there is one, else blocked; for
+            shorter ones plain.
         block: keys per block.
 
     Returns:
@@ -73,7 +78,7 @@ def dot_product_attention(
         raise ValueError(f"blocks of {block} keys, expected at least 1")
     if implementation == "auto" and min(query.shape[1], key.shape[1]) < LONG:
         implementation = "plain"
-    if implementation in ("auto", "library") and mask is None:
+    if implementation in ("auto", "library") and mask is None and not _FORWARD.get():
         fused = fused_attention(query, key, value)
         if fused is not None:
             return fused
@@ -84,7 +89,27 @@ def dot_product_attention(
     if mask is not None:
         mask = jnp.broadcast_to(mask, (*mask.shape[:-1], key.shape[1]))
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-    return jnp.swapaxes(_blocked(q, k, v, mask, min(block, key.shape[1])), 1, 2)
+    size = min(block, key.shape[1])
+    out: jax.Array
+    if _FORWARD.get():  # computed again by what is linear, which would hold every layer's scores
+        out = jax.checkpoint(lambda q, k, v: _blocked_forward(q, k, v, mask, size)[0])(q, k, v)
+    else:
+        out = _blocked(q, k, v, mask, size)
+    return jnp.swapaxes(out, 1, 2)
+
+
+@contextlib.contextmanager
+def forward_mode() -> Iterator[None]:
+    """Trace attention for `jax.jvp` and `jax.linearize`, also where it is long.
+
+    It then is blocked, of memory linear in the sequence as it is pushed forward; a transpose holds all scores
+    of one layer at a time.
+    """
+    token = _FORWARD.set(True)
+    try:
+        yield
+    finally:
+        _FORWARD.reset(token)
 
 
 def check_implementation(name: str) -> None:

@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 
 from fdiv_jax.arrays import PyTree
 from fdiv_jax.compiling import jit
+from fdiv_jax.nn.attention import forward_mode
 from fdiv_jax.nn.convolution import in_loop
 from fdiv_jax.theory import QuadraticDistances, descent_filter, krylov_basis
 from fdiv_jax.unlearning.batch import Batch
@@ -303,15 +304,19 @@ def _products(plan: Plan, structure: Any, shapes: Shapes) -> dict[str, Callable[
     def outputs(vector, frozen, batch, key, reference):
         return at(frozen, batch, key, reference)(vector), noised(plan, batch, key)[0]
 
+    def linear(vector, *constants):
+        with forward_mode():
+            return jax.linearize(at(*constants), vector)[1]
+
     def push(vector, changes, frozen, batch, key, reference):
-        moved = jax.linearize(at(frozen, batch, key, reference), vector)[1]
+        moved = linear(vector, frozen, batch, key, reference)
         return jax.lax.map(moved, changes)
 
     def damage(vector, changes, frozen, batch, key, reference):
         return jnp.sum(push(vector, changes, frozen, batch, key, reference) ** 2, axis=(-3, -2, -1))
 
     def kernel(vector, changes, frozen, batch, key, reference):
-        moved = jax.linearize(at(frozen, batch, key, reference), vector)[1]
+        moved = linear(vector, frozen, batch, key, reference)
         back = jax.linear_transpose(moved, vector)
         return jax.lax.map(lambda change: back(moved(change))[0], changes) / len(batch.position)
 

@@ -230,6 +230,9 @@ def test_a_reversed_mixture_keeps_its_values(x64):
         "0.3*max(t-2,0) + 1e-6*(t*log(t)-(t+1)*log((t+1)/2)) + 1e-6*(t-1)**2 - 0.01*(t**40-1)",
         "log10(Max((t-1e-9)**64,log1p(0.1234567890123456789)+pi,1))",
         "1e-6*max(t-2,0) + 1e-6*(t-1)**2/(t+1) - 0.02*log2(0.1234567890123456789)*(1/t-1)",
+        # a fraction of numbers with 1e26 and 1e60 digits, to see whether it is a simple one
+        "((log1p(1e60)*t+max(log(t),t**1.5,t-1e9,t*t))-7)**1.5",
+        "2*log(cosh(t-1)) + exp(abs(log(t))**1.5)-1 + 1e-5*(expm1(t-1e60)-expm1(1-1e60))",
         # and 24 GB for binomial coefficients, or powers with a billion digits
         "((t+E)**1.5)**(log2(1.5)+(t-1e9))",
         "(pi+1)**(t-1e9)",
@@ -249,6 +252,12 @@ def test_every_symbolic_step_is_bounded(text):
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     assert time.process_time() - start < 8
+
+
+@pytest.mark.parametrize("exponent", [-2e9, 2e9])
+def test_a_number_of_sympys_with_a_billion_digits_is_refused(exponent):
+    with pytest.raises(ValueError, match="too large or too small"):
+        divergence((T - 1) ** 2 * sympy.exp(sympy.Float(exponent)))
 
 
 def test_only_of_long_sums_in_the_symbols_of_formulas_no_roots_are_isolated(monkeypatch):

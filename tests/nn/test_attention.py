@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from fdiv_jax.nn import dot_product_attention, with_attention
-from fdiv_jax.nn.attention import LONG
+from fdiv_jax.nn.attention import LONG, forward_mode
 from fdiv_jax.unlearning import Network
 from tests.tiny import tiny_pipeline
 
@@ -211,3 +211,38 @@ def test_unknown_names_are_refused():
             call()
     with pytest.raises(ValueError, match="at least 1"):
         dot_product_attention(*arrays(2, 2, 1, 1)[:3], implementation="blocked", block=0)
+
+
+def test_in_forward_mode_long_attention_is_pushed_forward_and_back(x64):
+    *inputs, cotangent = arrays(9, 13, 2, 3)
+    direction = arrays(9, 13, 2, 3, seed=1)[:3]
+
+    def both(implementation):
+        def function(*x):
+            return dot_product_attention(*x, implementation=implementation, block=4)
+
+        value, linear = jax.linearize(function, *inputs)
+        return value, linear(*direction), *jax.linear_transpose(linear, *inputs)(cotangent)
+
+    expected = both("plain")
+    with forward_mode():
+        found = both("blocked")
+    for ours, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, other, atol=1e-12)
+    with pytest.raises(TypeError, match="forward-mode"):
+        both("blocked")
+
+
+@pytest.mark.slow
+def test_pushed_forward_the_scores_are_not_kept():
+    def needed(length):
+        inputs = [jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)] * 3
+
+        def push(inputs, tangents):
+            with forward_mode():
+                return jax.jvp(dot_product_attention, inputs, tangents)[1]
+
+        compiled = jax.jit(push).lower(tuple(inputs), tuple(inputs)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert needed(4096) < 4.5 * needed(1024)

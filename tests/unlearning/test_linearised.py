@@ -21,6 +21,7 @@ from fdiv_jax.unlearning import (
     train,
 )
 from fdiv_jax.unlearning.linearised import Descent
+from tests.tiny import tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +179,18 @@ def test_what_has_no_first_order_is_refused(pipe, config, place):
     batch = linear.data(place).batch(0, 0, 4)
     with pytest.raises(ValueError, match="8 samples at 4 positions would share their noise"):
         LinearisedRun(linear, [batch, batch], key=jax.random.key(0))
+
+
+@pytest.mark.slow
+def test_products_of_a_network_with_long_attention(config, place):
+    """1,024 pixels attend to each other, as in every Stable Diffusion."""
+    pipe = tiny_pipeline(latent=32)
+    found = []
+    for implementation in ("auto", "plain"):
+        one = pipe.with_attention(implementation)
+        prepared = prepare(one, config(divergence="kl", anchor="near", batch_size=2))
+        run = LinearisedRun.of(prepared, prepared.data(place / implementation), 1)
+        gradients = run.gradients()
+        found.append((gradients, run.push(gradients), run.kernel(gradients)))
+    for ours, plain in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, plain, atol=1e-4 * np.abs(plain).max())
