@@ -22,7 +22,7 @@ fi
 mkdir -p "$out"
 
 # --loaded: what other processors do is of no concern to the card.
-timeout 300 "$python" -m benchmarks.step_time --cases sd14-64 --losses closed --dtype bfloat16 --compiled --rounds 2 \
+timeout 270 "$python" -m benchmarks.step_time --cases sd14-64 --losses closed --dtype bfloat16 --compiled --rounds 2 \
     --loaded --json "$out/gpu.json" || echo "the step at sd14-64 did not end well: $?"
 timeout 100 "$python" -m benchmarks.attention --dtypes bfloat16 --blocks 128 --output "$out/gpu_attention.json" \
     || echo "attention did not end well: $?"

@@ -13,6 +13,7 @@ from scipy import stats
 from fdiv_jax.divergences import divergence
 from fdiv_jax.files import JsonMapping, JsonObject
 
+from ..claims import PARTS_OF
 from ..rank_correlations import spearman
 from ..style import INK, label, legend_below, line_style, log_ticks, panel_letters, panels
 from ..trials import TARGET, Laboratory
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-CLAIMED = ("squared_hellinger", "jensen_shannon")
-RIVALS = ("kl", "pearson_chi2")
 Heights = Mapping[str, np.ndarray]
 """Divergence -> the mean of log m over a game, held out; one value for every seed."""
 
@@ -43,10 +42,10 @@ def run(context: Context) -> JsonObject:
         name: np.array([np.mean(np.log(cell["m"][name][1:])) for cell in cells]) for name in names
     }
     gathered = Gathered()
-    for ahead in CLAIMED:
-        for behind in RIVALS:
-            for value in heights[ahead] - heights[behind]:
-                gathered.add("C7", f"{ahead} before {behind}", GAME, value)
+    for part in PARTS_OF["C7"]:
+        ahead, behind = part.name.split(" before ")
+        for value in heights[ahead] - heights[behind]:
+            gathered.add("C7", part.name, GAME, value)
     for cell in cells:
         for setting, formula in cell["formula"].items():
             value = difference(cell["seen"], formula, "kid", 1000)
@@ -78,7 +77,6 @@ def _order(context: Context, cells: Sequence[JsonMapping], heights: Heights) -> 
     correlation = np.clip(interval(each), -1.0, 1.0).tolist()
     steps = np.asarray(cells[0]["steps"])
     curves = {name: _geometric_mean([cell["m"][name] for cell in cells]) for name in ranked}
-    told = f"{len(apart)} of the {len(pairs)} pairs are told apart"
     twins = ""
     if {"jensen_shannon", "gan"} <= set(heights):
         spread = float(np.std(heights["gan"] - heights["jensen_shannon"], ddof=1))
@@ -92,7 +90,8 @@ def _order(context: Context, cells: Sequence[JsonMapping], heights: Heights) -> 
         shows=f"The game against the critic over {len(cells)} seeds, all divergences on the same batches "
         f"({TARGET}). (a) Held-out m over its start, geometric means over the seeds. (b) The mean of log m "
         "over the game, minus kl's, as a ratio, with Student t intervals that hold together with 95 %. "
-        f"{told}, all comparisons counted.{twins} Rank correlation of f''(1) with the mean of log m: "
+        f"{len(apart)} of the {len(pairs)} pairs are told apart, all comparisons counted.{twins} Rank "
+        "correlation of f''(1) with the mean of log m: "
         f"{correlation[0]:.2f} [{correlation[1]:.2f}, {correlation[2]:.2f}].",
         rows=[
             {"divergence": name, "ratio_to_kl": exp(mean), "low": exp(low), "high": exp(high)}

@@ -52,8 +52,8 @@ class Command:
     largest: bool = True
     """Look for the largest batch that fits, which compiles the step a few times more."""
     quick: bool = False
-    """Compile for a TPU with the compiler's least effort: minutes instead of an hour for a full-size model.
-    The arithmetic is the same; the memory is more than the program of the run will take."""
+    """Compile for a TPU with the compiler's least effort: for a full-size model minutes instead of half an
+    hour. A first look: the program of the run takes other memory, and moves other bytes."""
     json: bool = False
     """Print JSON instead of tables."""
     cache: Path | None = None
@@ -72,9 +72,7 @@ class Command:
         with waiting.waiting(f"loading {self.model}") as change:
             pipe = self.loading.outline(self.model)
             cache = default_cache() if self.cache is None else self.cache
-            foresight = Foresight(
-                pipe, _with_target(self.config, pipe), topology, cache, thorough=not self.quick
-            )
+            foresight = Foresight(pipe, _with_target(self.config, pipe), topology, cache, quick=self.quick)
             verb = "compiling" if foresight.devices else "tracing"
             change(f"{verb} the step of {self.config.batch_size} images for {topology}")
             cost = foresight.cost(self.config.batch_size)
@@ -117,6 +115,7 @@ class _Report:
             "topology": str(self.topology),
             "chips": self.topology.count,
             "from": "compiler" if self.cost.compiled else "model",
+            "quick": self.command.quick,
             "batch": self.batch,
             "parallel": self.foresight.parallel,
             "a chip": dataclasses.asdict(self.cost),
@@ -163,7 +162,7 @@ class _Report:
         cost, chip, roofline = self.cost, self.topology.chip, self.roofline
         source = "the TPU compiler's figures" if cost.compiled else "figures of a model, not of a compiler"
         if cost.compiled and self.command.quick:
-            source += " at its least effort, memory an upper bound"
+            source += " at its least effort, for a first look"
         share = self.foresight.parallel if self.topology.count > 1 else "one chip"
         console.print(
             f"{self.batch} images a step on {self.topology} ({share}), {self.command.loading.dtype}: {source}"

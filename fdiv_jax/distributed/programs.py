@@ -17,7 +17,7 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 _RESULT = re.compile(rf"= (\(*[a-z].*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
 _NEEDED = re.compile(r"\((\d+(?:\.\d+)?)([KMGT]?)\) exceeds available|Used (\d+(?:\.\d+)?)([KMGT]?) of")
-_QUICKLY = {"compiler_options": {"exec_time_optimization_effort": -1.0}}
+_LEAST_EFFORT = {"compiler_options": {"exec_time_optimization_effort": -1.0}}
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -51,19 +51,19 @@ class Program:
         return self.arguments + self.temporaries + self.outputs + self.code
 
 
-def compiled_figures(lowered: Any, held: int = 0, *, quickly: bool = False) -> Program:
+def compiled_figures(lowered: Any, held: int = 0, *, quick: bool = False) -> Program:
     """Compile a lowered program and read what the compiler says of it.
 
     Args:
         lowered: by `jax.jit(...).lower`.
         held: bytes of a device's arguments, for a program for which there is no room.
-        quickly: with the compiler's least effort to make it fast.
+        quick: with the compiler's least effort to make it fast.
 
     Raises:
         jax.errors.JaxRuntimeError: it does not compile, for another reason than its memory.
     """
     try:
-        compiled = lowered.compile(**(_QUICKLY if quickly else {}))
+        compiled = lowered.compile(**(_LEAST_EFFORT if quick else {}))
     except jax.errors.JaxRuntimeError as error:
         needed = _NEEDED.search(str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or needed is None:

@@ -108,7 +108,8 @@ def expanded_terms(expr: Formula) -> int:
     if isinstance(expr, sympy.Mul):
         return math.prod(expanded_terms(a) for a in expr.args)
     if isinstance(expr, sympy.Pow):
-        terms, exponents = expanded_terms(expr.base), sympy.Add.make_args(expanded(expr.exp))
+        terms = expanded_terms(expr.base)
+        exponents = sympy.Add.make_args(expanded(expr.exp) if expr.exp.args else expr.exp)
         whole = sum(abs(int(each)) for each in exponents if each.is_Integer)  # (a + b)^(x + 9) has (a + b)^9
         if bits(expr.base) * whole > _MAX_BITS:
             return MAX_TERMS + 1

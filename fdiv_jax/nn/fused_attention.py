@@ -72,7 +72,7 @@ def _splash(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         )
     kernel = splash_kernel(query.shape[2], *lengths)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))
-    return jnp.swapaxes(jax.vmap(kernel)(q.astype(query.dtype), k, v), 1, 2).astype(value.dtype)
+    return jnp.swapaxes(jax.vmap(kernel)(q, k, v), 1, 2).astype(value.dtype)
 
 
 def splash_kernel(heads: int, queries: int, keys: int, *, interpret: bool = False) -> Callable[..., Any]:

@@ -126,11 +126,11 @@ class Foresight:
         topology: Topology,
         cache: Path | None = None,
         *,
-        thorough: bool = True,
+        quick: bool = False,
     ):
         """Look at a run of `config` on `topology`; what was compiled is kept in `cache`.
 
-        `thorough`: compile for a TPU as a run does, and not with the compiler's least effort.
+        `quick`: compile for a TPU with the compiler's least effort, and not as a run does.
 
         Raises:
             NotImplementedError: the closed-form edit, which has no steps; or without the compiler.
@@ -138,7 +138,7 @@ class Foresight:
         """
         if config.method == "edit":
             raise NotImplementedError("method 'edit' has no steps to plan; expected method 'descent'")
-        self.topology, self.config, self.cache, self.thorough = topology, config, cache, thorough
+        self.topology, self.config, self.cache, self.quick = topology, config, cache, quick
         self.devices = tpu_devices(topology) if topology.chip.platform == "tpu" else []
         # Of the devices that are here: what they have to do with the run is resolved below.
         here = dataclasses.replace(
@@ -178,9 +178,8 @@ class Foresight:
         """
         self.check(batch)
         # Attention as it is written down computes nothing twice, where fused kernels do.
-        minimum = self._work(
-            self._plan(with_attention(self._unet, "plain")), batch // self.topology.count
-        ).flops
+        plain = self._plan(with_attention(self._unet, "plain"))
+        minimum = self._work(plain, batch // self.topology.count).flops
         return self._compiled(batch, minimum) if self.devices else self._modelled(batch, minimum)
 
     def _plan(self, unet: Any) -> Plan:
@@ -320,14 +319,14 @@ class Foresight:
     def _program(self, lowered: Any, held: int) -> Program:
         """What the compiler says of a program, from the cache where it was asked before."""
         if self.cache is None:
-            return compiled_figures(lowered, held, quickly=not self.thorough)
+            return compiled_figures(lowered, held, quick=self.quick)
         path = self.cache / "plans" / f"{self._name(lowered)}.json"
         if path.exists():
             try:
                 return Program(**read_json(path))
             except (OSError, ValueError, TypeError):  # half written, or of another version
                 pass
-        found = compiled_figures(lowered, held, quickly=not self.thorough)
+        found = compiled_figures(lowered, held, quick=self.quick)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path, overwrite=True) as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(found)))
@@ -340,7 +339,7 @@ class Foresight:
         """
         parts = [
             str(self.topology),
-            str(self.thorough),
+            f"quick={self.quick}",
             jax.__version__,
             version("jaxlib"),
             version("libtpu"),

@@ -246,9 +246,17 @@ def test_the_compiler_of_a_tpu(tmp_path, monkeypatch):
 )
 @pytest.mark.filterwarnings("ignore:no fused attention")
 @pytest.mark.parametrize("parallel", ["data", "fsdp"])
-def test_the_compiler_of_a_tpu_takes_the_fused_kernels(parallel):
+def test_the_compiler_of_a_tpu_takes_the_fused_kernels(parallel, monkeypatch):
     """At its least effort; 1,024 pixels attend to each other."""
+    compiled, kernels = foresight.compiled_figures, []
+
+    def look(lowered, *held, **options):
+        kernels.append("tpu_custom_call" in lowered.as_text())
+        return compiled(lowered, *held, **options)
+
+    monkeypatch.setattr(foresight, "compiled_figures", look)
     asked = UnlearningConfig(target="sneaker", batch_size=8, parallel=parallel)
-    cost = Foresight(tiny_pipeline(latent=32), asked, topology_of("v5e:2x2"), thorough=False).cost(8)
+    cost = Foresight(tiny_pipeline(latent=32), asked, topology_of("v5e:2x2"), quick=True).cost(8)
+    assert kernels == [parallel == "data"] * 2
     assert cost.fits
     assert 1 <= cost.flops / cost.minimum < 1.5
