@@ -63,11 +63,15 @@ class Command:
 
     def run(self) -> None:
         """Load the model, compile its step, and print what follows."""
+        import jax
+
         from fdiv_jax.distributed.chips import topology_of
         from fdiv_jax.terminal import Console
         from fdiv_jax.unlearning.foresight import Foresight, Roofline
 
         topology = topology_of(self.topology)
+        if topology.chip.platform == "tpu":  # JAX cannot read a TPU's programs again where there is no TPU
+            jax.config.update("jax_enable_compilation_cache", False)
         waiting = Console(stderr=True)
         with waiting.waiting(f"loading {self.model}") as change:
             pipe = self.loading.outline(self.model)
