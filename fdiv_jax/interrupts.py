@@ -1,12 +1,14 @@
 """Ctrl-C, heard where Python loses it.
 
 A KeyboardInterrupt that is raised within a callback whose exceptions are ignored, as those of the garbage
-collector are (JAX has one), is gone. What runs for long asks between its pieces.
+collector (JAX has one) and of finalisers are, is gone, but for a traceback that Python prints. What runs
+for long asks between its pieces; the traceback is not printed, since the interrupt is not ignored.
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType
 
@@ -21,6 +23,8 @@ def hear_interrupts() -> None:
         return
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _remember)
+        if sys.unraisablehook is sys.__unraisablehook__:
+            sys.unraisablehook = _report
 
 
 def check_interrupted() -> None:
@@ -36,3 +40,9 @@ def check_interrupted() -> None:
 def _remember(number: int, frame: FrameType | None) -> None:
     _interrupted.set()
     raise KeyboardInterrupt
+
+
+def _report(lost: sys.UnraisableHookArgs) -> None:
+    """Report an ignored exception as Python does, but for a Ctrl-C that is remembered."""
+    if not (_interrupted.is_set() and issubclass(lost.exc_type, KeyboardInterrupt)):
+        sys.__unraisablehook__(lost)

@@ -35,18 +35,27 @@ def press():
 def heard(monkeypatch):
     """As in a process that hears Ctrl-C."""
     monkeypatch.setattr(interrupts, "_interrupted", threading.Event())
-    before = signal.getsignal(signal.SIGINT)
+    before, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
     signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupts.hear_interrupts()
     yield
     signal.signal(signal.SIGINT, before)
+    sys.unraisablehook = hook
 
 
 def test_what_the_garbage_collector_loses_is_heard_at_the_next_check():
     done = subprocess.run([sys.executable, "-c", LOSES], capture_output=True, text=True, check=False)
     assert done.stdout == "lost\n", done.stderr
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")
+    assert done.stderr.count("Traceback") == 1  # of the check, none of the callback
     assert done.returncode == -signal.SIGINT
+
+
+def test_other_exceptions_that_python_ignores_are_reported_as_ever():
+    code = "import fdiv_jax.interrupts as i; i.hear_interrupts(); i._interrupted.set()\n"
+    code += "class Odd:\n    def __del__(self): raise ValueError('odd')\nOdd()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ValueError: odd" in done.stderr
 
 
 def test_a_press_is_an_interrupt_as_ever(heard):
