@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import sympy
 
-from fdiv_jax.divergences._exact import MAX_TERMS, evaluated, expanded_terms, is_zero, tidy_number
+from fdiv_jax.divergences._constants import evaluated
+from fdiv_jax.divergences._exact import MAX_TERMS, expanded_terms, is_zero, tidy_number
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 

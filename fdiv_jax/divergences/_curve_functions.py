@@ -19,8 +19,9 @@ from jax.typing import DTypeLike
 from numpy.typing import ArrayLike
 
 from fdiv_jax.divergences._chebyshev import value_and_slope
+from fdiv_jax.divergences._constants import evaluated
 from fdiv_jax.divergences._curve import LINEAR_REACH, Panel, Side, UnresolvedError, make_side
-from fdiv_jax.divergences._exact import at_point, evaluated
+from fdiv_jax.divergences._exact import at_point
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece
 

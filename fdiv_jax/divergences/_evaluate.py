@@ -16,7 +16,7 @@ import mpmath
 import numpy as np
 import sympy
 
-from fdiv_jax.divergences._exact import evaluated
+from fdiv_jax.divergences._constants import evaluated
 from fdiv_jax.divergences._names import Context, Formula, Value
 
 Function = Callable[[Value], Value]

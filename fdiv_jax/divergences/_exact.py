@@ -14,6 +14,7 @@ from fractions import Fraction
 import mpmath
 import sympy
 
+from fdiv_jax.divergences._constants import evaluated
 from fdiv_jax.divergences._names import Formula, Value
 
 MAX_TERMS = 200
@@ -22,16 +23,6 @@ _MAX_OPERATIONS = 250
 _DIGITS = 110
 _SIMPLE = 1e-4, 1e12
 _ZERO = mpmath.mpf(10) ** -60
-
-
-def evaluated(constant: Formula, digits: int = 30) -> Formula:
-    """`sympy.N` of a constant; nan where it divides by what is 0 in four times the digits as well."""
-    for tried in (digits, 4 * digits):
-        try:
-            return sympy.N(constant, tried)
-        except (ZeroDivisionError, OverflowError):
-            pass
-    return sympy.nan
 
 
 def real_value(constant: sympy.Expr, digits: int = 30) -> Value:

@@ -24,8 +24,9 @@ import numpy as np
 import sympy
 
 from fdiv_jax.divergences import _chebyshev
+from fdiv_jax.divergences._constants import evaluated
 from fdiv_jax.divergences._evaluate import mp_context, mp_function
-from fdiv_jax.divergences._exact import at_point, evaluated
+from fdiv_jax.divergences._exact import at_point
 from fdiv_jax.divergences._names import Context, Value
 from fdiv_jax.divergences._parse import T
 from fdiv_jax.divergences._pieces import Piece

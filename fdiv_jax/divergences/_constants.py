@@ -1,0 +1,65 @@
+"""Constants in digits, with two repairs of SymPy for numbers close to 0 and to 1.
+
+SymPy rounds the argument of a logarithm before it takes it, so that log(1 + 1e-30) is 0 in 15 digits (in
+40 it is right), and a power with a negative exponent of what rounds to 0 ends in a ZeroDivisionError,
+wherever SymPy evaluates: as it compares, prints or sorts. Here the logarithm is that of one plus the
+difference to one, and a power is tried in more digits before it is taken for infinite, as SymPy takes that
+of 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+from mpmath.libmp import fone, fzero, mpf_add, mpf_log
+from sympy.core import evalf
+
+from fdiv_jax.divergences._names import Formula
+
+__all__ = ["evaluated"]
+
+_MOST_BITS = 4096
+"""In which a power is evaluated, or in those asked for: numbers above 1e-1200 do not round to 0."""
+_NEAR_ONE = -10
+"""The binary exponent of a logarithm of which the difference to one has to be known by itself."""
+_log: Any = evalf.evalf_table[sympy.log]
+_pow: Any = evalf.evalf_table[sympy.Pow]
+
+
+def evaluated(constant: Formula, digits: int = 30) -> Formula:
+    """`sympy.N` of a constant; nan where the number is beyond SymPy's."""
+    try:
+        return sympy.N(constant, digits)
+    except (ZeroDivisionError, OverflowError):
+        return sympy.nan
+
+
+def _accurate_log(expr: Any, bits: int, options: Any) -> Any:
+    """As SymPy's, but right next to 1."""
+    found = _log(expr, bits, options)
+    if found is sympy.S.ComplexInfinity or not found[0] or found[1] or len(expr.args) > 1:
+        return found
+    if found[0] != fzero and evalf.fastlog(found[0]) > _NEAR_ONE:
+        return found
+    small = evalf.evalf(expr.args[0] - 1, bits, options)[0]
+    if not small:
+        return found
+    one_and_small = mpf_add(small, fone, bits - 2 * evalf.fastlog(small))
+    return mpf_log(one_and_small, bits, "n"), None, bits, None
+
+
+def _finite_pow(expr: Any, bits: int, options: Any) -> Any:
+    """As SymPy's, but never a division by what only rounds to 0."""
+    for tried in (bits, 4 * bits, 16 * bits):
+        if tried > max(bits, _MOST_BITS):
+            break
+        try:
+            return _pow(expr, tried, options)
+        except ZeroDivisionError:
+            pass
+    return sympy.S.ComplexInfinity
+
+
+evalf.evalf_table[sympy.log] = _accurate_log
+evalf.evalf_table[sympy.Pow] = _finite_pow

@@ -1,0 +1,56 @@
+"""Constants close to 0 and to 1 against mpmath, in few digits and in many, and within SymPy's own work."""
+
+import mpmath
+import pytest
+import sympy
+
+import fdiv_jax as fj
+from fdiv_jax.divergences._constants import evaluated
+
+CLOSE = {
+    "log(1 + {e})": mpmath.log1p,
+    "log(1 - {e})": lambda e: mpmath.log1p(-e),
+    "1/log(1 + {e})": lambda e: 1 / mpmath.log1p(e),
+    "log(1 + {e})**(-Rational(1, 3))": lambda e: mpmath.log1p(e) ** (-mpmath.mpf(1) / 3),
+    "1/(log(1 + {e}) + log(1 + {e})**2)": lambda e: 1 / (mpmath.log1p(e) + mpmath.log1p(e) ** 2),
+    "tanh(log(1 + {e}))**(-2)": lambda e: mpmath.tanh(mpmath.log1p(e)) ** -2,
+    "log(1/log(1 + {e}))": lambda e: -mpmath.log(mpmath.log1p(e)),
+    "atan(1/log(1 + {e}))": lambda e: mpmath.atan(1 / mpmath.log1p(e)),
+    "1/log(1 + log(1 + {e}))": lambda e: 1 / mpmath.log1p(mpmath.log1p(e)),
+}
+
+
+@pytest.mark.parametrize("digits", [15, 30, 100])
+@pytest.mark.parametrize("power", [8, 20, 30, 300, 900])
+@pytest.mark.parametrize("text", CLOSE)
+def test_close_to_zero_and_one(text, power, digits):
+    constant = sympy.sympify(text.format(e=f"Rational(1, 10**{power})"))
+    with mpmath.workdps(3 * power + 2 * digits):
+        right = CLOSE[text](mpmath.mpf(10) ** -power)
+        found = mpmath.mpf(evaluated(constant, digits)._mpf_)
+        assert abs(found / right - 1) < mpmath.mpf(10) ** (3 - digits)
+    assert str(constant + 1)  # SymPy evaluates to put the terms in order
+
+
+def test_the_logarithm_of_one_is_zero_and_the_inverse_of_zero_infinite():
+    assert evaluated(sympy.log(1, evaluate=False)) == 0
+    assert evaluated(1 / sympy.log(1, evaluate=False)) == sympy.zoo
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("log(t + 1e-30)**(-1) - log2(max(abs(t), 1.6, log2(t)))", r"f\(1\) = 1e\+30"),
+        ("1e99 + atan(log1p(1e-30)**(-2))", "does not depend on t"),
+    ],
+)
+def test_errors_with_such_constants_are_those_of_others(text, told):
+    with pytest.raises(ValueError, match=told):
+        fj.divergence(text)
+
+
+@pytest.mark.parametrize("power", [20, 40, 90])
+def test_a_factor_is_the_number_that_it_is(power):
+    divergence = fj.divergence(f"t*log(t)*log1p(1e-{power})*1e{power}")
+    assert float(divergence.f(2.0)) == pytest.approx(float(2 * mpmath.log(2)), rel=1e-6)
+    assert float(divergence.curvature) == pytest.approx(1.0, rel=1e-6)
