@@ -101,7 +101,8 @@ def expanded_terms(expr: Formula) -> int:
     if isinstance(expr, sympy.Pow):
         terms = expanded_terms(expr.base)
         exponents = sympy.Add.make_args(expanded(expr.exp) if expr.exp.args else expr.exp)
-        whole = sum(abs(int(each)) for each in exponents if each.is_Integer)  # (a + b)^(x + 9) has (a + b)^9
+        # (a + b)^(x + 19/2) has (a + b)^9
+        whole = sum(abs(int(each)) for each in exponents if each.is_Rational)
         if bits(expr.base) * whole > _MAX_BITS:
             return MAX_TERMS + 1
         if whole and terms > 1:

@@ -23,7 +23,7 @@ from fdiv_jax.divergences import (
 )
 from fdiv_jax.divergences._asymptotics import UnknownGrowthError, germ_at, limit_of
 from fdiv_jax.divergences._evaluate import mp_context, mp_real_function
-from fdiv_jax.divergences._exact import expanded_terms, is_zero, tidy_number
+from fdiv_jax.divergences._exact import MAX_TERMS, expanded_terms, is_zero, tidy_number
 from fdiv_jax.divergences._intervals import enclosure
 from fdiv_jax.divergences._inverse import inverses
 from fdiv_jax.divergences._parse import T
@@ -104,6 +104,13 @@ def test_numbers():
     assert tidy_number(sympy.log(8) / sympy.log(2)) == 3
     assert expanded_terms((T + 1) ** 64) == 65
     assert expanded_terms((T + sympy.sqrt(T) + 1 + 1 / T + T**3) ** 40) > 10**5
+    three = T + sympy.sqrt(T) + sympy.log(T)
+    for exponent in (sympy.Rational(19, 2), sympy.Rational(-19, 2), T + sympy.Rational(19, 2), 9, T - 9):
+        power = three**exponent
+        written = sympy.expand(power, log=False)
+        most = max((len(each.args) for each in written.atoms(sympy.Add)), default=1)
+        assert expanded_terms(power) >= max(most, len(sympy.Add.make_args(written)))
+    assert expanded_terms(three ** -((T + sympy.Rational(3, 2)) ** 40)) > MAX_TERMS
 
 
 def test_an_enclosure_encloses():
@@ -404,6 +411,7 @@ def test_no_thread_waits_for_another_divergence(monkeypatch):
      "abs(-max(t,3))**0.3*(-1)**3", "min(sqrt(-t),1)", "((((1.0000000001**64)**64)**64)**64)*t",
      "max(1/(t-1),t)-1",
      "log(-log(t))", "log(sin(t))", "abs(sign(t-2))**t", "tanh(1/(t-1))",
+     "(t*t-t-max(t,erf(t)))**(-(1.5+t)**40)*log1p(0.6/abs(t))",
      "abs(t**40)/log1p((1e99+64)**(-0.5)*Min(1e-30-12345.678,t*t,t*log(2)))"],
 )  # fmt: skip
 def test_what_is_no_generator_is_one_line(text):
