@@ -2,10 +2,13 @@
 
     python -m benchmarks.attack_table                                     # resumes by search
     python -m benchmarks.attack_table --attacks concept-inversion benign --targets sneaker --seeds 0
+    python -m benchmarks.attack_table --floors models    # models/TARGET: a model trained without the target
 
-Every method unlearns every target once; every attack is made on every model, on the frozen one and, with the
-images turned over, for a concept that no model knows, with every seed, and judged by images at fresh noise.
-Writes benchmarks/results/attack_table.json and .md; models and searches stay in the work directory.
+Every method (`benchmarks.methods`) unlearns every target once; every attack is made on every model, on the
+frozen one and, with the images turned over, for a concept that no model knows (or on a model that never saw
+the target), with every seed, and judged by images at fresh noise. What a method costs is the share of images
+of the other items that the judge still recognises. Writes benchmarks/results/attack_table.json and .md;
+models and searches stay in the work directory.
 """
 
 from __future__ import annotations
@@ -17,24 +20,22 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tyro
 
 import fdiv_jax as fj
+from benchmarks.methods import methods
 from fdiv_jax.evaluation.attacks import ATTACKS, Campaign, Curve, Drawing, Outcome, Report, attack_models
+from fdiv_jax.evaluation.attacks.campaign import FROZEN
 from fdiv_jax.evaluation.intervals import Interval, bootstrap_difference
 from fdiv_jax.files import JsonObject, keep_programs
-from fdiv_jax.unlearning import AnchorImagesConfig, UnlearningConfig, unlearn
+from fdiv_jax.unlearning import AnchorImagesConfig, Erasure, UnlearningConfig, unlearn
 from fdiv_jax.unlearning.sweep import ExecutorName, executor_of
 from fdiv_jax.worlds import load_judge
 from fdiv_jax.worlds.attack_material import judge_recogniser, real_images, real_images_without
-
-METHODS: dict[str, JsonObject] = {
-    "UCE": {"method": "edit"},
-    "squared_hellinger": {"divergence": "squared_hellinger"},
-    "kl": {"divergence": "kl"},
-}
+from fdiv_jax.worlds.erasure_scores import erasure_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,17 @@ class BenchmarkConfig:
     """Settings of the benchmark."""
 
     targets: tuple[str, ...] = ("sneaker", "trouser", "bag")
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = (
+        "UCE",
+        "f-DMU closed kl",
+        "f-DMU closed squared_hellinger",
+        "f-DMU closed squared_hellinger under attack",
+        "SalUn",
+        "EraseDiff",
+        "SPM",
+        "AdvUnlearn",
+    )
+    """Those of `benchmarks.methods`, by name; the others are compared with the first."""
     attacks: tuple[str, ...] = ("concept-inversion", "benign")
     seeds: tuple[int, ...] = (0, 1, 2)
     budget: int = 100
@@ -55,6 +66,9 @@ class BenchmarkConfig:
     """Steps of unlearning."""
     batch: int = 8
     """Samples per step of unlearning."""
+    floors: Path | None = None
+    """A folder of models trained without a concept, by its name (`build_fashion --without`); for targets that
+    are not there the floor is that of the images turned over."""
     executor: ExecutorName = "here"
     """Who does the targets, as for the runs of `fdiv-jax sweep`."""
     tasks_per_machine: int = 1
@@ -63,24 +77,30 @@ class BenchmarkConfig:
     output: Path = Path("benchmarks/results/attack_table.json")
 
 
+class TargetResults(NamedTuple):
+    """What the attacks on one target's models found, and the share of other items that each model keeps."""
+
+    report: Report
+    retained: dict[str, float]
+
+
 def unlearned(pipe: fj.TextToImagePipeline, target: str, name: str, settings: BenchmarkConfig):
     """The model of a method, made once."""
-    place = settings.work / "models" / f"{target}-{name}-{settings.steps}x{settings.batch}"
+    place = settings.work / "models" / target / f"{'_'.join(name.split())}-{settings.steps}x{settings.batch}"
     if not (place / "pipeline").is_dir():
-        config = UnlearningConfig(
-            target=target,
-            anchor="near",
+        base = UnlearningConfig(
+            target="",
+            concepts=(Erasure(target, "near"),),
             steps=settings.steps,
             batch_size=settings.batch,
             learning_rate=1e-3,
             images=AnchorImagesConfig(number=60, steps=12, guidance=3.0),
-            **METHODS[name],
         )
-        unlearn(pipe, config, place, resume=place.exists())
+        unlearn(pipe, methods(base, [name])[name], place, resume=place.exists())
     return fj.load_pipeline(place / "pipeline")
 
 
-def run_target(pipe: fj.TextToImagePipeline, target: str, settings: BenchmarkConfig) -> Report:
+def run_target(pipe: fj.TextToImagePipeline, target: str, settings: BenchmarkConfig) -> TargetResults:
     """Every attack on every model of one target."""
     concept = pipe.concepts[target]
     campaign = Campaign(
@@ -104,18 +124,34 @@ def run_target(pipe: fj.TextToImagePipeline, target: str, settings: BenchmarkCon
         if done in (0, total):
             print(f"{time.process_time() - started:7.0f} s  {target}: {text}", file=sys.stderr, flush=True)
 
-    return attack_models(pipe, models, campaign, place, resume=place.exists(), display=display)
+    floor = settings.floors and settings.floors / target
+    report = attack_models(
+        pipe,
+        models,
+        campaign,
+        place,
+        floor=fj.load_pipeline(floor) if floor and floor.is_dir() else None,
+        resume=place.exists(),
+        display=display,
+    )
+    judge = load_judge()
+    retained = {
+        name: erasure_scores(model, judge, [target], images_per_prompt=2).retained_items
+        for name, model in {FROZEN: pipe, **models}.items()
+    }
+    return TargetResults(report, retained)
 
 
 def differences(reports: dict[str, Report]) -> list[JsonObject]:
-    """How much more often one method's concept comes back than another's, over targets, seeds and noise, at
-    the points that count."""
+    """How much more often the first method's concept comes back than another's, over targets, seeds and
+    noise, at the points that count. Each interval is for its own pair."""
     found = []
     outcomes = {(t, o.attack, o.model): o for t, report in reports.items() for o in report.outcomes}
     curves = {(t, c.attack, c.model, c.seed): c for t, report in reports.items() for c in report.curves}
     attacks, models = (list(dict.fromkeys(key[place] for key in outcomes)) for place in (1, 2))
 
-    for attack, (one, other) in itertools.product(attacks, itertools.combinations(models, 2)):
+    one = models[0]
+    for attack, other in itertools.product(attacks, models[1:]):
         pair: dict[str, list[tuple[tuple[bool, ...], tuple[bool, ...]]]] = {}
         for t, a, m, seed in curves:
             if (a, m) == (attack, one) and outcomes[t, a, m].counted is not None:
@@ -146,12 +182,14 @@ def markdown(results: JsonObject) -> str:
     told = ", ".join(f"{key} {value}" for key, value in results["settings"].items())
     lines = [f"Settings: {told}.", ""]
     lines += [
-        "| target | attack | model | before | after | frozen | floor | note |",
-        "|---|---|---|---|---|---|---|---|",
+        "| target | attack | model | before | after | frozen | floor | other items kept (frozen) | note |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in results["rows"]:
         cells = [_shown(row[key]) for key in ("before", "after", "ceiling", "floor")]
         names = [row["target"], row["attack"], row["model"]]
+        kept = results["retained"][row["target"]]
+        cells.append(f"{kept[row['model']]:.3f} ({kept[FROZEN]:.3f})")
         lines.append(f"| {' | '.join([*names, *cells, row['note']])} |")
     lines += ["", "| attack | difference | over all targets | by target |", "|---|---|---|---|"]
     for row in results["differences"]:
@@ -171,15 +209,15 @@ def main(settings: BenchmarkConfig) -> None:
     pipe = fj.load_pipeline("fashion")
     executor = executor_of(settings.executor, settings.tasks_per_machine)
     work = functools.partial(run_target, pipe, settings=settings)
-    done: dict[str, Report] = {}
+    done: dict[str, TargetResults] = {}
     chosen = {name: getattr(settings, name) for name in ("budget", "images", "fresh", "steps", "batch")}
-    for target, report in executor(work, {target: target for target in settings.targets}):
-        done[target] = report
-        reports = {each: done[each] for each in settings.targets if each in done}
-        rows = [{"target": t, **each.to_dict()} for t, report in reports.items() for each in report.outcomes]
+    for target, found in executor(work, {target: target for target in settings.targets}):
+        done[target] = found
+        reports = {each: done[each].report for each in settings.targets if each in done}
         results: JsonObject = {
             "settings": {**chosen, "seeds": len(settings.seeds)},
-            "rows": rows,
+            "rows": [{"target": t, **o.to_dict()} for t, report in reports.items() for o in report.outcomes],
+            "retained": {each: done[each].retained for each in reports},
             "differences": differences(reports),
         }
         settings.output.parent.mkdir(parents=True, exist_ok=True)

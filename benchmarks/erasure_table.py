@@ -5,10 +5,7 @@
     python -m benchmarks.erasure_table --tasks item --only RECE SPEED --output some.json
 
 All methods see the same anchor and retained prompts, draw their images from the same frozen model and are
-judged alike. What keeps the retained prompts: for formulas and ESD a share of each batch; for concept
-ablation, AdvUnlearn and everything with a critic a squared error there (a critic that sees predictions in
-bulk hardly tells which prompt has moved); for SalUn and EraseDiff the noise's error there; for SPM an error
-at random text features; for UCE and RECE their preservation weight, for SPEED its constraint. Writes
+judged alike; `benchmarks.methods` says what keeps the retained prompts. Writes
 benchmarks/results/erasure_table.json and .md; the runs themselves stay in the work directory.
 """
 
@@ -32,18 +29,8 @@ import numpy as np
 import tyro
 
 import fdiv_jax as fj
-from fdiv_jax.unlearning import (
-    AdversaryConfig,
-    AnchorImagesConfig,
-    CriticConfig,
-    EditConfig,
-    Erasure,
-    LoraConfig,
-    OptimiserConfig,
-    PreservationConfig,
-    SaliencyConfig,
-    UnlearningConfig,
-)
+from benchmarks.methods import methods
+from fdiv_jax.unlearning import AnchorImagesConfig, Erasure, UnlearningConfig
 from fdiv_jax.unlearning.sequence import unlearn_sequence
 from fdiv_jax.unlearning.sweep import Cell, ExecutorName, executor_of, sweep
 from fdiv_jax.worlds import ITEM_NAMES, load_judge
@@ -89,9 +76,9 @@ class BenchmarkConfig:
     output: Path = Path("benchmarks/results/erasure_table.json")
 
 
-def methods(task: str, settings: BenchmarkConfig) -> dict[str, UnlearningConfig]:
-    """Every method's configuration, by name, with seed 0."""
-    base = UnlearningConfig(
+def base_config(task: str, settings: BenchmarkConfig) -> UnlearningConfig:
+    """What all methods share, with seed 0."""
+    return UnlearningConfig(
         target="",
         concepts=TASKS[task],
         steps=settings.steps,
@@ -100,88 +87,6 @@ def methods(task: str, settings: BenchmarkConfig) -> dict[str, UnlearningConfig]
         devices="all",
         images=AnchorImagesConfig(number=153, steps=12, guidance=3.0),
     )
-    held = {"retained_share": 0.0, "preservation": PreservationConfig(weight=10.0, at="retained")}
-    critic = CriticConfig(learning_rate=1e-3, warmup=settings.steps, steps=3)
-    game = {"loss": "variational", "critic": critic, **held}
-    negative = tuple(dataclasses.replace(each, anchor="negative") for each in TASKS[task])
-    rows: dict[str, JsonObject] = {
-        **{
-            f"f-DMU closed {name}": {"divergence": name}
-            for name in ("kl", "squared_hellinger", "pearson_chi2", "jeffreys")
-        },
-        **{
-            f"f-DMU exact {name}": {"divergence": name, "loss": "exact"}
-            for name in ("jensen_shannon", "le_cam", "total_variation")
-        },
-        **{
-            f"f-DMU variational {name}": {"divergence": name, **game}
-            for name in ("kl", "squared_hellinger", "jensen_shannon", "pearson_chi2")
-        },
-        "concept ablation": {"divergence": "kl", "reference": "current", **held},
-        "ESD-x": {"divergence": "kl", "concepts": negative, "trainable": r"\.attn2\.", **_at_target(base)},
-        "ESD-u": {
-            "divergence": "kl",
-            "concepts": negative,
-            "trainable": r"^(?!.*\.attn2\.)",
-            "learning_rate": 1e-4,
-            **_at_target(base),
-        },
-        "DoCo": {
-            "divergence": "jensen_shannon",
-            **game,
-            "critic": dataclasses.replace(critic, sees="x0", generator="non-saturating"),
-            "optimiser": OptimiserConfig(clip_norm=1.0),
-        },
-        "UCE": {"method": "edit"},
-        "RECE": {"method": "edit", "edit": EditConfig("rece")},
-        "SPEED": {"method": "edit", "trainable": r"\.attn2\.to_v\.", "edit": EditConfig("speed", ridge=1.0)},
-        "refinement": {"method": "edit", "edit": EditConfig("refinement")},
-        "SalUn": {
-            **_pseudo_label(base),
-            "trainable": "full",
-            "saliency": SaliencyConfig(share=0.5),
-            "preservation": PreservationConfig(1.0, "retained", "noise", surgery=False),
-        },
-        "EraseDiff": {
-            **_pseudo_label(base),
-            "trainable": r"^(?!.*(\.attn2\.|time_embedding|conv_norm_out|conv_out))",
-            "preservation": PreservationConfig(1.0, "retained", "noise", surgery=False, balance=0.1),
-        },
-        "SPM": {
-            "divergence": "kl",
-            "concepts": negative,
-            "trainable": r"\.attentions\.\d+\.",
-            "lora": LoraConfig(rank=1, alpha=1.0),
-            "preservation": PreservationConfig(10.0, "random", surgery=False),
-            "retained_share": 0.0,
-            **_at_target(base),
-        },
-        "AdvUnlearn": {
-            "divergence": "kl",
-            "concepts": negative,
-            "trainable": r"\.attn2\.",
-            "adversary": AdversaryConfig(5, "token", radius=3.0, after=settings.steps // 5),
-            "preservation": PreservationConfig(10.0, "retained", surgery=False),
-            "retained_share": 0.0,
-            **_at_target(base),
-        },
-        "f-DMU closed squared_hellinger under attack": {"adversary": AdversaryConfig(5)},
-    }
-    unknown = sorted(set(settings.only) - set(rows))
-    if unknown:
-        raise ValueError(f"only {', '.join(unknown)}: no such method; expected some of {', '.join(rows)}")
-    rows = {name: changes for name, changes in rows.items() if not settings.only or name in settings.only}
-    return {name: dataclasses.replace(base, **changes) for name, changes in rows.items()}
-
-
-def _pseudo_label(base: UnlearningConfig) -> JsonObject:
-    """The current model at the anchor prompt is the label of images of the target; all weights may learn."""
-    label = {"divergence": "kl", "reference": "current", "retained_share": 0.0, "learning_rate": 1e-4}
-    return {**label, **_at_target(base)}
-
-
-def _at_target(base: UnlearningConfig) -> JsonObject:
-    return {"images": dataclasses.replace(base.images, at="target")}
 
 
 def run_task(task: str, settings: BenchmarkConfig) -> list[JsonObject]:
@@ -192,7 +97,7 @@ def run_task(task: str, settings: BenchmarkConfig) -> list[JsonObject]:
         found = erasure_scores(model, judge, targets_of(config), images_per_prompt=settings.images)
         return found._asdict()
 
-    chosen = methods(task, settings)
+    chosen = methods(base_config(task, settings), settings.only)
     named = {name: "_".join(name.split()) for name in chosen}
     cells = [
         Cell(f"{named[name]}-{seed}", dataclasses.replace(config, seed=seed))
@@ -220,7 +125,7 @@ def run_sequence(settings: BenchmarkConfig) -> list[JsonObject]:
     """Nine items erased one after the other, by method: the retention matrix, and the figures at its end."""
     pipe, judge = fj.load_pipeline("fashion"), load_judge()
     score = functools.partial(concept_scores, judge=judge, images_per_prompt=settings.images)
-    rows, chosen = [], methods("sequence", settings)
+    rows, chosen = [], methods(base_config("sequence", settings), settings.only)
     erased = [each.target for each in TASKS["sequence"]]
     for name in (name for name in IN_SEQUENCE if name in chosen):
         matrices = []
