@@ -8,6 +8,7 @@ the memory of one step, whatever the number of batches and of parameters.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from fdiv_jax.arrays import PyTree
 from fdiv_jax.compiling import jit
 from fdiv_jax.nn.attention import forward_mode
 from fdiv_jax.nn.convolution import in_loop
+from fdiv_jax.pipeline import TextToImagePipeline
 from fdiv_jax.theory import QuadraticDistances, descent_filter, krylov_basis
 from fdiv_jax.unlearning.batch import Batch
 from fdiv_jax.unlearning.concepts import PromptPair
@@ -30,7 +32,7 @@ from fdiv_jax.unlearning.data import AnchorData, prepare_data
 from fdiv_jax.unlearning.prepare import Cache, Prepared, array_cache
 from fdiv_jax.unlearning.state import Plan
 from fdiv_jax.unlearning.step import compare, look, noised, predict
-from fdiv_jax.unlearning.trainable import Frozen
+from fdiv_jax.unlearning.trainable import Frozen, trainable_of
 
 __all__ = ["Descent", "LinearisedRun", "Outputs", "check_first_order", "part_size"]
 
@@ -170,6 +172,14 @@ class LinearisedRun:
         other.start = _flat(trained)
         return other
 
+    def of_model(self, pipe: TextToImagePipeline) -> LinearisedRun:
+        """The same samples and references, with J at another model of the same structure."""
+        other = copy.copy(self)
+        other.__dict__["_references"] = self._references  # the frozen model's, whatever is looked at
+        frozen = trainable_of(pipe, self.prepared.config.trainable)[1]
+        other.prepared = dataclasses.replace(self.prepared, frozen=frozen)
+        return other.at(self.prepared.plan.trainable.initial(frozen, jax.random.key(0)))
+
     @property
     def latents(self) -> jax.Array:
         """The images, n h w c."""
@@ -205,22 +215,32 @@ class LinearisedRun:
         return np.asarray(self._call("kernel", self.start, jnp.asarray(changes)))
 
     def descent(
-        self, depth: int, weights: np.ndarray | None = None, scale: np.ndarray | None = None
+        self,
+        depth: int,
+        weights: np.ndarray | None = None,
+        scale: np.ndarray | None = None,
+        gradient: np.ndarray | None = None,
     ) -> Descent:
-        """The Krylov space of descent from the frozen model.
+        """The Krylov space of descent from where J is.
 
         Args:
             depth: products with the kernel; as many steps are exact, and more are nearly so.
             weights: (k, n), starts with the gradient of each weighted mean; None: of the plain mean.
             scale: (P,), what the optimiser divides the gradient by (Adam's root of the second moment);
                 None: nothing.
+            gradient: (P,), of what descends; None: the mean of J^T e.
         """
         root = np.ones(1, np.float32) if scale is None else (1 / np.sqrt(scale)).astype(np.float32)
-        every = np.ones((1, self.samples))
-        gradients = root * self.gradients(every if weights is None else np.concatenate([every, weights]))
-        starts = gradients[:1] if weights is None else gradients[1:]
-        basis, kernel = krylov_basis(lambda rows: root * self.kernel(root * rows), starts, depth)
-        return Descent(root * basis, kernel, basis.astype(np.float64) @ gradients[0])
+        starts = np.zeros((0, self.samples)) if weights is None else weights
+        if gradient is None:
+            found = self.gradients(np.concatenate([np.ones((1, self.samples)), starts]))
+            gradient, found = found[0], found[1:]
+        else:
+            found = self.gradients(starts) if len(starts) else np.zeros((0, len(gradient)))
+        pull = root * np.asarray(gradient, np.float32)
+        first = root * found if len(found) else pull[None]
+        basis, kernel = krylov_basis(lambda rows: root * self.kernel(root * rows), first, depth)
+        return Descent(root * basis, kernel, basis.astype(np.float64) @ pull)
 
     def distances(self, descent: Descent) -> QuadraticDistances:
         """The m of every sample in the coordinates of a descent."""

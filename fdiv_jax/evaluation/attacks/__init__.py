@@ -20,6 +20,7 @@ from fdiv_jax.evaluation.attacks.curves import Curve, Outcome, Point, outcome
 from fdiv_jax.evaluation.attacks.embeddings import ConceptInversion, SoftPrompt
 from fdiv_jax.evaluation.attacks.image_inversion import DdimInversion, ImageInversion
 from fdiv_jax.evaluation.attacks.prompt_search import BlackBoxSearch, PromptSearch
+from fdiv_jax.evaluation.attacks.recovery import Recovery, measure_recovery, predict_recovery
 from fdiv_jax.evaluation.attacks.weights import Benign, Relearn
 
 __all__ = [
@@ -42,12 +43,15 @@ __all__ = [
     "Prune",
     "Quantise",
     "Recogniser",
+    "Recovery",
     "Relearn",
     "Report",
     "SoftPrompt",
     "attack_models",
     "clip_recogniser",
+    "measure_recovery",
     "outcome",
+    "predict_recovery",
 ]
 
 ATTACKS: dict[str, Attack] = {
