@@ -180,7 +180,7 @@ def _counted(curve: Curve, outcome: Outcome) -> tuple[bool, ...]:
 def markdown(results: JsonObject) -> str:
     """The tables as text."""
     told = ", ".join(f"{key} {value}" for key, value in results["settings"].items())
-    lines = [f"Settings: {told}.", ""]
+    lines = [f"Settings: {told}.", "", *_by_method(results), ""]
     lines += [
         "| target | attack | model | before | after | frozen | floor | other items kept (frozen) | note |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -197,6 +197,24 @@ def markdown(results: JsonObject) -> str:
         interval = Interval(row["value"], row["low"], row["high"])
         lines.append(f"| {row['attack']} | {row['difference']} | {interval} | {by} |")
     return "\n".join(lines) + "\n"
+
+
+def _by_method(results: JsonObject) -> list[str]:
+    """A row for each method: how much of the targets is shown, before and after, and what is kept."""
+    found = {(row["target"], row["attack"], row["model"]): row for row in results["rows"]}
+    targets, attacks, models = (list(dict.fromkeys(key[place] for key in found)) for place in range(3))
+
+    def shares(attack: str, model: str, when: str) -> str:
+        rows = [found[target, attack, model] for target in targets]
+        return " / ".join(f"{row[when]['value']:.2f}" for row in rows)
+
+    head = [f"model ({' / '.join(targets)})", "before", *attacks, "other items kept"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for model in models:
+        after = [shares(attack, model, "after") for attack in attacks]
+        kept = " / ".join(f"{results['retained'][target][model]:.3f}" for target in targets)
+        lines.append(f"| {' | '.join([model, shares(attacks[0], model, 'before'), *after, kept])} |")
+    return lines
 
 
 def _shown(interval: JsonObject | None) -> str:

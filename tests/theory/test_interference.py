@@ -176,3 +176,24 @@ def test_a_direction_that_is_not_new_is_left_out():
 def test_wrong_arguments_are_named(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_descent_on_the_others_takes_back_what_they_see_of_a_change(seed):
+    """Proposition 15, step by step and in the end."""
+    rng = np.random.default_rng(seed)
+    concept, others = rng.standard_normal((6, 30)), rng.standard_normal((12, 30))
+    change = rng.standard_normal(30)
+    k, u = np.linalg.eigh(others @ others.T)
+    h, theta = 1.0 / k.max(), change.copy()
+    for n in range(1, 60):
+        theta = theta - h * others.T @ (others @ theta)
+        filtered = u @ (descent_filter(k, h, n) * (u.T @ (others @ change)))
+        foretold = concept @ change - concept @ others.T @ filtered
+        np.testing.assert_allclose(concept @ theta, foretold, rtol=1e-9)
+    for _ in range(4000):
+        theta = theta - h * others.T @ (others @ theta)
+    seen = np.linalg.pinv(others) @ others
+    np.testing.assert_allclose(theta, change - seen @ change, atol=1e-8)
+    unseen = change - seen @ change
+    np.testing.assert_allclose(unseen - h * others.T @ (others @ unseen), unseen, atol=1e-12)
