@@ -24,6 +24,10 @@ GROUPS: dict[str, str] = {
 }
 """Named groups of parameters, each a regular expression to be found in the dotted name."""
 
+_STRUCTURES: dict[Any, Any] = {}
+"""Every structure of a network that was seen, by itself: equal ones are one object, since a compiled step
+compares them at every call."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -91,12 +95,15 @@ class Network:
                     f"{'.'.join(map(str, path))} is a {type(variable).__name__}, expected a Param"
                 )
             self._paths[".".join(map(str, path))] = (path, type(variable))
+        structure = self.graph, tuple(self._paths.items())
+        self._structure = _STRUCTURES.setdefault(structure, structure)
+        self._hash = hash(structure)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Network) and (self.graph, self._paths) == (other.graph, other._paths)
+        return isinstance(other, Network) and self._structure is other._structure
 
     def __hash__(self) -> int:
-        return hash((self.graph, tuple(self._paths)))
+        return self._hash
 
     @staticmethod
     def parameters(module: nnx.Module) -> Parameters:

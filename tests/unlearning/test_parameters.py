@@ -69,6 +69,7 @@ def test_networks_of_one_structure_are_one_key(pipe):
     assert Network(pipe.unet) == Network(other.unet)
     assert hash(Network(pipe.unet)) == hash(Network(other.unet))
     assert Network(pipe.unet) != Network(pipe.text_encoder)
+    assert len({Network(pipe.unet), Network(other.unet), Network(pipe.text_encoder)}) == 2
 
 
 def test_a_module_with_other_state_is_refused():
