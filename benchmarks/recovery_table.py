@@ -132,7 +132,8 @@ def markdown(results: JsonObject) -> str:
             f"foretold to take more than {last}."
         )
     rank, largest = (results["summary"][f"end_{name}"] for name in ("rank_correlation", "largest_difference"))
-    lines.append(f"Left after {last} steps: rank correlation {rank}, largest difference {largest:.2f}.")
+    ranked = "" if rank is None else f"rank correlation {rank:.2f}, "
+    lines.append(f"Left after {last} steps: {ranked}largest difference {largest:.2f}.")
     return "\n".join(lines) + "\n"
 
 

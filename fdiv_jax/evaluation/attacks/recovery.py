@@ -108,21 +108,20 @@ def predict_recovery(
         cache: where they are kept, see `unlearn`.
 
     Raises:
-        ValueError: no images to fine-tune on.
+        ValueError: no images to fine-tune on, or numbers of steps below 1.
     """
-    attack, steps = attack or Benign(), at or tuple(looks(budget))
+    attack, steps = attack or Benign(), _steps(at, budget)
     concept, others = _seen(base, case, attack, images, cache)
     plan, frozen, shown = _training(case, attack)
     start = plan.trainable.initial(frozen, search_key(case.seed))
-    keys = jax.random.split(jax.random.fold_in(search_key(case.seed), _STREAM), batches)
-    found = [_gradient(plan, start, frozen, shown, key) for key in keys]
-    loss = float(np.mean([loss for loss, _ in found]))
-    mean, squares = np.zeros(len(concept.start)), np.zeros(len(concept.start))
-    for _, gradient in found:
-        mean, squares = mean + np.asarray(gradient) / batches, squares + np.asarray(gradient) ** 2 / batches
-    # m / 2, of which the kernel is the Hessian, is C / 2 times the loss
-    half = shown.latents.shape[-1] / 2
-    root = np.sqrt(squares) + _ADAM.eps / half
+    loss, mean, squares = 0.0, np.zeros(len(concept.start)), np.zeros(len(concept.start))
+    for key in jax.random.split(jax.random.fold_in(search_key(case.seed), _STREAM), batches):
+        one, gradient = _gradient(plan, start, frozen, shown, key)
+        loss += float(one) / batches
+        mean += np.asarray(gradient) / batches
+        squares += np.asarray(gradient) ** 2 / batches
+    root = np.sqrt(squares) + _ADAM.eps
+    half = shown.latents.shape[-1] / 2  # m / 2, of which the kernel is the Hessian, is C / 2 times the loss
     descent = others.descent(depth, scale=root, gradient=half * mean)
     changes = [
         descent.adam_change(attack.learning_rate / half, number, _ADAM, 2 * half * loss, 1.0)
@@ -144,7 +143,7 @@ def measure_recovery(
     cache: Cache = None,
 ) -> Recovery:
     """What benign fine-tuning does, step by step as `Benign` does it; see `predict_recovery`."""
-    attack, steps = attack or Benign(), at or tuple(looks(budget))
+    attack, steps = attack or Benign(), _steps(at, budget)
     concept = next(_seen(base, case, attack, images, cache))
     plan, frozen, shown = _training(case, attack)
     key, first = jax.random.split(search_key(case.seed))
@@ -153,7 +152,14 @@ def measure_recovery(
     m = [float(concept.outputs().m.mean())]
     for _, learned, _ in fit(plan, start, frozen, shown, key, rates, steps, lambda step, text: None):
         m.append(float(concept.outputs(learned).m.mean()))
-    return Recovery((0, *sorted(steps)), tuple(m))
+    return Recovery((0, *steps), tuple(m))
+
+
+def _steps(at: tuple[int, ...], budget: int) -> tuple[int, ...]:
+    steps = tuple(sorted(set(at))) or tuple(looks(budget))
+    if not steps or min(steps) < 1:
+        raise ValueError(f"at {at} with a budget of {budget}; expected numbers of steps, 1 or more")
+    return steps
 
 
 def _seen(

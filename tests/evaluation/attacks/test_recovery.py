@@ -97,6 +97,8 @@ def test_the_frozen_model_has_nothing_to_take_back():
     for call in (predict_recovery, measure_recovery):
         with pytest.raises(ValueError, match="without images of other concepts"):
             call(case.pipe, without, images=IMAGES, cache=False)
+        with pytest.raises(ValueError, match=r"at \(0, 3\) .* expected numbers of steps"):
+            call(case.pipe, case, at=(0, 3), images=IMAGES, cache=False)
 
 
 @pytest.mark.slow
