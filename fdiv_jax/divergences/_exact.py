@@ -131,12 +131,20 @@ def at_point(expr: Formula, point: Formula, symbol: Formula) -> Formula:
         return point
     if not expr.has(symbol):
         return expr
-    parts = [at_point(part, point, symbol) for part in expr.args]
+    return rebuilt(expr, [at_point(part, point, symbol) for part in expr.args], f" at t = {point}")
+
+
+def rebuilt(expr: Formula, parts: list[Formula], where: str = "") -> Formula:
+    """The formula with other parts; `where` they are from ends the error.
+
+    Raises:
+      ValueError: a power that would be written out with more than 100,000 binary digits, as (2 t)^(10^9).
+    """
     if not isinstance(expr, sympy.Pow):
         return expr.func(*parts)
     power = written_power(*parts)
     if power is None:
-        raise ValueError(f"the expression has a number of more than {_MAX_BITS} binary digits at t = {point}")
+        raise ValueError(f"the expression has a number of more than {_MAX_BITS} binary digits{where}")
     return power
 
 
