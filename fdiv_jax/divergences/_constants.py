@@ -1,10 +1,13 @@
-"""Constants in digits, with two repairs of SymPy for numbers close to 0 and to 1.
+"""Constants in digits, with three repairs of SymPy's numbers.
 
 SymPy rounds the argument of a logarithm before it takes it, so that log(1 + 1e-30) is 0 in 15 digits (in
 40 it is right), and a power with a negative exponent of what rounds to 0 ends in a ZeroDivisionError,
 wherever SymPy evaluates: as it compares, prints or sorts. Here the logarithm is that of one plus the
 difference to one, and a power is tried in more digits before it is taken for infinite, as SymPy takes that
 of 0.
+
+And SymPy writes every power of a rational number out, as it does exp(1e30 log(1/3)), whatever the memory:
+here one of more than ten million binary digits is an error.
 """
 
 from __future__ import annotations
@@ -21,10 +24,14 @@ __all__ = ["evaluated"]
 
 _MOST_BITS = 4096
 """In which a power is evaluated, or in those asked for: numbers above 1e-1200 do not round to 0."""
+_MOST_WRITTEN = 10_000_000
+"""Binary digits of a power that is written out."""
 _NEAR_ONE = -10
 """The binary exponent of a logarithm of which the difference to one has to be known by itself."""
 _log: Any = evalf.evalf_table[sympy.log]
 _pow: Any = evalf.evalf_table[sympy.Pow]
+
+_eval_power: dict[type, Any] = {kind: kind._eval_power for kind in (sympy.Rational, sympy.Integer)}
 
 
 def evaluated(constant: Formula, digits: int = 30) -> Formula:
@@ -61,5 +68,20 @@ def _finite_pow(expr: Any, bits: int, options: Any) -> Any:
     return sympy.S.ComplexInfinity
 
 
+def _bounded_power(plain: Any) -> Any:
+    """SymPy's power of a rational number, but a ValueError where that is very long."""
+
+    def power(number: Any, exponent: Any) -> Any:
+        if exponent.is_Rational and number not in (-1, 0, 1):
+            size = max(int(number.p).bit_length(), int(number.q).bit_length())
+            if size * abs(exponent) > _MOST_WRITTEN:
+                raise ValueError(f"the expression has a number of more than {_MOST_WRITTEN} binary digits")
+        return plain(number, exponent)
+
+    return power
+
+
+for kind, plain in _eval_power.items():
+    kind._eval_power = _bounded_power(plain)
 evalf.evalf_table[sympy.log] = _accurate_log
 evalf.evalf_table[sympy.Pow] = _finite_pow

@@ -37,6 +37,18 @@ def test_the_logarithm_of_one_is_zero_and_the_inverse_of_zero_infinite():
     assert evaluated(1 / sympy.log(1, evaluate=False)) == sympy.zoo
 
 
+def test_powers_are_written_out_up_to_ten_million_digits():
+    three, large = sympy.Integer(3), 10**30
+    assert sympy.Integer(-1) ** large == 1
+    assert sympy.Rational(2, 3) ** 3000 == sympy.Rational(2**3000, 3**3000)
+    assert (three**5_000_000).p.bit_length() > 7_000_000
+    third = sympy.Rational(1, 3)
+    for power in (lambda: three**large, lambda: three**-large, lambda: sympy.exp(large * sympy.log(third)),
+                  lambda: sympy.sqrt(3) ** large, lambda: (3 * sympy.pi) ** large):  # fmt: skip
+        with pytest.raises(ValueError, match="more than 10000000 binary digits"):
+            power()
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
