@@ -1,11 +1,11 @@
-"""How far benign fine-tuning brings concepts of `fashion` back, foretold and measured, by method and target.
+"""How far benign fine-tuning brings concepts of `fashion` back, predicted and measured, by method and target.
 
     python -m benchmarks.recovery_table        # takes the models of benchmarks.attack_table where they are
 
-Foretold from products at the unlearned model alone (`fdiv_jax.evaluation.attacks.predict_recovery`), measured
-by the same fine-tuning with several seeds; the distance is that to the frozen model at the concept's prompts.
-Writes benchmarks/results/recovery_table.json and .md; models, and every row as it is finished, stay in the
-work directory.
+Predicted from products at the unlearned model alone (`fdiv_jax.evaluation.attacks.predict_recovery`), and
+measured by the same fine-tuning with several seeds; the distance is that to the frozen model at the concept's
+prompts. Writes benchmarks/results/recovery_table.json and .md; the models and every row, as it is finished,
+stay in the work directory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fdiv_jax.worlds import load_judge
 from fdiv_jax.worlds.attack_material import judge_recogniser, real_images, real_images_without
 
 LEVELS = (0.9, 0.75)
-"""The shares of the first distance to which the steps are counted."""
+"""The shares of the initial distance to which the steps are counted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class BenchmarkConfig(AttackConfig):
 
 
 def row(pipe: fj.TextToImagePipeline, target: str, name: str, settings: BenchmarkConfig) -> JsonObject:
-    """One model, foretold and measured; kept in the work directory."""
+    """One model, predicted and measured; kept in the work directory."""
     kept = settings.work / "recovery" / f"{target}-{'_'.join(name.split())}.json"
     if kept.exists():
         return json.loads(kept.read_text())
@@ -58,7 +58,7 @@ def row(pipe: fj.TextToImagePipeline, target: str, name: str, settings: Benchmar
         real_images_without([target], 3 * settings.images),
     )
     drawn = AnchorImagesConfig(number=settings.drawn, steps=12, guidance=3.0, seed=1)
-    foretold = predict_recovery(pipe, case, at=settings.at, batches=settings.batches, images=drawn)
+    predicted = predict_recovery(pipe, case, at=settings.at, batches=settings.batches, images=drawn)
     runs = [
         measure_recovery(pipe, dataclasses.replace(case, seed=seed), at=settings.at, images=drawn)
         for seed in settings.seeds
@@ -67,8 +67,8 @@ def row(pipe: fj.TextToImagePipeline, target: str, name: str, settings: Benchmar
         "target": target,
         "method": name,
         "at": list(settings.at),
-        "start": foretold.m[0],
-        "foretold": list(foretold.left),
+        "start": predicted.m[0],
+        "predicted": list(predicted.left),
         "measured": [list(run.left) for run in runs],
     }
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -83,14 +83,14 @@ def mean_recovery(found: JsonObject) -> Recovery:
 
 def with_steps(found: JsonObject) -> JsonObject:
     """A row with the steps to each level; None: after more steps than were looked at."""
-    foretold = Recovery((0, *found["at"]), tuple(found["foretold"]))
+    predicted = Recovery((0, *found["at"]), tuple(found["predicted"]))
     measured = mean_recovery(found)
-    steps = {str(level): [each.steps_to(level) for each in (foretold, measured)] for level in LEVELS}
+    steps = {str(level): [each.steps_to(level) for each in (predicted, measured)] for level in LEVELS}
     return {**found, "steps_to": steps}
 
 
 def summary(rows: list[JsonObject]) -> JsonObject:
-    """How many of the steps are foretold: within 25 %, or rightly as more than were looked at."""
+    """How many of the steps are predicted: within 25 %, or rightly as more than were looked at."""
     found: JsonObject = {}
     for level in map(str, LEVELS):
         pairs = [each["steps_to"][level] for each in rows]
@@ -101,7 +101,7 @@ def summary(rows: list[JsonObject]) -> JsonObject:
             "within_25_percent": sum(abs(a / b - 1) <= 0.25 for a, b in both),
             "both_beyond": sum(a is None and b is None for a, b in pairs),
         }
-    ends = [(each["foretold"][-1], mean_recovery(each).m[-1]) for each in rows]
+    ends = [(each["predicted"][-1], mean_recovery(each).m[-1]) for each in rows]
     found["end_largest_difference"] = max(abs(a - b) for a, b in ends)
     found["end_rank_correlation"] = float(spearmanr(ends).statistic) if len(ends) > 2 else None
     return found
@@ -111,14 +111,14 @@ def markdown(results: JsonObject) -> str:
     """The table as text."""
     told = ", ".join(f"{key} {value}" for key, value in results["settings"].items())
     last = results["settings"]["at"][-1]
-    head = ["target", "method", "first m", f"left after {last} steps: foretold", "measured (spread)"]
+    head = ["target", "method", "initial m", f"left after {last} steps: predicted", "measured (spread)"]
     for level in LEVELS:
-        head += [f"steps to {level}: foretold", "measured"]
+        head += [f"steps to {level}: predicted", "measured"]
     lines = [f"Settings: {told}.", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for each in results["rows"]:
         ends = [run[-1] for run in each["measured"]]
         spread = np.std(ends, ddof=1) if len(ends) > 1 else 0.0
-        cells = [each["target"], each["method"], f"{each['start']:.3f}", f"{each['foretold'][-1]:.2f}"]
+        cells = [each["target"], each["method"], f"{each['start']:.3f}", f"{each['predicted'][-1]:.2f}"]
         cells.append(f"{np.mean(ends):.2f} ({spread:.2f})")
         for level in LEVELS:
             cells += [f"> {last}" if n is None else f"{n:.0f}" for n in each["steps_to"][str(level)]]
@@ -129,7 +129,7 @@ def markdown(results: JsonObject) -> str:
         near, both = s["within_25_percent"], s["both_within"]
         lines.append(
             f"Steps to {level}: {near} of {both} within 25 %; {s['both_beyond']} of {s['pairs']} rightly "
-            f"foretold to take more than {last}."
+            f"predicted to take more than {last}."
         )
     rank, largest = (results["summary"][f"end_{name}"] for name in ("rank_correlation", "largest_difference"))
     ranked = "" if rank is None else f"rank correlation {rank:.2f}, "

@@ -201,6 +201,8 @@ class _Report:
                     f"the largest batch found to fit: {self.most[0]:,} "
                     f"({self.most[0] // self.topology.count:,} a chip, {spelled(self.most[1])})"
                 )
+        if not cost.fits and cost.compiled:
+            console.print("no program was made: all figures but those of memory are of a model")
         if not cost.fits:
             console.print(f"a batch of {self.batch:,} does not fit; what would help:")
         for each in self.advice():

@@ -7,7 +7,8 @@ difference to one, and a power is tried in more digits before it is taken for in
 of 0.
 
 And SymPy writes every power of a rational number out, as it does exp(1e30 log(1/3)), whatever the memory:
-here one of more than ten million binary digits is an error.
+here one of more than ten million binary digits is an error. The repairs hold for all of SymPy in a process
+that imports this.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 import sympy
-from mpmath.libmp import fone, fzero, mpf_add, mpf_log
+from mpmath.libmp import fone, fzero, mpf_add, mpf_log, mpf_pos
 from sympy.core import evalf
 
 from fdiv_jax.divergences._names import Formula
@@ -43,17 +44,20 @@ def evaluated(constant: Formula, digits: int = 30) -> Formula:
 
 
 def _accurate_log(expr: Any, bits: int, options: Any) -> Any:
-    """As SymPy's, but right next to 1."""
+    """As SymPy's, but right next to 1; where the difference to 1 is not known to a digit, as SymPy's."""
     found = _log(expr, bits, options)
     if found is sympy.S.ComplexInfinity or not found[0] or found[1] or len(expr.args) > 1:
         return found
     if found[0] != fzero and evalf.fastlog(found[0]) > _NEAR_ONE:
         return found
-    small = evalf.evalf(expr.args[0] - 1, bits, options)[0]
-    if not small:
+    difference = evalf.evalf(expr.args[0] - 1, bits, options)
+    if difference is sympy.S.ComplexInfinity or not _known(difference) or difference[1]:
         return found
+    small, accuracy = difference[0], min(bits, difference[2])
+    if -evalf.fastlog(small) > bits:  # log(1 + x) = x - x^2/2 + ...
+        return mpf_pos(small, bits, "n"), None, accuracy, None
     one_and_small = mpf_add(small, fone, bits - 2 * evalf.fastlog(small))
-    return mpf_log(one_and_small, bits, "n"), None, bits, None
+    return mpf_log(one_and_small, bits, "n"), None, accuracy, None
 
 
 def _finite_pow(expr: Any, bits: int, options: Any) -> Any:
@@ -62,10 +66,17 @@ def _finite_pow(expr: Any, bits: int, options: Any) -> Any:
         if tried > max(bits, _MOST_BITS):
             break
         try:
-            return _pow(expr, tried, options)
+            found = _pow(expr, tried, options)
         except ZeroDivisionError:
-            pass
+            continue
+        base = None if tried == bits else evalf.evalf(expr.base, tried, options)
+        return found if base is None or _known(base) else sympy.S.ComplexInfinity
     return sympy.S.ComplexInfinity
+
+
+def _known(value: Any) -> bool:
+    """Whether the real part of what SymPy has evaluated is a number that is right to a digit."""
+    return value is not sympy.S.ComplexInfinity and bool(value[0]) and value[2] is not None and value[2] >= 1
 
 
 def _bounded_power(plain: Any) -> Any:

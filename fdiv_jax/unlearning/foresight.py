@@ -256,9 +256,12 @@ class Foresight:
         loops = work.loops / work.once if work.once else 1.0
         flops = own.flops + seen.flops + work.flops - work.once
         moved = (own.moved + seen.moved) * loops
-        if not fits:  # there is no program to count
-            flops, moved = work.flops, work.moved
         parts = self.config.accumulation if self.parallel == "fsdp" else 1
+        sent = {
+            kind: parts * (size + seen.collectives.get(kind, 0)) for kind, size in own.collectives.items()
+        }
+        if not fits:  # there is no program to count
+            flops, moved, sent = work.flops, work.moved, self._sent()
         return StepCost(
             own.arguments,
             own.temporaries,
@@ -269,7 +272,7 @@ class Foresight:
             flops,
             minimum,
             moved,
-            {kind: parts * (size + seen.collectives.get(kind, 0)) for kind, size in own.collectives.items()},
+            sent,
             fits,
             True,
         )
@@ -296,9 +299,6 @@ class Foresight:
         flops = sum(float((each.cost_analysis() or {}).get("flops", 0.0)) for each in (step, look))
         work = self._work(self.plan, rows)
         arguments, temporaries = self._model_memory(rows)
-        collectives = {"all-reduce": array_bytes(state.trained)} if chips > 1 else {}
-        if chips > 1 and self.parallel == "fsdp":  # for the frozen model, the trained one, and its derivative
-            collectives["all-gather"] = 3 * array_bytes(frozen) * self.config.accumulation
         memory = arguments + temporaries
         most, least = (arguments + round(temporaries / factor) for factor in BOUNDS)
         return StepCost(
@@ -311,10 +311,20 @@ class Foresight:
             flops + work.flops - work.once,
             minimum,
             work.moved,
-            collectives,
+            self._sent(),
             memory <= self.topology.chip.memory,
             False,
         )
+
+    def _sent(self) -> dict[str, int]:
+        """Bytes of the results of each kind of collective, as a model has them."""
+        if self.topology.count == 1:
+            return {}
+        state, frozen, *_ = self._arguments(self.plan, self.topology.count)
+        sent = {"all-reduce": array_bytes(state.trained)}
+        if self.parallel == "fsdp":  # for the frozen model, the trained one, and its derivative
+            sent["all-gather"] = 3 * array_bytes(frozen) * self.config.accumulation
+        return sent
 
     def _program(self, lowered: Any, held: int) -> Program:
         """What the compiler says of a program, from the cache where it was asked before."""

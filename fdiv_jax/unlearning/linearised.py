@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 from fdiv_jax.arrays import PyTree
@@ -29,6 +30,7 @@ from fdiv_jax.unlearning.batch import Batch
 from fdiv_jax.unlearning.concepts import PromptPair
 from fdiv_jax.unlearning.config_parts import AnchorImagesConfig, OptimiserConfig
 from fdiv_jax.unlearning.data import AnchorData, prepare_data
+from fdiv_jax.unlearning.parameters import Network
 from fdiv_jax.unlearning.prepare import Cache, Prepared, array_cache
 from fdiv_jax.unlearning.state import Plan
 from fdiv_jax.unlearning.step import compare, look, noised, predict
@@ -79,7 +81,7 @@ class Descent:
     def adam_change(
         self, step: float, steps: int, optimiser: OptimiserConfig, start: float, noise: float
     ) -> np.ndarray:
-        """What n steps of Adam change, (P,); the descent has Adam's scale at the frozen model.
+        """What n steps of Adam change, (P,); the descent has Adam's scale where its J is.
 
         Momentum is as it is. The second moment keeps its shape, and falls as a whole with what the gradient
         is made of: its mean, and its noise, which is as large as the errors that it comes from.
@@ -94,7 +96,9 @@ class Descent:
         for number in range(1, steps + 1):
             gradient = self.pull + self.kernel @ z
             left = max(start + z @ (self.pull + gradient), 0.0) / start
-            size = noise * left + (1 - noise) * (gradient @ gradient) / (self.pull @ self.pull)
+            size = noise * left
+            if noise < 1:
+                size += (1 - noise) * (gradient @ gradient) / (self.pull @ self.pull)
             mean = optimiser.b1 * mean + (1 - optimiser.b1) * gradient
             second = optimiser.b2 * second + (1 - optimiser.b2) * size
             corrected = second / (1 - optimiser.b2**number)
@@ -173,7 +177,17 @@ class LinearisedRun:
         return other
 
     def of_model(self, pipe: TextToImagePipeline) -> LinearisedRun:
-        """The same samples and references, with J at another model of the same structure."""
+        """The same samples and references, with J at another model that differs in weights of its UNet.
+
+        Raises:
+            ValueError: its text encoders differ, by which the prompts were encoded, or a network's structure.
+        """
+        own = self.prepared.pipe
+        if Network(pipe.unet) != Network(own.unet):
+            raise ValueError("a UNet of another structure than the frozen model's; expected the same")
+        for name, encoder in own.components.items():
+            if name.startswith("text_encoder") and not _same(encoder, pipe.components.get(name)):
+                raise ValueError(f"{name} differs from the frozen model's; expected one that was left alone")
         other = copy.copy(self)
         other.__dict__["_references"] = self._references  # the frozen model's, whatever is looked at
         frozen = trainable_of(pipe, self.prepared.config.trainable)[1]
@@ -254,6 +268,17 @@ class LinearisedRun:
     def _call(self, name: str, *vectors: jax.Array) -> PyTree:
         parts = self._batches, self._keys, self._references
         return self._products[name](*vectors, self.prepared.frozen, parts)
+
+
+def _same(one: nnx.Module, other: nnx.Module | None) -> bool:
+    if one is other:
+        return True
+    if other is None or Network(one) != Network(other):
+        return False
+    pair = [Network.parameters(each) for each in (one, other)]
+    return all(
+        np.array_equal(np.asarray(value), np.asarray(pair[1][name])) for name, value in pair[0].items()
+    )
 
 
 def _flat(trained: Trained) -> jax.Array:

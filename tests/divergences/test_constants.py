@@ -37,6 +37,26 @@ def test_the_logarithm_of_one_is_zero_and_the_inverse_of_zero_infinite():
     assert evaluated(1 / sympy.log(1, evaluate=False)) == sympy.zoo
 
 
+@pytest.mark.parametrize("digits", [15, 30])
+@pytest.mark.parametrize("text", ["exp(-10**9)", "exp(-10**12)", "exp(-exp(30))", "Rational(1, 3)**9999"])
+def test_a_small_number_next_to_one_costs_no_more_than_its_digits(text, digits):
+    small = sympy.sympify(text)
+    with mpmath.workdps(digits + 20):
+        found = mpmath.mpf(evaluated(sympy.log(1 + small), digits)._mpf_)
+        right = eval(text, {"exp": mpmath.exp, "Rational": lambda p, q: mpmath.mpf(p) / q})
+        assert abs(found / right - 1) < mpmath.mpf(10) ** (3 - digits)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["sin(2)**2 + cos(2)**2", "(sqrt(2) - 1)*(sqrt(2) + 1)", "erf(10**5)", "cos(Rational(1, 10**900))"],
+)
+def test_noise_next_to_one_is_no_number(text):
+    one = sympy.sympify(text)
+    assert evaluated(sympy.log(one), 15) == 0
+    assert evaluated(1 / sympy.log(one), 15) == sympy.zoo
+
+
 def test_powers_are_written_out_up_to_ten_million_digits():
     three, large = sympy.Integer(3), 10**30
     assert sympy.Integer(-1) ** large == 1
@@ -54,6 +74,9 @@ def test_powers_are_written_out_up_to_ten_million_digits():
     [
         ("log(t + 1e-30)**(-1) - log2(max(abs(t), 1.6, log2(t)))", r"f\(1\) = 1e\+30"),
         ("1e99 + atan(log1p(1e-30)**(-2))", "does not depend on t"),
+        ("(t-1)**2*log(sin(2)**2+cos(2)**2)", "is linear"),
+        ("(t-1)**2*log(tanh(1e11))", "is linear"),
+        ("(t-1)**2/log(1+exp(-1e10))", "not defined at t = 1"),
     ],
 )
 def test_errors_with_such_constants_are_those_of_others(text, told):

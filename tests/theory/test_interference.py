@@ -189,8 +189,8 @@ def test_descent_on_the_others_takes_back_what_they_see_of_a_change(seed):
     for n in range(1, 60):
         theta = theta - h * others.T @ (others @ theta)
         filtered = u @ (descent_filter(k, h, n) * (u.T @ (others @ change)))
-        foretold = concept @ change - concept @ others.T @ filtered
-        np.testing.assert_allclose(concept @ theta, foretold, rtol=1e-9)
+        predicted = concept @ change - concept @ others.T @ filtered
+        np.testing.assert_allclose(concept @ theta, predicted, rtol=1e-9)
     for _ in range(4000):
         theta = theta - h * others.T @ (others @ theta)
     seen = np.linalg.pinv(others) @ others

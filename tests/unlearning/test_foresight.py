@@ -9,7 +9,8 @@ import pytest
 
 from fdiv_jax import cli, load_pipeline
 from fdiv_jax.distributed.chips import CHIPS, Topology, topology_of, tpu_devices
-from fdiv_jax.distributed.programs import collective_bytes, compiled_figures, wire_bytes
+from fdiv_jax.distributed.programs import Program, collective_bytes, compiled_figures, wire_bytes
+from fdiv_jax.nn import named_parameters
 from fdiv_jax.nn.work import work_of
 from fdiv_jax.unlearning import UnlearningConfig, foresight
 from fdiv_jax.unlearning.foresight import Foresight, Roofline, StepCost, largest_batch
@@ -238,6 +239,27 @@ def test_the_compiler_of_a_tpu(tmp_path, monkeypatch):
     assert trained <= sum(cost.collectives.values()) < 1.05 * trained
     monkeypatch.setattr(foresight, "compiled_figures", lambda *_, **__: pytest.fail("compiled again"))
     assert seen.cost(16) == cost
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU compiler, is not here"
+)
+@pytest.mark.filterwarnings("ignore:no fused attention")
+def test_a_step_without_room_on_a_tpu_has_the_models_figures(monkeypatch):
+    def full(lowered, held=0, **options):
+        return Program(held, 10**12, 0, 0, 0.0, 0.0, {}, fits=False)
+
+    monkeypatch.setattr(foresight, "compiled_figures", full)
+    asked = UnlearningConfig(target="sneaker", batch_size=8, parallel="fsdp", accumulation=2)
+    pipe = load_pipeline("fashion")
+    cost = Foresight(pipe, asked, topology_of("v5e:2x2")).cost(8)
+    assert not cost.fits
+    assert cost.flops >= cost.minimum
+    assert cost.moved > 0
+    unet = sum(value.nbytes for value in named_parameters(pipe.unet).values())
+    assert cost.collectives["all-gather"] == 3 * 2 * unet
+    assert 0 < cost.collectives["all-reduce"] < unet
 
 
 @pytest.mark.slow

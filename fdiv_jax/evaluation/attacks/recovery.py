@@ -7,9 +7,9 @@ the concept's prompts and at the other prompts. Fine-tuning on the others' image
 
 and what is left of the erasure after n steps is m(n) = E |e_u - e_0 + J delta_n|^2, with the predictions e_u
 and e_0 of the unlearned and of the frozen model. Where the frozen model is at a minimum of that loss, g is
-K Delta, and without end delta tends to -P Delta, P being the projection on the range of J_o^T: fine-tuning
-takes back what the other prompts see of the change, and nothing else. Adam's second moment is that of the
-gradient of a batch, which the noise's error fills and no step empties.
+K Delta, and delta tends to -P Delta under descent, P being the projection on the range of J_o^T: fine-tuning
+takes back what the other prompts see of the change. Here J_o is taken on images that the frozen model draws,
+and Adam's second moment is that of the gradient of a batch, which the noise's error fills and no step empties.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def predict_recovery(
         at: after which numbers of steps; empty: a quarter, a half and all of the budget.
         budget: steps, where `at` is empty.
         batches: of which the gradient is averaged, each of the size of a step's. Its noise drifts without
-            end, so that these are more than the steps foretold.
+            end, so that these are more than the steps predicted.
         depth: products with the kernel.
         images: at which the predictions are compared, that the frozen model draws: so many at the concept's
             prompts, and twice as many at the others'. None: 48.
@@ -171,7 +171,7 @@ def _seen(
     drawn = AnchorImagesConfig(number=48, seed=1) if images is None else images
     config = UnlearningConfig(
         target=case.word, anchor="empty", prompts=case.prompts, retained=(), trainable=attack.trainable,
-        batch_size=case.batch, images=drawn,
+        batch_size=case.batch, accumulation=case.accumulation, images=drawn,
     )  # fmt: skip
     prepared = prepare(base, config)
     captions = tuple(dict.fromkeys(case.retained.captions))

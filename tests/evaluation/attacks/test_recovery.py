@@ -1,4 +1,4 @@
-"""What benign fine-tuning is foretold to bring back, against steps of Adam with the dense matrices."""
+"""What benign fine-tuning is predicted to bring back, against steps of Adam with the dense matrices."""
 
 import dataclasses
 
@@ -12,6 +12,7 @@ from fdiv_jax.evaluation.attacks import Benign, Recovery, measure_recovery, pred
 from fdiv_jax.evaluation.attacks.denoising import Denoising, denoising_loss, draw_batch, show
 from fdiv_jax.unlearning import AnchorImagesConfig, trainable_of
 from tests.evaluation.attacks.cases import tiny_case
+from tests.tiny import tiny_pipeline
 
 GROUP = r"mid_block\.attentions\.0\..*attn2\.to_v"
 IMAGES = AnchorImagesConfig(number=4, steps=2, seed=3)
@@ -39,7 +40,7 @@ def unlearned():
 
 
 @pytest.mark.slow
-def test_foretold_steps_are_those_of_dense_matrices(unlearned):
+def test_predicted_steps_are_those_of_dense_matrices(unlearned):
     base, case = unlearned
     attack, steps, batches = Benign(GROUP, 1e-3), (1, 2, 6), 5
     options = {"images": IMAGES, "cache": False}
@@ -111,6 +112,18 @@ def test_another_model_beside_the_same_reference(unlearned):
     names = trainable_of(base, GROUP)[0].names
     there = itself.outputs({name: trained[name] for name in names})
     np.testing.assert_allclose(there.m, concept.outputs().m, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_model_with_another_text_encoder_or_unet_is_refused(unlearned):
+    base, case = unlearned
+    concept = next(recovery._seen(base, case, Benign(GROUP), IMAGES, False))
+    other = tiny_case(seed=1).pipe.replace(unet=case.pipe.unet)
+    encoder = tiny_pipeline(latent=4, seed=7).text_encoder
+    with pytest.raises(ValueError, match="text_encoder differs"):
+        concept.of_model(other.replace(text_encoder=encoder))
+    with pytest.raises(ValueError, match="UNet of another structure"):
+        concept.of_model(tiny_pipeline(latent=4, family="sdxl"))
 
 
 @pytest.mark.slow
