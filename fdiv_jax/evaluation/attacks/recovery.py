@@ -8,8 +8,8 @@ the concept's prompts and at the other prompts. Fine-tuning on the others' image
 and what is left of the erasure after n steps is m(n) = E |e_u - e_0 + J delta_n|^2, with the predictions e_u
 and e_0 of the unlearned and of the frozen model. Where the frozen model is at a minimum of that loss, g is
 K Delta, and delta tends to -P Delta under descent, P being the projection on the range of J_o^T: fine-tuning
-takes back what the other prompts see of the change. Here J_o is taken on images that the frozen model draws,
-and Adam's second moment is that of the gradient of a batch, which the noise's error fills and no step empties.
+takes back what the other prompts see of the change. Here J_o is taken on images that the frozen model draws;
+Adam's second moment is that of the gradient of a batch, which the noise's error fills and no step empties.
 """
 
 from __future__ import annotations
