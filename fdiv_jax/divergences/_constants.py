@@ -1,10 +1,10 @@
-"""Constants in digits, with three repairs of SymPy's numbers.
+"""Constants in digits, with repairs of SymPy's numbers.
 
 SymPy rounds the argument of a logarithm before it takes it, so that log(1 + 1e-30) is 0 in 15 digits (in
 40 it is right), and a power with a negative exponent of what rounds to 0 ends in a ZeroDivisionError,
 wherever SymPy evaluates: as it compares, prints or sorts. Here the logarithm is that of one plus the
 difference to one, and a power is tried in more digits before it is taken for infinite, as SymPy takes that
-of 0.
+of 0. Where its exponent has more than 4096 binary digits it is no number: SymPy would work them all out.
 
 And SymPy writes every power of a rational number out, as it does exp(1e30 log(1/3)), whatever the memory:
 here one of more than ten million binary digits is an error. The repairs hold for all of SymPy in a process
@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 import sympy
-from mpmath.libmp import fone, fzero, mpf_add, mpf_log, mpf_pos
+from mpmath.libmp import fnan, fone, fzero, mpf_add, mpf_log, mpf_pos
 from sympy.core import evalf
 
 from fdiv_jax.divergences._names import Formula
@@ -24,13 +24,14 @@ from fdiv_jax.divergences._names import Formula
 __all__ = ["evaluated"]
 
 _MOST_BITS = 4096
-"""In which a power is evaluated, or in those asked for: numbers above 1e-1200 do not round to 0."""
+"""Of a power that is tried again: numbers above 1e-1200 do not round to 0. And of an exponent."""
 _MOST_WRITTEN = 10_000_000
 """Binary digits of a power that is written out."""
 _NEAR_ONE = -10
 """The binary exponent of a logarithm of which the difference to one has to be known by itself."""
 _log: Any = evalf.evalf_table[sympy.log]
 _pow: Any = evalf.evalf_table[sympy.Pow]
+_exp: Any = evalf.evalf_table[sympy.exp]
 
 _eval_power: dict[type, Any] = {kind: kind._eval_power for kind in (sympy.Rational, sympy.Integer)}
 
@@ -61,7 +62,9 @@ def _accurate_log(expr: Any, bits: int, options: Any) -> Any:
 
 
 def _finite_pow(expr: Any, bits: int, options: Any) -> Any:
-    """As SymPy's, but never a division by what only rounds to 0."""
+    """As SymPy's, but never a division by what only rounds to 0, and nan where the exponent is huge."""
+    if _huge(expr.exp, options):
+        return fnan, None, bits, None
     for tried in (bits, 4 * bits, 16 * bits):
         if tried > max(bits, _MOST_BITS):
             break
@@ -72,6 +75,21 @@ def _finite_pow(expr: Any, bits: int, options: Any) -> Any:
         base = None if tried == bits else evalf.evalf(expr.base, tried, options)
         return found if base is None or _known(base) else sympy.S.ComplexInfinity
     return sympy.S.ComplexInfinity
+
+
+def _finite_exp(expr: Any, bits: int, options: Any) -> Any:
+    """As SymPy's, but nan where the exponent is huge."""
+    return (fnan, None, bits, None) if _huge(expr.exp, options) else _exp(expr, bits, options)
+
+
+def _huge(exponent: Any, options: Any) -> bool:
+    """Whether an exponent has so many binary digits before the point, all of which SymPy would work out."""
+    if exponent.is_Rational:
+        return False
+    found = evalf.evalf(exponent, 15, options)
+    if found is sympy.S.ComplexInfinity:
+        return False
+    return any(part and part != fnan and evalf.fastlog(part) > _MOST_BITS for part in found[:2])
 
 
 def _known(value: Any) -> bool:
@@ -96,3 +114,4 @@ for kind, plain in _eval_power.items():
     kind._eval_power = _bounded_power(plain)
 evalf.evalf_table[sympy.log] = _accurate_log
 evalf.evalf_table[sympy.Pow] = _finite_pow
+evalf.evalf_table[sympy.exp] = _finite_exp

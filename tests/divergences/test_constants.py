@@ -57,6 +57,24 @@ def test_noise_next_to_one_is_no_number(text):
     assert evaluated(1 / sympy.log(one), 15) == sympy.zoo
 
 
+@pytest.mark.parametrize(
+    "text", ["pi**cosh(10**120)", "exp(exp(exp(100)))", "sqrt(2)**exp(exp(exp(10)))", "1/exp(exp(exp(100)))"]
+)
+def test_towers_without_end_are_no_number(text):
+    assert evaluated(sympy.sympify(text)) == sympy.nan
+
+
+def test_towers_with_an_end_are():
+    with mpmath.workdps(600):
+        for text, right in (
+            ("exp(exp(1000))", mpmath.exp(mpmath.exp(1000))),
+            ("exp(-exp(99))", mpmath.exp(-mpmath.exp(99))),
+            ("pi**pi**pi", mpmath.pi**mpmath.pi**mpmath.pi),
+        ):
+            found = mpmath.mpf(evaluated(sympy.sympify(text))._mpf_)
+            assert abs(found / right - 1) < mpmath.mpf(10) ** -25
+
+
 def test_powers_are_written_out_up_to_ten_million_digits():
     three, large = sympy.Integer(3), 10**30
     assert sympy.Integer(-1) ** large == 1
