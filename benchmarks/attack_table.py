@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import sys
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ import tyro
 
 import fdiv_jax as fj
 from benchmarks.methods import methods
+from benchmarks.tables import write_table
 from fdiv_jax.evaluation.attacks import ATTACKS, Campaign, Curve, Drawing, Outcome, Report, attack_models
 from fdiv_jax.evaluation.attacks.campaign import FROZEN
 from fdiv_jax.evaluation.intervals import Interval, bootstrap_difference
@@ -238,9 +238,7 @@ def main(settings: BenchmarkConfig) -> None:
             "retained": {each: done[each].retained for each in reports},
             "differences": differences(reports),
         }
-        settings.output.parent.mkdir(parents=True, exist_ok=True)
-        settings.output.write_text(json.dumps(results, indent=2) + "\n")
-        settings.output.with_suffix(".md").write_text(markdown(results))
+        write_table(settings.output, results, markdown(results))
     print(markdown(results))
 
 

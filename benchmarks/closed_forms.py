@@ -17,7 +17,6 @@ Writes benchmarks/results/closed_forms.json and .md.
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import time
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ import numpy as np
 import tyro
 from jaxtyping import Float
 
+from benchmarks.tables import write_table
 from fdiv_jax.files import JsonObject
 from fdiv_jax.unlearning import EditConfig
 from fdiv_jax.unlearning.closed_forms import invariant_rows, solve_edit
@@ -168,9 +168,7 @@ def main(config: BenchmarkConfig) -> None:
     versions = {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine()}
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "output"}
     results: JsonObject = {"settings": settings, "versions": versions, "parts": parts}
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    config.output.write_text(json.dumps(results, indent=2) + "\n")
-    config.output.with_suffix(".md").write_text(markdown(results))
+    write_table(config.output, results, markdown(results))
     print(markdown(results))
 
 

@@ -30,6 +30,7 @@ import tyro
 
 import fdiv_jax as fj
 from benchmarks.methods import methods
+from benchmarks.tables import write_table
 from fdiv_jax.unlearning import AnchorImagesConfig, Erasure, UnlearningConfig
 from fdiv_jax.unlearning.sequence import unlearn_sequence
 from fdiv_jax.unlearning.sweep import Cell, ExecutorName, executor_of, sweep
@@ -201,9 +202,7 @@ def main(settings: BenchmarkConfig) -> None:
     for task in settings.tasks:
         rows = run_sequence(settings) if task == "sequence" else run_task(task, settings)
         results[task] = {"settings": {**chosen, "seeds": len(settings.seeds)}, "rows": rows}
-        settings.output.parent.mkdir(parents=True, exist_ok=True)
-        settings.output.write_text(json.dumps(results, indent=2) + "\n")
-        settings.output.with_suffix(".md").write_text(markdown(results))
+        write_table(settings.output, results, markdown(results))
         print(markdown({task: results[task]}))
 
 

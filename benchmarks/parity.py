@@ -29,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
+from benchmarks.tables import write_table
 from fdiv_jax.files import JsonMapping, JsonObject
 
 CONFIGURATIONS = Path(__file__).parents[1] / "tests" / "pipeline" / "data"
@@ -341,9 +342,7 @@ def main(config: BenchmarkConfig) -> None:
         if free < 15e9:
             raise OSError(f"{free / 1e9:.0f} GB free for temporary files, expected 15 GB")
         results[name] = measure(name)
-        config.output.parent.mkdir(parents=True, exist_ok=True)
-        config.output.write_text(json.dumps(results, indent=2) + "\n")
-        config.output.with_suffix(".md").write_text(table(results))
+        write_table(config.output, results, table(results))
         print(table({name: results[name]}).splitlines()[-1], flush=True)
 
 

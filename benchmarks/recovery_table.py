@@ -21,6 +21,7 @@ from scipy.stats import spearmanr
 import fdiv_jax as fj
 from benchmarks.attack_table import BenchmarkConfig as AttackConfig
 from benchmarks.attack_table import unlearned
+from benchmarks.tables import write_table
 from fdiv_jax.evaluation.attacks import Case, Recovery, measure_recovery, predict_recovery
 from fdiv_jax.files import JsonObject, keep_programs
 from fdiv_jax.unlearning import AnchorImagesConfig
@@ -151,9 +152,7 @@ def main(settings: BenchmarkConfig) -> None:
                 "rows": rows,
                 "summary": summary(rows),
             }
-            settings.output.parent.mkdir(parents=True, exist_ok=True)
-            settings.output.write_text(json.dumps(results, indent=2) + "\n")
-            settings.output.with_suffix(".md").write_text(markdown(results))
+            write_table(settings.output, results, markdown(results))
     print(markdown(results))
 
 

@@ -1,22 +1,26 @@
-"""Constants in digits, with repairs of SymPy's numbers.
+"""Constants in digits, with repairs of SymPy's numbers; they hold for all of SymPy in the process.
 
-SymPy rounds the argument of a logarithm before it takes it, so that log(1 + 1e-30) is 0 in 15 digits (in
-40 it is right), and a power with a negative exponent of what rounds to 0 ends in a ZeroDivisionError,
-wherever SymPy evaluates: as it compares, prints or sorts. Here the logarithm is that of one plus the
-difference to one, and a power is tried in more digits before it is taken for infinite, as SymPy takes that
-of 0. Where its exponent has more than 4096 binary digits it is no number: SymPy would work them all out.
+Evaluation, wherever SymPy asks for it: as it compares, prints or sorts.
 
-And SymPy writes every power of a rational number out, as it does exp(1e30 log(1/3)), whatever the memory:
-here one of more than ten million binary digits is an error. The repairs hold for all of SymPy in a process
-that imports this.
+* The argument of a logarithm is rounded before it is taken, so that log(1 + 1e-30) is 0 in 15 digits (in 40
+  it is right): here the logarithm is that of one plus the difference to one.
+* A power with a negative exponent of what rounds to 0 ends in a ZeroDivisionError: it is tried in more digits
+  before it is taken for infinite, as SymPy takes that of 0.
+* An exponent of more than 4096 binary digits is worked out to the last of them: such a power is no number.
+* Logarithms, powers and exponentials evaluate their arguments several times, so that nested ones take a time
+  that is exponential in their depth: their values are remembered.
+
+Every power of a rational number is written out, as it is in exp(1e30 log(1/3)), whatever the memory: one of
+more than ten million binary digits is an error.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import sympy
-from mpmath.libmp import fnan, fone, fzero, mpf_add, mpf_log, mpf_pos
+from mpmath.libmp import fnan, fone, fzero, mpf_add, mpf_log, mpf_pos, mpf_sub
 from sympy.core import evalf
 
 from fdiv_jax.divergences._names import Formula
@@ -28,12 +32,12 @@ _MOST_BITS = 4096
 _MOST_WRITTEN = 10_000_000
 """Binary digits of a power that is written out."""
 _NEAR_ONE = -10
-"""The binary exponent of a logarithm of which the difference to one has to be known by itself."""
+"""The binary exponent of a difference to one that has to be known by itself."""
+_ROUGH = 15
+"""Binary digits of a first look at a number."""
 _log: Any = evalf.evalf_table[sympy.log]
 _pow: Any = evalf.evalf_table[sympy.Pow]
 _exp: Any = evalf.evalf_table[sympy.exp]
-
-_eval_power: dict[type, Any] = {kind: kind._eval_power for kind in (sympy.Rational, sympy.Integer)}
 
 
 def evaluated(constant: Formula, digits: int = 30) -> Formula:
@@ -46,14 +50,11 @@ def evaluated(constant: Formula, digits: int = 30) -> Formula:
 
 def _accurate_log(expr: Any, bits: int, options: Any) -> Any:
     """As SymPy's, but right next to 1; where the difference to 1 is not known to a digit, as SymPy's."""
-    found = _log(expr, bits, options)
-    if found is sympy.S.ComplexInfinity or not found[0] or found[1] or len(expr.args) > 1:
-        return found
-    if found[0] != fzero and evalf.fastlog(found[0]) > _NEAR_ONE:
-        return found
+    if len(expr.args) > 1 or not _next_to_one(evalf.evalf(expr.args[0], _ROUGH, options)):
+        return _log(expr, bits, options)
     difference = evalf.evalf(expr.args[0] - 1, bits, options)
-    if difference is sympy.S.ComplexInfinity or not _known(difference) or difference[1]:
-        return found
+    if not _known(difference) or difference[1]:
+        return _log(expr, bits, options)
     small, accuracy = difference[0], min(bits, difference[2])
     if -evalf.fastlog(small) > bits:  # log(1 + x) = x - x^2/2 + ...
         return mpf_pos(small, bits, "n"), None, accuracy, None
@@ -86,10 +87,18 @@ def _huge(exponent: Any, options: Any) -> bool:
     """Whether an exponent has so many binary digits before the point, all of which SymPy would work out."""
     if exponent.is_Rational:
         return False
-    found = evalf.evalf(exponent, 15, options)
+    found = evalf.evalf(exponent, _ROUGH, options)
     if found is sympy.S.ComplexInfinity:
         return False
     return any(part and part != fnan and evalf.fastlog(part) > _MOST_BITS for part in found[:2])
+
+
+def _next_to_one(value: Any) -> bool:
+    """Whether what SymPy has evaluated is a real number next to 1."""
+    if value is sympy.S.ComplexInfinity or not value[0] or value[1]:
+        return False
+    difference = mpf_sub(value[0], fone)
+    return difference == fzero or evalf.fastlog(difference) < _NEAR_ONE
 
 
 def _known(value: Any) -> bool:
@@ -110,8 +119,23 @@ def _bounded_power(plain: Any) -> Any:
     return power
 
 
-for kind, plain in _eval_power.items():
-    kind._eval_power = _bounded_power(plain)
-evalf.evalf_table[sympy.log] = _accurate_log
-evalf.evalf_table[sympy.Pow] = _finite_pow
-evalf.evalf_table[sympy.exp] = _finite_exp
+def _remembered(evaluate: Any) -> Any:
+    """A way to evaluate that remembers its latest values."""
+
+    @functools.lru_cache(maxsize=2_000)
+    def kept(expr: Any, bits: int, options: tuple[tuple[str, Any], ...]) -> Any:
+        return evaluate(expr, bits, dict(options))
+
+    def value(expr: Any, bits: int, options: Any) -> Any:
+        if options.get("subs"):
+            return evaluate(expr, bits, options)
+        return kept(expr, bits, tuple(sorted(options.items())))
+
+    return value
+
+
+for _kind in (sympy.Rational, sympy.Integer):
+    _kind._eval_power = _bounded_power(_kind._eval_power)
+evalf.evalf_table[sympy.log] = _remembered(_accurate_log)
+evalf.evalf_table[sympy.Pow] = _remembered(_finite_pow)
+evalf.evalf_table[sympy.exp] = _remembered(_finite_exp)

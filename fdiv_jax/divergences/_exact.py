@@ -131,30 +131,14 @@ def at_point(expr: Formula, point: Formula, symbol: Formula) -> Formula:
         return point
     if not expr.has(symbol):
         return expr
-    return rebuilt(expr, [at_point(part, point, symbol) for part in expr.args], f" at t = {point}")
-
-
-def rebuilt(expr: Formula, parts: list[Formula], where: str = "") -> Formula:
-    """The formula with other parts; `where` they are from ends the error.
-
-    Raises:
-      ValueError: a power that would be written out with more than 100,000 binary digits, as (2 t)^(10^9).
-    """
-    if not isinstance(expr, sympy.Pow):
-        return expr.func(*parts)
-    power = written_power(*parts)
-    if power is None:
-        raise ValueError(f"the expression has a number of more than {_MAX_BITS} binary digits{where}")
-    return power
-
-
-def written_power(base: Formula, exponent: Formula) -> Formula | None:
-    """The power, which SymPy writes out where its exponent is a number; None: that is too long."""
-    if exponent.is_Rational:
-        sizes = [bits(number) for number in base.atoms(sympy.Rational) if number not in (-1, 0, 1)]
-        if max(sizes, default=0) * abs(exponent) > _MAX_BITS:
-            return None
-    return sympy.Pow(base, exponent)
+    parts = [at_point(part, point, symbol) for part in expr.args]
+    if isinstance(expr, sympy.Pow) and all(part.is_Rational for part in parts):
+        base, exponent = parts
+        if bits(base) * abs(exponent) > _MAX_BITS and base not in (-1, 0, 1):
+            raise ValueError(
+                f"the expression has a number of more than {_MAX_BITS} binary digits at t = {point}"
+            )
+    return expr.func(*parts)
 
 
 def bits(number: Formula) -> int:
@@ -210,7 +194,7 @@ class Number:
         return Number(-self.value, exact, self.size, self.scale)
 
     def __pow__(self, p: Formula) -> Number:
-        exact = None if self.exact is None else written_power(self.exact, p)
+        exact = None if self.exact is None else self.exact**p
         power = int(p) if p.is_Integer else _CONTEXT.mpf(real_value(p, _DIGITS))
         return Number(self.value**power, exact, self.size + 1)
 

@@ -16,7 +16,7 @@ import sympy
 
 from fdiv_jax.divergences._end_values import limit_at_end, limit_beside
 from fdiv_jax.divergences._evaluate import mp_context, mp_function, numpy_function
-from fdiv_jax.divergences._exact import at_point, real_value, rebuilt, shortest, tidy_number
+from fdiv_jax.divergences._exact import at_point, real_value, shortest, tidy_number
 from fdiv_jax.divergences._inverse import inverses
 from fdiv_jax.divergences._names import Formula, Value
 from fdiv_jax.divergences._parse import T
@@ -129,7 +129,7 @@ def _with_split_logs(formula: Formula, sample: Value) -> Formula:
             return node
         arguments = [split(a) for a in node.args]
         if not isinstance(node, sympy.log):
-            return rebuilt(node, arguments)
+            return node.func(*arguments)
         top, bottom = sympy.fraction(tidy(arguments[0], S))
         if mp_function(bottom, S, mp_context(30))(sample) < 0:
             top, bottom = -top, -bottom

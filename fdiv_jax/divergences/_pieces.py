@@ -18,7 +18,7 @@ import sympy
 
 from fdiv_jax.divergences._assumptions import ours
 from fdiv_jax.divergences._evaluate import mp_context, mp_far_value, mp_real_function, numpy_function
-from fdiv_jax.divergences._exact import expanded, expanded_terms, real_value, rebuilt, tidy_number
+from fdiv_jax.divergences._exact import expanded, expanded_terms, real_value, tidy_number
 from fdiv_jax.divergences._inverse import inverses
 from fdiv_jax.divergences._names import Formula
 from fdiv_jax.divergences._parse import ExpressionError, T, switch
@@ -123,7 +123,7 @@ def _replaced(expr: Formula, which: Callable[[Formula], bool], by: Callable[[For
     elif isinstance(expr, _SWITCHES[:-1]):
         node = switch(expr.func, *arguments)
     else:
-        node = rebuilt(expr, arguments)
+        node = expr.func(*arguments)
     return by(node) if which(node) else node
 
 
@@ -269,7 +269,7 @@ def _resolve(expr: sympy.Expr, sample: Formula) -> sympy.Expr:
             return max(arguments, key=value)
         if isinstance(node, sympy.Min):
             return min(arguments, key=value)
-        return rebuilt(node, arguments)
+        return node.func(*arguments)
 
     return walk(expr)
 

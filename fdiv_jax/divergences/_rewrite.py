@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import sympy
 
 from fdiv_jax.divergences._assumptions import ours
-from fdiv_jax.divergences._exact import expanded, expanded_terms, rebuilt, shortest
+from fdiv_jax.divergences._exact import expanded, expanded_terms, shortest
 from fdiv_jax.divergences._names import Formula
 from fdiv_jax.divergences._parse import T, switch
 
@@ -282,7 +282,7 @@ def with_reciprocal(expr: Formula) -> Formula:
         return switch(expr.func, *top) * T**-power
     if isinstance(expr, sympy.sign):
         return switch(sympy.sign, _over_power(arguments)[0][0])
-    return rebuilt(expr, arguments)
+    return expr.func(*arguments)
 
 
 def _over_power(parts: list[Formula]) -> tuple[list[Formula], Formula]:

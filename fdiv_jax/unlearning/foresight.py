@@ -261,7 +261,7 @@ class Foresight:
             kind: parts * (size + seen.collectives.get(kind, 0)) for kind, size in own.collectives.items()
         }
         if not fits:  # there is no program to count
-            flops, moved, sent = work.flops, work.moved, self._sent()
+            flops, moved, sent = work.flops, work.moved, self._sent(state, frozen)
         return StepCost(
             own.arguments,
             own.temporaries,
@@ -311,16 +311,15 @@ class Foresight:
             flops + work.flops - work.once,
             minimum,
             work.moved,
-            self._sent(),
+            self._sent(state, frozen),
             memory <= self.topology.chip.memory,
             False,
         )
 
-    def _sent(self) -> dict[str, int]:
+    def _sent(self, state: Any, frozen: Any) -> dict[str, int]:
         """Bytes of the results of each kind of collective, as a model has them."""
         if self.topology.count == 1:
             return {}
-        state, frozen, *_ = self._arguments(self.plan, self.topology.count)
         sent = {"all-reduce": array_bytes(state.trained)}
         if self.parallel == "fsdp":  # for the frozen model, the trained one, and its derivative
             sent["all-gather"] = 3 * array_bytes(frozen) * self.config.accumulation

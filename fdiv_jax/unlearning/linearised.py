@@ -21,6 +21,7 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 from fdiv_jax.arrays import PyTree
+from fdiv_jax.checkpoints import model_digest
 from fdiv_jax.compiling import jit
 from fdiv_jax.nn.attention import forward_mode
 from fdiv_jax.nn.convolution import in_loop
@@ -107,12 +108,12 @@ class Descent:
 
 
 class LinearisedRun:
-    """The outputs of a run and their Jacobian J at the frozen model, with respect to all that learns.
+    """The outputs of a run and their Jacobian J at `start`, with respect to all that learns.
 
     Vectors of changes are flat, (P,), in the order of `ravel_pytree`.
 
     Attributes:
-        start: what learns, as it is before the first step, (P,); J is that at this point.
+        start: what learns, where J is, (P,): as it is before the first step, but after `at` and `of_model`.
         samples: how many there are.
     """
 
@@ -185,9 +186,8 @@ class LinearisedRun:
         own = self.prepared.pipe
         if Network(pipe.unet) != Network(own.unet):
             raise ValueError("a UNet of another structure than the frozen model's; expected the same")
-        for name, encoder in own.components.items():
-            if name.startswith("text_encoder") and not _same(encoder, pipe.components.get(name)):
-                raise ValueError(f"{name} differs from the frozen model's; expected one that was left alone")
+        if model_digest(_encoders(pipe)) != model_digest(_encoders(own)):
+            raise ValueError("other text encoders than the frozen model's; expected the same")
         other = copy.copy(self)
         other.__dict__["_references"] = self._references  # the frozen model's, whatever is looked at
         frozen = trainable_of(pipe, self.prepared.config.trainable)[1]
@@ -242,19 +242,18 @@ class LinearisedRun:
             weights: (k, n), starts with the gradient of each weighted mean; None: of the plain mean.
             scale: (P,), what the optimiser divides the gradient by (Adam's root of the second moment);
                 None: nothing.
-            gradient: (P,), of what descends; None: the mean of J^T e.
+            gradient: (P,), of what descends, in the place of the mean of J^T e and of `weights`.
         """
         root = np.ones(1, np.float32) if scale is None else (1 / np.sqrt(scale)).astype(np.float32)
-        starts = np.zeros((0, self.samples)) if weights is None else weights
         if gradient is None:
-            found = self.gradients(np.concatenate([np.ones((1, self.samples)), starts]))
-            gradient, found = found[0], found[1:]
+            every = np.ones((1, self.samples))
+            gradients = self.gradients(every if weights is None else np.concatenate([every, weights]))
         else:
-            found = self.gradients(starts) if len(starts) else np.zeros((0, len(gradient)))
-        pull = root * np.asarray(gradient, np.float32)
-        first = root * found if len(found) else pull[None]
-        basis, kernel = krylov_basis(lambda rows: root * self.kernel(root * rows), first, depth)
-        return Descent(root * basis, kernel, basis.astype(np.float64) @ pull)
+            gradients = np.asarray(gradient, np.float32)[None]
+        gradients = root * gradients
+        starts = gradients[1:] if len(gradients) > 1 else gradients
+        basis, kernel = krylov_basis(lambda rows: root * self.kernel(root * rows), starts, depth)
+        return Descent(root * basis, kernel, basis.astype(np.float64) @ gradients[0])
 
     def distances(self, descent: Descent) -> QuadraticDistances:
         """The m of every sample in the coordinates of a descent."""
@@ -270,15 +269,8 @@ class LinearisedRun:
         return self._products[name](*vectors, self.prepared.frozen, parts)
 
 
-def _same(one: nnx.Module, other: nnx.Module | None) -> bool:
-    if one is other:
-        return True
-    if other is None or Network(one) != Network(other):
-        return False
-    pair = [Network.parameters(each) for each in (one, other)]
-    return all(
-        np.array_equal(np.asarray(value), np.asarray(pair[1][name])) for name, value in pair[0].items()
-    )
+def _encoders(pipe: TextToImagePipeline) -> dict[str, nnx.Module]:
+    return {name: network for name, network in pipe.components.items() if name.startswith("text_encoder")}
 
 
 def _flat(trained: Trained) -> jax.Array:

@@ -75,6 +75,27 @@ def test_towers_with_an_end_are():
             assert abs(found / right - 1) < mpmath.mpf(10) ** -25
 
 
+@pytest.mark.parametrize(
+    ("step", "start", "depth"),
+    [
+        ("exp(-x)", "1/3", 30),
+        ("log(1 + x)", "1/1000000000", 30),
+        ("exp(-sinh(x))", "1/3", 15),
+        ("2**(-x)", "1/3", 30),
+        ("log(1 + x)**(-2) - 1", "3", 12),
+    ],
+)
+def test_the_time_of_nested_functions_is_not_exponential(step, start, depth):
+    """Without a memory of what was evaluated these take hours."""
+    found, x = sympy.Rational(start), sympy.Symbol("x")
+    with mpmath.workdps(60):
+        right = mpmath.mpf(found.p) / found.q
+        for _ in range(depth):
+            found = sympy.sympify(step, locals={"x": x}).subs(x, found)
+            right = eval(step, {"exp": mpmath.exp, "log": mpmath.log, "sinh": mpmath.sinh, "x": right})
+        assert abs(mpmath.mpf(evaluated(found)._mpf_) / right - 1) < mpmath.mpf(10) ** -24
+
+
 def test_powers_are_written_out_up_to_ten_million_digits():
     three, large = sympy.Integer(3), 10**30
     assert sympy.Integer(-1) ** large == 1

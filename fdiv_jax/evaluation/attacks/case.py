@@ -122,6 +122,17 @@ class Case:
                 "second a divisor of the first"
             )
 
+    @property
+    def others(self) -> ConceptImages:
+        """`retained`, for what trains on it.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.retained is None:
+            raise ValueError("benign fine-tuning without images of other concepts, expected some")
+        return self.retained
+
 
 @dataclass(frozen=True)
 class Probe:

@@ -27,17 +27,10 @@ from jax.flatten_util import ravel_pytree
 from fdiv_jax.arrays import Parameters, RandomKey
 from fdiv_jax.compiling import jit
 from fdiv_jax.evaluation.attacks.case import Case, looks, search_key
-from fdiv_jax.evaluation.attacks.denoising import Denoising, Shown, draw_batch, fit, loss_and_gradient, show
-from fdiv_jax.evaluation.attacks.weights import Benign
+from fdiv_jax.evaluation.attacks.denoising import Denoising, Shown, draw_batch, loss_and_gradient
+from fdiv_jax.evaluation.attacks.weights import Benign, Tuning
 from fdiv_jax.pipeline import TextToImagePipeline
-from fdiv_jax.unlearning import (
-    AnchorImagesConfig,
-    Frozen,
-    LinearisedRun,
-    OptimiserConfig,
-    UnlearningConfig,
-    trainable_of,
-)
+from fdiv_jax.unlearning import AnchorImagesConfig, Frozen, LinearisedRun, OptimiserConfig, UnlearningConfig
 from fdiv_jax.unlearning.prepare import Cache, prepare
 
 __all__ = ["Recovery", "measure_recovery", "predict_recovery"]
@@ -112,24 +105,24 @@ def predict_recovery(
     """
     attack, steps = attack or Benign(), _steps(at, budget)
     concept, others = _seen(base, case, attack, images, cache)
-    plan, frozen, shown = _training(case, attack)
-    start = plan.trainable.initial(frozen, search_key(case.seed))
+    tuning = Tuning.of(case, case.others, attack.trainable)
     loss, mean, squares = 0.0, np.zeros(len(concept.start)), np.zeros(len(concept.start))
     for key in jax.random.split(jax.random.fold_in(search_key(case.seed), _STREAM), batches):
-        one, gradient = _gradient(plan, start, frozen, shown, key)
+        one, gradient = _gradient(tuning.plan, tuning.initial, tuning.frozen, tuning.shown, key)
         loss += float(one) / batches
         mean += np.asarray(gradient) / batches
         squares += np.asarray(gradient) ** 2 / batches
     root = np.sqrt(squares) + _ADAM.eps
-    half = shown.latents.shape[-1] / 2  # m / 2, of which the kernel is the Hessian, is C / 2 times the loss
+    # m / 2, of which the kernel is the Hessian, is C / 2 times the loss
+    half = tuning.shown.latents.shape[-1] / 2
     descent = others.descent(depth, scale=root, gradient=half * mean)
     changes = [
         descent.adam_change(attack.learning_rate / half, number, _ADAM, 2 * half * loss, 1.0)
         for number in steps
     ]
-    residual, moved = concept.outputs().residual, concept.push(np.stack(changes))
-    m = [np.mean(np.sum((residual + moved[:, :, place]) ** 2, axis=1)) for place in range(len(steps))]
-    return Recovery((0, *steps), (float(np.mean(np.sum(residual**2, axis=1))), *map(float, m)))
+    seen, moved = concept.outputs(), concept.push(np.stack(changes))
+    m = np.sum((seen.residual[:, :, None] + moved) ** 2, axis=1).mean(0)
+    return Recovery((0, *steps), (float(seen.m.mean()), *m.tolist()))
 
 
 def measure_recovery(
@@ -145,12 +138,9 @@ def measure_recovery(
     """What benign fine-tuning does, step by step as `Benign` does it; see `predict_recovery`."""
     attack, steps = attack or Benign(), _steps(at, budget)
     concept = next(_seen(base, case, attack, images, cache))
-    plan, frozen, shown = _training(case, attack)
-    key, first = jax.random.split(search_key(case.seed))
-    start = plan.trainable.initial(frozen, first)
-    rates = dict.fromkeys(start, attack.learning_rate)
+    tuning = Tuning.of(case, case.others, attack.trainable)
     m = [float(concept.outputs().m.mean())]
-    for _, learned, _ in fit(plan, start, frozen, shown, key, rates, steps, lambda step, text: None):
+    for _, learned, _ in tuning.after(steps, attack.learning_rate, lambda step, text: None):
         m.append(float(concept.outputs(learned).m.mean()))
     return Recovery((0, *steps), tuple(m))
 
@@ -166,26 +156,17 @@ def _seen(
     base: TextToImagePipeline, case: Case, attack: Benign, images: AnchorImagesConfig | None, cache: Cache
 ) -> Iterator[LinearisedRun]:
     """The unlearned model beside the frozen one, at the concept's prompts and at those of the images."""
-    if case.retained is None:
-        raise ValueError("benign fine-tuning without images of other concepts, expected some")
+    captions = tuple(dict.fromkeys(case.others.captions))
     drawn = AnchorImagesConfig(number=48, seed=1) if images is None else images
     config = UnlearningConfig(
         target=case.word, anchor="empty", prompts=case.prompts, retained=(), trainable=attack.trainable,
         batch_size=case.batch, accumulation=case.accumulation, images=drawn,
     )  # fmt: skip
     prepared = prepare(base, config)
-    captions = tuple(dict.fromkeys(case.retained.captions))
     for prompts, number in ((case.prompts, drawn.number), (captions, 2 * drawn.number)):  # one at a time
         looked = dataclasses.replace(prepared.config.images, number=number)
         run, _ = LinearisedRun.elsewhere(prepared, prompts, looked, cache)
         yield run.of_model(case.pipe)
-
-
-def _training(case: Case, attack: Benign) -> tuple[Denoising, Frozen, Shown]:
-    if case.retained is None:
-        raise ValueError("benign fine-tuning without images of other concepts, expected some")
-    trainable, frozen, _ = trainable_of(case.pipe, attack.trainable)
-    return Denoising.of(case, trainable), frozen, show(case.pipe, case.retained)
 
 
 @functools.partial(jit, static_argnums=0)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
 
+from fdiv_jax.arrays import Parameters, RandomKey
 from fdiv_jax.evaluation.attacks.case import Case, ConceptImages, Probe, Tell, looks, search_key
-from fdiv_jax.evaluation.attacks.denoising import Denoising, fit, show
-from fdiv_jax.unlearning import trainable_of
+from fdiv_jax.evaluation.attacks.denoising import Denoising, Shown, fit, show
+from fdiv_jax.unlearning import Frozen, Trainable, trainable_of
 
-__all__ = ["Benign", "Relearn"]
+__all__ = ["Benign", "Relearn", "Tuning"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Relearn:
 
     def probes(self, case: Case, budget: int, tell: Tell) -> Iterator[Probe]:
         """The model with the LoRA, after more and more steps."""
-        return _tuned(case, case.images, self.trainable, self.rank, self.learning_rate, budget, tell)
+        tuning = Tuning.of(case, case.images, self.trainable, self.rank)
+        return tuning.probes(self.learning_rate, budget, tell)
 
 
 @dataclass(frozen=True)
@@ -60,25 +62,44 @@ class Benign:
 
     def probes(self, case: Case, budget: int, tell: Tell) -> Iterator[Probe]:
         """The model, after more and more steps, at the concept's prompts."""
-        if case.retained is None:
-            raise ValueError("benign fine-tuning without images of other concepts, expected some")
-        return _tuned(case, case.retained, self.trainable, None, self.learning_rate, budget, tell)
+        return Tuning.of(case, case.others, self.trainable).probes(self.learning_rate, budget, tell)
 
 
-def _tuned(
-    case: Case,
-    images: ConceptImages,
-    group: str,
-    rank: int | None,
-    rate: float,
-    budget: int,
-    tell: Tell,
-) -> Iterator[Probe]:
-    trainable, frozen, _ = trainable_of(case.pipe, group, rank=rank)
-    key, start = jax.random.split(search_key(case.seed))
-    initial = trainable.initial(frozen, start)
-    plan, shown = Denoising.of(case, trainable), show(case.pipe, images)
-    rates = dict.fromkeys(initial, rate)
-    for step, learned, loss in fit(plan, initial, frozen, shown, key, rates, looks(budget), tell):
-        tuned = trainable.pipeline(case.pipe, learned, frozen)
-        yield Probe.of_prompts(step, tuned, case.prompts, loss=loss)
+@dataclass(frozen=True)
+class Tuning:
+    """The training of a case's model on images.
+
+    Attributes:
+        case: the case.
+        trainable, frozen: what learns, and the model as it is.
+        plan, shown: the step, and the images as the network sees them.
+        initial: what learns, before the first step.
+        key: of the training.
+    """
+
+    case: Case
+    trainable: Trainable
+    frozen: Frozen
+    plan: Denoising
+    shown: Shown
+    initial: Parameters
+    key: RandomKey
+
+    @classmethod
+    def of(cls, case: Case, images: ConceptImages, group: str, rank: int | None = None) -> Tuning:
+        """Of a group of parameters, or of low-rank changes of them."""
+        trainable, frozen, _ = trainable_of(case.pipe, group, rank=rank)
+        key, start = jax.random.split(search_key(case.seed))
+        plan, shown = Denoising.of(case, trainable), show(case.pipe, images)
+        return cls(case, trainable, frozen, plan, shown, trainable.initial(frozen, start), key)
+
+    def after(self, at: Collection[int], rate: float, tell: Tell) -> Iterator[tuple[int, Parameters, float]]:
+        """(steps, what was learned, mean loss of the last ones) at each of `at`; see `fit`."""
+        rates = dict.fromkeys(self.initial, rate)
+        return fit(self.plan, self.initial, self.frozen, self.shown, self.key, rates, at, tell)
+
+    def probes(self, rate: float, budget: int, tell: Tell) -> Iterator[Probe]:
+        """The model at the concept's prompts, after more and more steps."""
+        for step, learned, loss in self.after(looks(budget), rate, tell):
+            tuned = self.trainable.pipeline(self.case.pipe, learned, self.frozen)
+            yield Probe.of_prompts(step, tuned, self.case.prompts, loss=loss)
